@@ -1,0 +1,1 @@
+"""Sampling responses, and driving text environments with them. Importing it loads no engine."""
