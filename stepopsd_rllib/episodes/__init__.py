@@ -1,0 +1,8 @@
+"""The record of what an agent did, and its views: RLlib episodes and padded token rows."""
+
+from stepopsd_rllib.episodes.agent_episode import AgentEpisode, from_rllib, to_rllib
+from stepopsd_rllib.episodes.packing import TokenRows, pack_episodes
+from stepopsd_rllib.episodes.status import Status
+from stepopsd_rllib.episodes.turn import Turn
+
+__all__ = ["AgentEpisode", "Status", "TokenRows", "Turn", "from_rllib", "pack_episodes", "to_rllib"]
