@@ -54,7 +54,8 @@ class SampleResult:
         log_probs: float32 [T], nats, of each token under the distribution it was drawn from
             (tempered, and cut to the nucleus where `top_p < 1`). At temperature 0: under the
             model's own distribution.
-        finish_reason: "stop" after a stop token, "length" when `max_tokens` or the context ended it.
+        finish_reason: "stop" after a stop token, "length" when `max_tokens` or the context ended
+            it.
     """
 
     request_id: str
@@ -66,8 +67,8 @@ class SampleResult:
 class Sampler(Protocol):
     """Samples responses for many running requests at once, without a barrier between them.
 
-    Lifecycle: `submit` any number of requests at any time, call `step` until `is_idle`, `load_weights`
-    only while idle, `close` at the end. Not thread-safe: one thread drives it.
+    Lifecycle: `submit` any number of requests at any time, call `step` until `is_idle`,
+    `load_weights` only while idle, `close` at the end. Not thread-safe: one thread drives it.
     """
 
     weights_version: int
