@@ -1,0 +1,142 @@
+"""The command `stepopsd`: reads the command line, then imports what the command needs.
+
+It lives outside the package because importing `stepopsd_rllib` registers its algorithms with Ray
+Tune, which takes seconds: `stepopsd --help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+USER_MISTAKE = 2
+"""Exit status when the user has something to correct; argparse uses the same."""
+
+DESCRIPTION = "Train, evaluate and inspect language-model agents with Ray RLlib."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 for a failed run, 2 for a user's mistake."""
+    options = parser().parse_args(arguments)
+    from stepopsd_rllib import cli
+
+    return cli.run(options)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, with one subparser a command."""
+    top = argparse.ArgumentParser(prog="stepopsd", description=DESCRIPTION)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_report(commands)
+    _add_play(commands)
+    _add_build_tiny(commands)
+    _add_export(commands)
+    return top
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = commands.add_parser(
+        "train",
+        help="run a tuned example",
+        description="Run a tuned example (YAML) with Ray Tune; show progress, a table and a picture.",
+    )
+    train.add_argument(
+        "file", metavar="FILE", help="for example tuned_examples/grpo/alfworld_tiny.yaml"
+    )
+    _add_overrides(train, "lr=1.0e-6, env_config.size=small, stop.training_iteration=5")
+    train.add_argument(
+        "--storage", metavar="DIR", default="runs", help="where run folders go (default: runs)"
+    )
+    train.add_argument(
+        "--name",
+        metavar="NAME",
+        help="name of the run folder (default: the example's, with the time)",
+    )
+    train.add_argument("--dashboard", action="store_true", help="start Ray's dashboard too")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a checkpoint on a fixed list of tasks",
+        description="Play each task of a split once and print the success rate with its interval.",
+    )
+    evaluate.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, trial or run folder"
+    )
+    evaluate.add_argument("--split", help="train, valid_seen or valid_unseen (default: as trained)")
+    evaluate.add_argument(
+        "--tasks",
+        type=int,
+        metavar="N",
+        help="the first N tasks of the split (default: as trained)",
+    )
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="draw the table and the curves of a run again",
+        description="Read a run folder and write its table and curves.png again; needs no Ray.",
+    )
+    report.add_argument("run", metavar="RUN", help="a run folder or one trial folder in it")
+
+
+def _add_play(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    play = commands.add_parser(
+        "play",
+        help="be the policy: type the actions yourself",
+        description="Play one task of an environment in the terminal, seeing what the model sees.",
+    )
+    play.add_argument("env", metavar="ENV", help="for example stepopsd/ALFWorld-v0")
+    _add_overrides(play, "size=small; keys of the environment")
+    play.add_argument("--split", default="train", help="split of the tasks (default: train)")
+    play.add_argument("--task", metavar="ID", help="task id (default: drawn with --seed)")
+    play.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
+    play.add_argument(
+        "--raw", action="store_true", help="type whole responses, tags included, not bare actions"
+    )
+
+
+def _add_build_tiny(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    build = commands.add_parser(
+        "build-tiny",
+        help="make the embedded model from nothing",
+        description="Clone expert turns of training tasks into a new model and tokenizer, offline.",
+    )
+    build.add_argument(
+        "env", metavar="ENV", nargs="?", default="alfworld", help="alfworld (default)"
+    )
+    build.add_argument(
+        "--output", metavar="DIR", help="folder to write (default: the package data)"
+    )
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a checkpoint's model in Hugging Face format",
+        description="Write the trained model and its tokenizer so that vLLM and Transformers load it.",
+    )
+    export.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, trial or run folder"
+    )
+    export.add_argument("directory", metavar="DIR", help="folder to write; must not exist yet")
+
+
+def _add_overrides(command: argparse.ArgumentParser, examples: str) -> None:
+    command.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"replace one value; may be repeated ({examples})",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
