@@ -1,0 +1,69 @@
+# Everything from a clone with Python 3.11 or newer, pip and make:
+#   make quickstart   installs into .venv, trains the tiny example, shows the curves
+#   make test         installs what the tests need and runs them
+# On a machine with an NVIDIA GPU: make install LOCK=requirements/gpu.txt
+
+LOCK ?= requirements/cpu.txt
+EXAMPLE ?= tuned_examples/grpo/alfworld_tiny.yaml
+PYTEST_ARGUMENTS ?=
+# The lock was made with Python 3.11, so that one is preferred.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+    $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
+    && command -v $$python && break; done)
+# PyPI's torch for Linux is the CUDA build. Its CPU build is on PyTorch's own index, which is asked
+# only where the configured index (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) lacks it.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help install quickstart test test-e2e lint clean
+help:
+	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+
+install: .venv/installed
+
+quickstart: .venv/installed
+	$(BIN)/stepopsd train $(EXAMPLE)
+
+test: .venv/installed-dev .venv/installed-textworld
+	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+test-e2e: .venv/installed-dev .venv/installed-textworld
+	$(BIN)/python -m pytest -m e2e $(PYTEST_ARGUMENTS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python from 3.11 to 3.14 was found. \
+	Name one: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(LOCK) pyproject.toml | $(BIN)/python
+	@echo "Installing $$(grep -c == $(LOCK)) packages as pinned in $(LOCK): a few minutes."
+	@torch=$$(grep '^torch==' $(LOCK)); \
+	    $(PIP) install --no-deps $$torch 2>.venv/torch.log \
+	    || $(PIP) install --no-deps --extra-index-url $(TORCH_CPU_INDEX) $$torch \
+	    || { cat .venv/torch.log; exit 1; }
+	@$(PIP) install --no-deps -r $(LOCK)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements/dev.txt
+	@$(PIP) install --no-deps -r requirements/dev.txt
+	@touch $@
+
+# The real TextWorld engine is C++ source. Without a compiler its differential tests are skipped.
+.venv/installed-textworld: .venv/installed requirements/textworld.txt
+	@if command -v g++ >/dev/null || command -v c++ >/dev/null; then \
+	    echo "Building the TextWorld engine (C++): one or two minutes."; \
+	    PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --no-deps -r requirements/textworld.txt; \
+	else echo "No C++ compiler: the tests that compare with the TextWorld engine will be skipped."; fi
+	@touch $@
