@@ -1,0 +1,144 @@
+"""ADRS: the teacher's log-prob as a dense reward, scaled by how useful the teacher proved.
+
+    r      = (lp_T − mean over the turn), divided by its standard deviation
+    U      = weighted mean return of aligned turns − of divergent turns, within a group
+    gate   = σ(τ·U)
+    reward += η · gate · r                            added before the advantage is computed
+
+Three levels of the usefulness U: "tokens" (authors' L1), "tasks" (L2) and "states" (L3). Active in
+updates 21 to 70 of the authors' script, with η = 0.02, temperature 1, τ = 2 and the deviation taken
+per turn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stepopsd_rllib.objectives.turns import spread_turns, turn_means
+
+SMALLEST_DEVIATION = 1e-8
+"""Added to every standard deviation that divides; the authors' code."""
+
+
+def centred_teacher_reward(
+    teacher_log_probs_BT: Tensor, turn_BT: Tensor, num_turns: int, *, per_turn: bool
+) -> Tensor:
+    """The teacher's log-probs as a reward of mean 0 over each turn.
+
+    Args:
+        teacher_log_probs_BT: Float [B, T], nats.
+        turn_BT: int64 [B, T], turn of each sampled token, -1 elsewhere.
+        num_turns: S.
+        per_turn: Divide by the population standard deviation of the turn ("per_seq"), else by the
+            sample standard deviation over all sampled tokens of the batch ("global").
+
+    Returns:
+        Float64 [B, T], 0 outside every turn.
+    """
+    sampled_BT = turn_BT >= 0
+    teacher_BT = teacher_log_probs_BT.double()
+    centred_BT = teacher_BT - spread_turns(turn_means(teacher_BT, turn_BT, num_turns), turn_BT)
+    centred_BT = torch.where(sampled_BT, centred_BT, torch.zeros_like(centred_BT))
+    if per_turn:
+        deviation_S = turn_means(centred_BT.square(), turn_BT, num_turns).sqrt()
+        deviation_BT = spread_turns(deviation_S, turn_BT)
+    else:
+        deviation_BT = _sample_deviation(centred_BT[sampled_BT])
+    return centred_BT / (deviation_BT + SMALLEST_DEVIATION)
+
+
+def usefulness(
+    alignment_S: Tensor,
+    returns_S: Tensor,
+    group_S: Tensor,
+    *,
+    centre: Tensor,
+    temperature: float = 1.0,
+) -> Tensor:
+    """How much better the turns of a group that follow the teacher did than those that do not.
+
+        α = σ((alignment − centre) / temperature)
+        U = Σ α·R / Σ α − Σ (1 − α)·R / Σ (1 − α)
+
+    Args:
+        alignment_S: Float [S], mean teacher log-prob of each turn, nats.
+        returns_S: Float [S], return that each turn is judged by: that of its episode ("tasks") or
+            its own ("states").
+        group_S: int64 [S], task group or anchor state of each turn.
+        centre: Scalar, mean teacher log-prob: over turns ("tasks") or over tokens ("states").
+        temperature: Softness of the split, nats.
+
+    Returns:
+        Float64 [S], in the unit of the return; 0 for a group of one.
+    """
+    aligned_S = torch.sigmoid((alignment_S.double() - centre) / temperature)
+    _, index_S, size_K = group_S.unique(return_inverse=True, return_counts=True)
+    zeros_K = torch.zeros(len(size_K), dtype=torch.float64, device=alignment_S.device)
+
+    def weighted_mean(weights_S: Tensor) -> Tensor:
+        total_K = zeros_K.index_add(0, index_S, weights_S * returns_S.double())
+        return total_K / (zeros_K.index_add(0, index_S, weights_S) + SMALLEST_DEVIATION)
+
+    difference_K = weighted_mean(aligned_S) - weighted_mean(1 - aligned_S)
+    return torch.where(size_K > 1, difference_K, 0.0)[index_S]
+
+
+def turn_gate(usefulness_S: Tensor, *, tau: float = 2.0, normalize: bool = False) -> Tensor:
+    """Gate of each turn: σ(τ·U), 1/2 where there is no usefulness.
+
+    Args:
+        usefulness_S: Float [S].
+        tau: τ, per unit of return.
+        normalize: Divide U by its standard deviation over the turns first.
+
+    Returns:
+        Float64 [S] in (0, 1).
+    """
+    usefulness_S = usefulness_S.double()
+    if normalize:
+        usefulness_S = usefulness_S / (_sample_deviation(usefulness_S) + SMALLEST_DEVIATION)
+    return torch.sigmoid(tau * usefulness_S)
+
+
+def token_gate(
+    teacher_log_probs_BT: Tensor,
+    reference_log_probs_BT: Tensor,
+    turn_BT: Tensor,
+    *,
+    tau: float = 2.0,
+) -> Tensor:
+    """Gate of each token at level "tokens": U = (lp_T − lp_ref) / std over the sampled tokens.
+
+    Args:
+        teacher_log_probs_BT: Float [B, T].
+        reference_log_probs_BT: Float [B, T].
+        turn_BT: int64 [B, T], -1 outside the turns.
+        tau: τ.
+
+    Returns:
+        Float64 [B, T], 0 outside every turn.
+    """
+    sampled_BT = turn_BT >= 0
+    gap_BT = (teacher_log_probs_BT - reference_log_probs_BT).double()
+    gap_BT = gap_BT / (_sample_deviation(gap_BT[sampled_BT]) + SMALLEST_DEVIATION)
+    return torch.where(sampled_BT, torch.sigmoid(tau * gap_BT), torch.zeros_like(gap_BT))
+
+
+def shaping_reward(reward_BT: Tensor, gate_BT: Tensor | None, *, eta: float = 0.02) -> Tensor:
+    """The reward to add: η·gate·r, or η·r without a gate (level "none").
+
+    Args:
+        reward_BT: Float [B, T], from `centred_teacher_reward`.
+        gate_BT: Float [B, T], from `token_gate` or `turn_gate` spread over the tokens; None for no
+            gate.
+        eta: η, in the unit of the environment's reward (authors' script: 0.02); 0 is GRPO.
+
+    Returns:
+        Float [B, T].
+    """
+    return eta * reward_BT if gate_BT is None else eta * gate_BT * reward_BT
+
+
+def _sample_deviation(values: Tensor) -> Tensor:
+    return values.std(correction=1) if values.numel() > 1 else values.new_zeros(())

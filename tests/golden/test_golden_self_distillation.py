@@ -1,0 +1,116 @@
+"""SDAR, Skill-SD, RLSD and UCOB against the outputs of the published programs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stepopsd_rllib.objectives import Aggregation, aggregate, linear_decay, linear_warm_down
+from stepopsd_rllib.objectives.rlsd import rlsd_advantages
+from stepopsd_rllib.objectives.sdar import (
+    gap_gate,
+    gate_diagnostics,
+    gated_token_loss,
+    reverse_kl_loss,
+)
+from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
+from stepopsd_rllib.objectives.ucob import top_k_log_probs, ucob_token_loss
+from tests.golden_vectors import GoldenCase, case_id, load_cases, tensor
+
+golden = pytest.mark.parametrize
+
+
+@golden("case", load_cases("sdar_gate_loss"), ids=case_id)
+def test_sdar(case: GoldenCase) -> None:
+    policy_BT = tensor(case.inputs["student_logprob"]).requires_grad_()
+    teacher_BT = tensor(case.inputs["teacher_logprob"])
+    mask_BT = tensor(case.inputs["mask"])
+    mode: Aggregation = case.inputs["aggregation"]
+    gate_BT = gap_gate(policy_BT, teacher_BT, beta=case.inputs["gate_beta"])
+    loss_BT = gated_token_loss(reverse_kl_loss(policy_BT, teacher_BT), gate_BT, mask_BT)
+    loss = aggregate(loss_BT, mask_BT, mode)
+    loss.backward()
+    sums = gate_diagnostics(policy_BT, teacher_BT, gate_BT, mask_BT)
+    count = max(float(sums["token_count"]), 1.0)
+    case.check(loss, case.outputs["loss"], "loss")
+    case.check(gate_BT, case.outputs["gate"], "gate")
+    case.check(policy_BT.grad, case.outputs["grad_student_logprob"], "gradient")
+    case.check(sums["gate_sum"] / count, case.outputs["gate_mean"], "gate_mean")
+    case.check(sums["gate_active_sum"] / count, case.outputs["gate_active_ratio"], "active")
+    case.check(sums["gap_sum"] / count, case.outputs["teacher_gap_mean"], "gap")
+
+
+@golden("case", load_cases("skillsd_loss"), ids=case_id)
+def test_skill_sd(case: GoldenCase) -> None:
+    policy_BT = tensor(case.inputs["student_logprob"]).requires_grad_()
+    mask_BT = tensor(case.inputs["mask"])
+    loss_BT = skill_sd_token_loss(
+        policy_BT,
+        tensor(case.inputs["old_logprob"]),
+        tensor(case.inputs["teacher_logprob"]),
+        mask_BT,
+    )
+    loss = aggregate(loss_BT, mask_BT, case.inputs["aggregation"])
+    loss.backward()
+    case.check(loss, case.outputs["loss"], "loss")
+    case.check(policy_BT.grad, case.outputs["grad_student_logprob"], "gradient")
+
+
+@golden("case", load_cases("rlsd_weights"), ids=case_id)
+def test_rlsd(case: GoldenCase) -> None:
+    gap_BT = tensor(case.inputs["teacher_logprob"]) - tensor(case.inputs["student_logprob"])
+    shaped_BT = rlsd_advantages(
+        tensor(case.inputs["advantages"]),
+        gap_BT,
+        tensor(case.inputs["mask"]),
+        mixing=case.inputs["lambda"],
+        clip_range=case.inputs["clip_eps"],
+    )
+    case.check(shaped_BT, case.outputs["advantages"], "advantages")
+
+
+@golden(
+    "case", [case for case in load_cases("lambda_schedule") if case.tag != "stepopsd"], ids=case_id
+)
+def test_schedules_of_rlsd_and_grsd(case: GoldenCase) -> None:
+    initial, length = case.inputs["init"], case.inputs["decay_steps"]
+    if case.tag == "rlsd":
+        values = [
+            linear_warm_down(initial, step=t, window=length) for t in case.inputs["global_step"]
+        ]
+    else:
+        values = [
+            linear_decay(initial, step=t, decay_steps=length) for t in case.inputs["global_step"]
+        ]
+    case.check(values, case.outputs["lambda"], "lambda")
+
+
+@golden("case", load_cases("ucob_topk_kl"), ids=case_id)
+def test_ucob(case: GoldenCase) -> None:
+    student_BTK = tensor(case.inputs["student_topk_logits"]).requires_grad_()
+    renormalize = case.inputs["renormalise_topk"]
+    student_log_probs_BTK = top_k_log_probs(
+        student_BTK, tensor(case.inputs["student_logsumexp"]), renormalize=renormalize
+    )
+    teacher_log_probs_BTK = top_k_log_probs(
+        tensor(case.inputs["teacher_topk_logits"]),
+        tensor(case.inputs["teacher_logsumexp"]),
+        renormalize=renormalize,
+    )
+    gate_BT = gap_gate(
+        tensor(case.inputs["student_logprob"]),
+        tensor(case.inputs["teacher_logprob"]),
+        beta=case.inputs["gate_beta"],
+    )
+    mask_BT = tensor(case.inputs["mask"])
+    loss_BT = ucob_token_loss(
+        student_log_probs_BTK,
+        teacher_log_probs_BTK,
+        tensor(case.inputs["row_weight"]),
+        gate_BT if case.inputs["gate"] else None,
+        mask_BT,
+    )
+    loss = aggregate(loss_BT, mask_BT, "token-mean")
+    (gradient_BTK,) = torch.autograd.grad(loss, student_BTK)
+    case.check(loss, case.outputs["loss"], "loss")
+    case.check(gradient_BTK, case.outputs["grad_student_topk_logits"], "gradient")
