@@ -17,7 +17,7 @@ DESCRIPTION = "Train, evaluate and inspect language-model agents with Ray RLlib.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 for a failed run, 2 for a user's mistake."""
+    """Runs one command; returns 0, 1 for a run that failed, 2 for a user's mistake."""
     options = parser().parse_args(arguments)
     from stepopsd_rllib import cli
 
@@ -41,7 +41,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train = commands.add_parser(
         "train",
         help="run a tuned example",
-        description="Run a tuned example (YAML) with Ray Tune; show progress, a table and a picture.",
+        description="Run a tuned example (YAML) with Ray Tune; end with a table and a picture.",
     )
     train.add_argument(
         "file", metavar="FILE", help="for example tuned_examples/grpo/alfworld_tiny.yaml"
@@ -119,7 +119,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export = commands.add_parser(
         "export",
         help="write a checkpoint's model in Hugging Face format",
-        description="Write the trained model and its tokenizer so that vLLM and Transformers load it.",
+        description="Write the trained model and its tokenizer for vLLM and Transformers.",
     )
     export.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a checkpoint, trial or run folder"

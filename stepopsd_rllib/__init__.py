@@ -1,0 +1,1 @@
+"""Credit assignment for multi-turn language-model agents on Ray RLlib."""

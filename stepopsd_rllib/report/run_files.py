@@ -1,0 +1,169 @@
+"""Reads what a run leaves on disk: Tune's result.json and evaluation.jsonl of a trial folder.
+
+A run folder (`Tuner`'s `storage_path/name`) holds one trial folder for every variant and sample. In a
+trial folder, `result.json` has one JSON object a training iteration, `params.json` the config, and
+`evaluation.jsonl` one JSON object for every episode of every evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = "result.json"
+EPISODES = "evaluation.jsonl"
+DEFAULT_MODULE = "default_policy"
+
+
+class RunFilesError(ValueError):
+    """A folder that is no run, or a file in it that cannot be read; the message is one line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wins:
+    """Successes among the episodes of one evaluation or of one task type in it."""
+
+    won: int
+    episodes: int
+
+    @property
+    def rate(self) -> float:
+        """Share of episodes won; nan where none was played."""
+        return self.won / self.episodes if self.episodes else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One pass over the fixed list of evaluation tasks.
+
+    Attributes:
+        iteration: Training iterations done when it was made; 0 is before any.
+        total: Over all tasks.
+        by_task_type: For each task type, in alphabetical order.
+    """
+
+    iteration: int
+    total: Wins
+    by_task_type: Mapping[str, Wins]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """What one trial folder says.
+
+    Attributes:
+        folder: The trial folder.
+        config: The trial's params.json, {} where there is none.
+        results: One flat dict (keys joined by "/") a training iteration, in order.
+        evaluations: Each evaluation once, in order.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Evaluation]
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Iterations and values of a result key, leaving out results that lack it."""
+        found = [
+            (float(row["training_iteration"]), float(row[key]))
+            for row in self.results
+            if isinstance(row.get(key), (int, float))
+        ]
+        return [iteration for iteration, _ in found], [value for _, value in found]
+
+    def learner_series(self, key: str) -> tuple[list[float], list[float]]:
+        """Iterations and values of a learner metric of the policy."""
+        return self.series(f"learners/{DEFAULT_MODULE}/{key}")
+
+
+def trial_folders(run: str | Path) -> list[Path]:
+    """The trial folders of a run folder, or the folder itself if it is one."""
+    folder = Path(run)
+    if not folder.is_dir():
+        raise RunFilesError(f"{run}: is not a folder. Name a run folder or a trial folder in it.")
+    if (folder / RESULTS).is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/{RESULTS}"))
+    if not found:
+        raise RunFilesError(
+            f"{run}: no {RESULTS} in it or one level below, so it is not a run folder."
+        )
+    return found
+
+
+def read_trial(folder: str | Path) -> Trial:
+    """Reads one trial folder. A last line cut short by a killed run is left out."""
+    folder = Path(folder)
+    results = [_flat(row) for row in _json_lines(folder / RESULTS)]
+    params = folder / "params.json"
+    config = json.loads(params.read_text(encoding="utf-8")) if params.is_file() else {}
+    return Trial(
+        folder=folder,
+        # A trial that resumed from a checkpoint repeats iterations: the later one counts.
+        results=list({row["training_iteration"]: row for row in results}.values()),
+        config=config,
+        evaluations=_evaluations(results),
+    )
+
+
+def read_episodes(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of evaluation.jsonl: iteration, split, task_id, task_type, won, return, turns, status."""
+    return list(_json_lines(Path(folder) / EPISODES))
+
+
+def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
+    """RLlib repeats the last evaluation in later results, so `evaluation/iteration` tells them apart."""
+    found: dict[int, Evaluation] = {}
+    for row in results:
+        if "evaluation/num_episodes" not in row:
+            continue
+        iteration = int(row.get("evaluation/iteration", row["training_iteration"]))
+        found[iteration] = Evaluation(
+            iteration=iteration,
+            total=_wins(row, "evaluation"),
+            by_task_type={name: _wins(row, f"evaluation/task_type/{name}") for name in _types(row)},
+        )
+    return [found[iteration] for iteration in sorted(found)]
+
+
+def _types(row: Mapping[str, Any]) -> list[str]:
+    prefix, suffix = "evaluation/task_type/", "/num_episodes"
+    return sorted(
+        key[len(prefix) : -len(suffix)]
+        for key in row
+        if key.startswith(prefix) and key.endswith(suffix)
+    )
+
+
+def _wins(row: Mapping[str, Any], prefix: str) -> Wins:
+    return Wins(won=round(row[f"{prefix}/num_wins"]), episodes=round(row[f"{prefix}/num_episodes"]))
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise RunFilesError(f"{path}: no such file. The run has not reported anything yet.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return
+            raise RunFilesError(f"{path}: line {number} is not JSON ({error.msg}).") from error
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts with their keys joined by "/"; the training config is left out."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "config":
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}/")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
