@@ -16,6 +16,10 @@ import torch
 
 FinishReason = Literal["stop", "length"]
 
+NO_VERSION = -1  # the weights of the model folder, or none that can be relied on
+LOWEST_TEMPERATURE = 0.01  # vLLM raises a lower one to this in silence
+SEED_LIMIT = 2**63  # generators take 64 bits, signed in some backends; vLLM reads -1 as "no seed"
+
 
 class SamplerRefusal(ValueError):
     """A request that this sampler cannot serve; the sampler itself stays usable."""
@@ -28,8 +32,9 @@ class SampleRequest:
     Attributes:
         request_id: unique among the running requests of one sampler.
         prompt_ids: token ids of the whole context, at least one.
-        seed: seeds this request alone, so its sample does not depend on which other requests run.
-        temperature: divides the logits; 0 is greedy.
+        seed: in [0, 2**63); seeds this request alone, so its sample does not depend on which other
+            requests run.
+        temperature: divides the logits, at least 0.01; or 0, which is greedy.
         top_p: nucleus mass in (0, 1]; 1 keeps the whole vocabulary.
         max_tokens: most tokens to sample; fewer where the context ends first.
         stop_token_ids: ids that end the response; the sampled one is part of it.
@@ -71,8 +76,8 @@ class Sampler(Protocol):
     `load_weights` only while idle, `close` at the end. Not thread-safe: one thread drives it.
     """
 
-    weights_version: int
-    max_context_tokens: int
+    weights_version: int  # NO_VERSION until the first `load_weights` succeeded
+    max_context_tokens: int  # prompt and response together
 
     def submit(self, request: SampleRequest) -> None:
         """Queues a request. Raises `SamplerRefusal` when it cannot be served."""
@@ -121,14 +126,17 @@ def check_request(request: SampleRequest, *, vocabulary_size: int, max_context_t
     )
     if request.max_tokens < 1:
         raise SamplerRefusal(f"{where}: max_tokens={request.max_tokens}. Ask for at least 1 token.")
-    if not (math.isfinite(request.temperature) and request.temperature >= 0):
+    if not 0 <= request.seed < SEED_LIMIT:
+        raise SamplerRefusal(f"{where}: seed={request.seed} lies outside of [0, 2**63).")
+    is_greedy = request.temperature == 0
+    if not (is_greedy or LOWEST_TEMPERATURE <= request.temperature < math.inf):
         raise SamplerRefusal(
-            f"{where}: temperature={request.temperature} is no finite number >= 0. "
-            "Use 1.0 to sample, 0 for greedy."
+            f"{where}: temperature={request.temperature} is neither 0 nor a number >= "
+            f"{LOWEST_TEMPERATURE}. Use 1.0 to sample, 0 for greedy."
         )
     if not 0 < request.top_p <= 1:
         raise SamplerRefusal(
-            f"{where}: top_p={request.top_p} lies outside (0, 1]. "
+            f"{where}: top_p={request.top_p} lies outside of (0, 1]. "
             "Use 1.0 for the whole distribution."
         )
 
