@@ -59,8 +59,6 @@ _FIXTURES = {
 """Receptacles of official rooms that the wheel's floor plans leave out."""
 
 _LAMP_HOLDERS = ("CoffeeTable", "Desk", "Dresser", "Shelf", "SideTable")
-_SURFACE_WEIGHT = 3
-"""How much likelier a kind of surface is to hold an object than a kind of closed container."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +73,9 @@ class SizeSpec:
         copies: Objects of each such type.
         target_copies: Objects of the goal's type; one more if two are to be placed.
         objects_in_receptacle: Most objects that a receptacle starts with.
+        surface_weight: How much likelier a kind of surface is to hold an object than a kind of
+            closed container; official games have about 3. The goal of a tiny game would too
+            seldom be hidden with that, since its rooms have few containers.
     """
 
     receptacles: tuple[int, int] | None
@@ -84,6 +85,7 @@ class SizeSpec:
     copies: tuple[int, int]
     target_copies: tuple[int, int]
     objects_in_receptacle: int
+    surface_weight: int
 
 
 SIZE_SPECS: dict[str, SizeSpec] = {
@@ -95,6 +97,7 @@ SIZE_SPECS: dict[str, SizeSpec] = {
         copies=(1, 1),
         target_copies=(1, 1),
         objects_in_receptacle=2,
+        surface_weight=1,
     ),
     "small": SizeSpec(
         receptacles=(9, 13),
@@ -104,6 +107,7 @@ SIZE_SPECS: dict[str, SizeSpec] = {
         copies=(1, 2),
         target_copies=(1, 2),
         objects_in_receptacle=4,
+        surface_weight=2,
     ),
     "full": SizeSpec(
         receptacles=None,
@@ -113,6 +117,7 @@ SIZE_SPECS: dict[str, SizeSpec] = {
         copies=(1, 3),
         target_copies=(1, 3),
         objects_in_receptacle=12,
+        surface_weight=3,
     ),
 }
 
@@ -339,7 +344,7 @@ class _Draw:
         kinds = sorted({receptacle.type for receptacle in homes})
         if not kinds:
             raise NoSuchHousehold
-        weights = [1 if kind in self.facts.openable else _SURFACE_WEIGHT for kind in kinds]
+        weights = [1 if kind in self.facts.openable else self.spec.surface_weight for kind in kinds]
         kind = self.rng.choices(kinds, weights)[0]
         return self.rng.choice([receptacle for receptacle in homes if receptacle.type == kind])
 
