@@ -7,6 +7,7 @@ it has met what the task names, and remembers what it saw on the way.
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from envs.alfworld.protocol import task_sentence
 from envs.alfworld.wheel_facts import wheel_facts
 
 _CLOSED_TYPES = frozenset({"cabinet", "drawer", "fridge", "microwave", "safe"})
+_COMMON = 4
+"""From so many on, receptacles of one type are searched after the rarer types: each of them is less
+likely to hold the object."""
 _APPLIANCES = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 
 _THING = re.compile(r"\b(?:a|the) ([a-z]+ \d+)")
@@ -22,7 +26,6 @@ _MOVED_TO = re.compile(r"^You arrive at ([a-z]+ \d+)\.")
 _PICKED_UP = re.compile(r"^You pick up the ([a-z]+ \d+) from the ")
 _PUT_DOWN = re.compile(r"^You move the ([a-z]+ \d+) to the ([a-z]+ \d+)\.")
 _TREATED = re.compile(r"^You (heat|cool|clean) the ([a-z]+ \d+) using the ")
-_TURNED_ON = re.compile(r"^You turn on the ([a-z]+ \d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +93,9 @@ class ScriptedExpert:
 class ExploringExpert:
     """Plays one episode as an agent must: search, remember, then do what the task asks.
 
-    It looks at open surfaces before it opens things, and last where the task wants the object to
-    go; the order among types of receptacles is drawn once an episode.
+    It looks at open surfaces before it opens things, into rare types of receptacles before those
+    of which the room has many, and last where the task wants the object to go; the order among
+    types is drawn once an episode.
     """
 
     def __init__(self, *, seed: int, noise: float = 0.0):
@@ -135,12 +139,14 @@ class ExploringExpert:
         room, _, _ = observation.partition("Your task is to: ")
         self._goal = read_goal(task_sentence(observation))
         self._receptacles = _THING.findall(room)
-        draw = {kind: self._rng.random() for kind in sorted(map(_type, self._receptacles))}
+        number = Counter(map(_type, self._receptacles))
+        draw = {kind: self._rng.random() for kind in sorted(number)}
 
-        def order(name: str) -> tuple[bool, bool, float, int]:
+        def order(name: str) -> tuple[bool, bool, bool, float, int]:
             kind = _type(name)
             is_goal = kind == self._goal.receptacle if self._goal else False
-            return is_goal, kind in _CLOSED_TYPES, draw[kind], int(name.split()[1])
+            is_common = number[kind] >= _COMMON
+            return is_goal, kind in _CLOSED_TYPES, is_common, draw[kind], int(name.split()[1])
 
         self._unsearched = sorted(self._receptacles, key=order)
 
@@ -155,7 +161,7 @@ class ExploringExpert:
             self._held = ""
             self._place_of[match[1]] = match[2]
         elif match := _TREATED.match(observation):
-            self._treated.add(match[2])
+            self._note_treatment(*match.groups())
         for match in _SEEN_INSIDE.finditer(observation):
             place = match[1] or self._here
             if place in self._unsearched:
@@ -164,6 +170,13 @@ class ExploringExpert:
                 del self._place_of[thing]
             for thing in _THING.findall(match[2]):
                 self._place_of[thing] = place
+
+    def _note_treatment(self, verb: str, thing: str) -> None:
+        wanted = self._goal.treatment if self._goal else ""
+        if verb == wanted:
+            self._treated.add(thing)
+        elif {verb, wanted} == {"heat", "cool"}:
+            self._treated.discard(thing)
 
     def _plan(self, admissible: set[str]) -> str:
         goal = self._goal
@@ -184,10 +197,15 @@ class ExploringExpert:
     def _fetch(self, admissible: set[str]) -> str:
         goal = self._goal
         assert goal is not None
-        for thing, place in self._place_of.items():
-            if _type(thing) == goal.object and not self._is_done(thing, place):
-                return self._at(place, f"take {thing} from {place}", admissible)
-        return self._search(admissible)
+        wanted = [
+            (place != self._here, self._receptacles.index(place), thing, place)
+            for thing, place in self._place_of.items()
+            if _type(thing) == goal.object and not self._is_done(thing, place)
+        ]
+        if not wanted:
+            return self._search(admissible)
+        *_, thing, place = min(wanted)
+        return self._at(place, f"take {thing} from {place}", admissible)
 
     def _is_done(self, thing: str, place: str) -> bool:
         """Whether an object needs no more: it is where it belongs, in the state it needs."""
