@@ -303,11 +303,9 @@ def _start_engine(
     os.environ.update(PROCESS_SETTINGS)
     for name, value in DEFAULT_SETTINGS.items():
         os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch, about vLLM's own imports
-        from vllm import EngineArgs
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm import EngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.llm_engine import LLMEngine
 
     options: dict[str, Any] = {
         "model": str(Path(model_path).resolve()),
@@ -352,7 +350,8 @@ def _process_state_kept() -> Iterator[None]:
     """Undoes what an engine does to its process: global seeds, and a disabled `set_num_threads`."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     set_num_threads = torch.set_num_threads
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, about vLLM's own code
         try:
             yield
         finally:
