@@ -18,13 +18,13 @@ from envs.alfworld.game_text import display_names, game_data, goal_sentence, tra
 from envs.alfworld.household import (
     APPLIANCES,
     LAMP,
-    SIZES,
     Household,
     NoSuchHousehold,
     PlacedObject,
     Receptacle,
     draw_household,
 )
+from envs.alfworld.sizes import SIZES
 from envs.alfworld.wheel_facts import wheel_facts
 from envs.text_env import SPLITS, require_choice
 

@@ -1,7 +1,7 @@
 """Draws a household: one room, its receptacles and objects, and a goal that can be reached there.
 
-Rooms, what holds what and what can be heated come from the alfworld wheel (`wheel_facts`); the
-shares of rooms and the habits named below are those of the 3,553 official training games.
+Floor plans, what holds what and what can be heated come from the alfworld wheel (`wheel_facts`).
+As in the official games, what is to be placed never starts where it belongs.
 """
 
 import random
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from envs.alfworld.game import TaskType
+from envs.alfworld.rooms import FIXTURES, ROOM_WEIGHTS, scenes
+from envs.alfworld.sizes import SIZE_SPECS, SizeSpec
 from envs.alfworld.wheel_facts import SceneLayout, WheelFacts, scene_layout, wheel_facts
 
 _Item = TypeVar("_Item")
@@ -22,104 +24,7 @@ APPLIANCES: dict[str, tuple[str, str]] = {
 }
 """The property that the object needs, and the receptacle type that gives the wanted state."""
 
-SIZES = ("tiny", "small", "full")
-
-_FIRST_SCENE = {"kitchen": 1, "living room": 201, "bedroom": 301, "bathroom": 401}
-_SCENES_IN_ROOM = 30
-_UNSEEN_SCENES = frozenset({9, 10, 29, 215, 219, 226, 308, 315, 325, 404, 424, 425})
-"""The scenes in which no official training game plays, three of each room."""
-
-_ROOM_WEIGHTS: dict[str, dict[str, int]] = {
-    "pick_and_place_simple": {"bathroom": 280, "bedroom": 251, "living room": 226, "kitchen": 92},
-    "look_at_obj_in_light": {"bedroom": 286, "living room": 53},
-    "pick_clean_then_place_in_recep": {"kitchen": 541, "bathroom": 167},
-    "pick_heat_then_place_in_recep": {"kitchen": 1},
-    "pick_cool_then_place_in_recep": {"kitchen": 1},
-    "pick_two_obj_and_place": {
-        "bedroom": 249,
-        "bathroom": 248,
-        "living room": 226,
-        "kitchen": 131,
-    },
-}
-"""Official training games by task type and room."""
-
-_FIXTURES = {
-    "kitchen": ("CoffeeMachine", "GarbageCan", *["StoveBurner"] * 4, "Toaster"),
-    "living room": ("GarbageCan",),
-    "bedroom": ("GarbageCan",),
-    "bathroom": (
-        "GarbageCan",
-        "HandTowelHolder",
-        "Toilet",
-        "ToiletPaperHanger",
-        "TowelHolder",
-    ),
-}
-"""Receptacles of official rooms that the wheel's floor plans leave out."""
-
 _LAMP_HOLDERS = ("CoffeeTable", "Desk", "Dresser", "Shelf", "SideTable")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SizeSpec:
-    """How large a household is; every pair is (least, most).
-
-    Attributes:
-        receptacles: Number of receptacles, or None for all that the room has.
-        copies_of_receptacle: Most receptacles of one type.
-        closed_receptacles: Receptacles to open that are kept if the room has them.
-        object_types: Number of object types besides the goal's.
-        copies: Objects of each such type.
-        target_copies: Objects of the goal's type; one more if two are to be placed.
-        objects_in_receptacle: Most objects that a receptacle starts with.
-        surface_weight: How much likelier a kind of surface is to hold an object than a kind of
-            closed container; official games have about 3. The goal of a tiny game would too
-            seldom be hidden with that, since its rooms have few containers.
-    """
-
-    receptacles: tuple[int, int] | None
-    copies_of_receptacle: int
-    closed_receptacles: int
-    object_types: tuple[int, int]
-    copies: tuple[int, int]
-    target_copies: tuple[int, int]
-    objects_in_receptacle: int
-    surface_weight: int
-
-
-SIZE_SPECS: dict[str, SizeSpec] = {
-    "tiny": SizeSpec(
-        receptacles=(6, 8),
-        copies_of_receptacle=2,
-        closed_receptacles=2,
-        object_types=(4, 5),
-        copies=(1, 1),
-        target_copies=(1, 1),
-        objects_in_receptacle=2,
-        surface_weight=1,
-    ),
-    "small": SizeSpec(
-        receptacles=(9, 13),
-        copies_of_receptacle=4,
-        closed_receptacles=3,
-        object_types=(7, 10),
-        copies=(1, 2),
-        target_copies=(1, 2),
-        objects_in_receptacle=4,
-        surface_weight=2,
-    ),
-    "full": SizeSpec(
-        receptacles=None,
-        copies_of_receptacle=30,
-        closed_receptacles=0,
-        object_types=(11, 22),
-        copies=(1, 3),
-        target_copies=(1, 3),
-        objects_in_receptacle=12,
-        surface_weight=3,
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,13 +62,6 @@ class NoSuchHousehold(Exception):
     """The room drawn cannot hold the task; draw again."""
 
 
-def scenes(room: str, *, unseen: bool) -> tuple[int, ...]:
-    """Returns the scenes of a room that are, or are not, kept for valid_unseen."""
-    first = _FIRST_SCENE[room]
-    every = range(first, first + _SCENES_IN_ROOM)
-    return tuple(scene for scene in every if (scene in _UNSEEN_SCENES) == unseen)
-
-
 def draw_household(
     rng: random.Random, task_type: TaskType, size: str, *, unseen: bool
 ) -> Household:
@@ -172,7 +70,7 @@ def draw_household(
     Raises:
         NoSuchHousehold: The room drawn cannot hold the task; draw again with the same `rng`.
     """
-    weights = _ROOM_WEIGHTS[task_type]
+    weights = ROOM_WEIGHTS[task_type]
     room = rng.choices(list(weights), list(weights.values()))[0]
     scene = rng.choice(scenes(room, unseen=unseen))
     draw = _Draw(rng, SIZE_SPECS[size], scene_layout(scene), wheel_facts(), room)
@@ -310,7 +208,7 @@ class _Draw:
             found.append(Receptacle(id=name, type=kind, location=self.free_location(pose)))
         self.ids.update(receptacle.id for receptacle in found)
         present = {receptacle.type for receptacle in found}
-        for kind in _FIXTURES[room]:
+        for kind in FIXTURES[room]:
             if kind not in present:
                 pose = (self.rng.randint(-9, 9), self.rng.randint(-9, 9), self.rng.randrange(4), 30)
                 location = self.free_location(pose)

@@ -20,7 +20,7 @@ from envs.alfworld.generator import (
     generated_tasks,
     write_games,
 )
-from envs.alfworld.household import SIZES
+from envs.alfworld.sizes import SIZES
 from envs.text_env import SPLITS, nearest, require_choice
 
 GAME_FILE = "game.tw-pddl"
