@@ -6,6 +6,7 @@ Axes, as the suffix of a tensor's name:
     T  token positions of a row, padded
     V  vocabulary
     N  episodes
+    P  tokens picked from all rows
     K  groups: the episodes of one task
     S  turns of an episode, or steps credited within a row
 
@@ -23,6 +24,11 @@ from stepopsd_rllib.objectives.advantages import (
     turn_index,
 )
 from stepopsd_rllib.objectives.divergence import KLEstimator, kl_divergence, token_entropy
+from stepopsd_rllib.objectives.gap_diagnostics import (
+    effect_diagnostics,
+    gap_diagnostics,
+    gap_outcome_correlation,
+)
 from stepopsd_rllib.objectives.reduction import (
     Aggregation,
     LossCounts,
@@ -34,6 +40,15 @@ from stepopsd_rllib.objectives.reduction import (
     weighted_sum,
 )
 from stepopsd_rllib.objectives.schedules import linear_decay, linear_warm_down
+from stepopsd_rllib.objectives.stepopsd import (
+    ShapedAdvantages,
+    equalize_steps,
+    hindsight_weights,
+    log_prob_gap,
+    mix_advantages,
+    stepopsd_advantages,
+)
+from stepopsd_rllib.objectives.steps import StepTokens
 from stepopsd_rllib.objectives.surrogate import (
     ClippedSurrogate,
     clipped_surrogate,
@@ -47,19 +62,29 @@ __all__ = [
     "ClippedSurrogate",
     "KLEstimator",
     "LossCounts",
+    "ShapedAdvantages",
+    "StepTokens",
     "add_at_last_token",
     "aggregate",
     "clipped_surrogate",
+    "effect_diagnostics",
+    "equalize_steps",
+    "gap_diagnostics",
+    "gap_outcome_correlation",
     "group_advantages",
+    "hindsight_weights",
     "invalid_action_penalties",
     "is_informative",
     "kl_divergence",
     "linear_decay",
     "linear_warm_down",
+    "log_prob_gap",
     "masked_mean",
     "masked_sum",
+    "mix_advantages",
     "same_shape",
     "sequence_log_ratio",
+    "stepopsd_advantages",
     "token_entropy",
     "token_log_ratio",
     "token_weights",

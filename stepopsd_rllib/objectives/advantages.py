@@ -139,5 +139,6 @@ def _spread(values_B: Tensor, index_B: Tensor, num_groups: int) -> Tensor:
 def _is_first(group_B: Tensor, episode_B: Tensor) -> Tensor:
     """1.0 on the first row of each (group, episode) pair, float64 [B]."""
     same_shape(group_B=group_B, episode_B=episode_B)
-    _, pair_B = torch.stack((group_B, episode_B)).unique(dim=1, return_inverse=True)
-    return (turn_index(pair_B) == 0).double()
+    group_index_B = group_B.unique(return_inverse=True)[1]
+    episodes_N, episode_index_B = episode_B.unique(return_inverse=True)
+    return (turn_index(group_index_B * len(episodes_N) + episode_index_B) == 0).double()
