@@ -1,7 +1,7 @@
-"""One ALFWorld text game (`game.tw-pddl`, https://github.com/alfworld/alfworld), parsed once for all its copies.
+"""One text game of ALFWorld (https://github.com/alfworld/alfworld), parsed once for all its copies.
 
-Objects, receptacles and locations are numbered from 0 in the order of their lower-case ids, which is the
-order in which the game lists them.
+Objects, receptacles and locations are numbered from 0 in the order of their lower-case ids, which
+is the order in which the game lists them.
 """
 
 import json
@@ -12,11 +12,9 @@ from typing import Any
 
 from envs.alfworld.alfred_problem import AlfredProblem
 from envs.alfworld.known_texts import TaskType, goal_sentence, parse_goal, sink_types
-from envs.alfworld.pddl_problem import GameError
+from envs.alfworld.pddl_problem import TRY_AGAIN, GameError
 
-__all__ = ["Game", "GameError", "Goal", "TaskType", "enumerated", "load_game", "parse_game"]
-
-_ABILITY_OF_TASK = {
+_ABILITIES = {
     "pick_clean_then_place_in_recep": "cleanable",
     "pick_heat_then_place_in_recep": "heatable",
     "pick_cool_then_place_in_recep": "coolable",
@@ -86,21 +84,27 @@ class Game:
 
 def load_game(path: str | Path) -> Game:
     """Reads a `game.tw-pddl`; raises GameError if it is damaged or not of a known kind."""
+    return parse_game(read_game_file(path), str(path))
+
+
+def read_game_file(path: str | Path) -> dict[str, Any]:
+    """Decodes a `game.tw-pddl` and checks its form, not its texts; raises GameError."""
     try:
         data = json.loads(Path(path).read_bytes())
+        _check_form(data)
     except OSError as error:
         raise GameError(
             f"{path}: cannot be read: {error.strerror}. Check the path and its permissions."
         ) from None
+    except GameError as error:
+        raise GameError(f"{path}: {error}") from None
     except ValueError as error:
-        raise GameError(
-            f"{path}: is damaged, not JSON ({error}). Download or generate the file again."
-        ) from None
-    return parse_game(data, str(path))
+        raise GameError(f"{path}: is damaged, not JSON ({error}). {TRY_AGAIN}") from None
+    return data
 
 
 def parse_game(data: Mapping[str, Any], source: str) -> Game:
-    """Builds a game from the decoded content of a `game.tw-pddl`; raises GameError like `load_game`.
+    """Builds a game from the content of a `game.tw-pddl`; raises GameError like `load_game`.
 
     Args:
         data: The texts `pddl_domain`, `grammar` and `pddl_problem`; optional `solvable` (bool) and
@@ -109,9 +113,7 @@ def parse_game(data: Mapping[str, Any], source: str) -> Game:
     """
     try:
         _check_form(data)
-        cleaning_types = sink_types(data["pddl_domain"])
-        sentence = goal_sentence(data["grammar"])
-        return _game(data, source, sentence, cleaning_types)
+        return _game(data, source)
     except GameError as error:
         raise GameError(f"{source}: {error}") from None
 
@@ -123,30 +125,27 @@ def enumerated(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])}, and {items[-1]}"
 
 
-def _game(
-    data: Mapping[str, Any], source: str, sentence: str, cleaning_types: tuple[str, ...]
-) -> Game:
-    problem = AlfredProblem(data["pddl_problem"], cleaning_types)
+def _game(data: Mapping[str, Any], source: str) -> Game:
+    sentence = goal_sentence(data["grammar"])
+    cleaning = sink_types(data["pddl_domain"])
+    problem = AlfredProblem(data["pddl_problem"], cleaning)
     task_type, goal_types = parse_goal(problem.goal)
     walkthrough = data.get("walkthrough")
-    receptacle_names = problem.receptacle_names()
     receptacles_at = problem.receptacles_at()
-    start_location = problem.start_location()
-    facing = [receptacle_names[receptacle] for receptacle in receptacles_at[start_location]]
     return Game(
         source=source,
         task_type=task_type,
         goal_sentence=sentence,
-        intro=_intro(sentence, facing, receptacle_names),
+        intro=_intro(sentence, receptacles_at[problem.start_location], problem.receptacle_names),
         walkthrough=None if walkthrough is None else tuple(walkthrough),
-        object_names=problem.object_names(),
-        receptacle_names=receptacle_names,
-        receptacle_locations=problem.receptacle_locations(),
+        object_names=problem.object_names,
+        receptacle_names=problem.receptacle_names,
+        receptacle_locations=problem.receptacle_locations,
         receptacles_at=receptacles_at,
         accepted_objects=problem.accepted_objects(),
         inner_objects=problem.inner_objects(),
         openable=problem.receptacles_with("openable"),
-        sinks=problem.receptacles_of(*cleaning_types),
+        sinks=problem.receptacles_of(*cleaning),
         microwaves=problem.receptacles_of("microwavetype"),
         fridges=problem.receptacles_of("fridgetype"),
         pickupable=problem.objects_with("pickupable"),
@@ -157,7 +156,7 @@ def _game(
         sliceable=problem.objects_with("sliceable"),
         knives=problem.objects_of("knifetype", "butterknifetype"),
         goal=_goal(problem, task_type, goal_types),
-        start_location=start_location,
+        start_location=problem.start_location,
         start_contents=problem.contents(),
         start_object_locations=problem.object_locations(),
         start_opened=problem.receptacles_with("opened"),
@@ -171,44 +170,43 @@ def _game(
 
 def _goal(problem: AlfredProblem, task_type: TaskType, types: Mapping[str, str]) -> Goal:
     objects = problem.objects_of(types["object"])
-    if task_type in _ABILITY_OF_TASK:
-        objects &= problem.objects_with(_ABILITY_OF_TASK[task_type])
-    return Goal(
-        objects=objects,
-        receptacles=problem.receptacles_of(types["receptacle"])
-        if "receptacle" in types
-        else frozenset(),
-        lamps=problem.objects_of(types["lamp"]) & problem.objects_with("toggleable")
-        if "lamp" in types
-        else frozenset(),
-    )
-
-
-def _intro(sentence: str, facing: Sequence[str], receptacle_names: Sequence[str]) -> str:
-    if facing:
-        view = f"You are facing the {enumerated(facing)}. Next to it, you see nothing."
+    if task_type in _ABILITIES:
+        objects &= problem.objects_with(_ABILITIES[task_type])
+    receptacles = lamps = frozenset[int]()
+    if task_type == "look_at_obj_in_light":
+        lamps = problem.objects_of(types["lamp"]) & problem.objects_with("toggleable")
     else:
-        appliances = enumerated([f"a {name}" for name in receptacle_names])
-        view = f"You are in the middle of a room. Looking quickly around you, you see {appliances}."
+        receptacles = problem.receptacles_of(types["receptacle"])
+    if not objects or not (receptacles or lamps):
+        raise GameError(
+            f"it can never be won: it lacks a {' or a '.join(types.values())} that its goal needs. "
+            "Leave it out or generate another game."
+        )
+    return Goal(objects=objects, receptacles=receptacles, lamps=lamps)
+
+
+def _intro(sentence: str, here: Sequence[int], receptacle_names: Sequence[str]) -> str:
+    if here:
+        facing = enumerated([receptacle_names[receptacle] for receptacle in here])
+        view = f"You are facing the {facing}. Next to it, you see nothing."
+    else:
+        everything = enumerated([f"a {name}" for name in receptacle_names])
+        view = f"You are in the middle of a room. Looking quickly around you, you see {everything}."
     return f"-= Welcome to TextWorld, ALFRED! =-\n\n{view}\n\nYour task is to: {sentence}"
 
 
-def _check_form(data: Mapping[str, Any]) -> None:
-    again = "Download or generate the file again."
+def _check_form(data: Any) -> None:
     if not isinstance(data, Mapping):
-        raise GameError(f"holds {type(data).__name__} in place of a JSON object. {again}")
+        raise GameError(f"holds a {type(data).__name__} in place of a JSON object. {TRY_AGAIN}")
     for key in ("pddl_domain", "grammar", "pddl_problem"):
         if not isinstance(data.get(key), str):
-            raise GameError(
-                f"{key}={data.get(key)!r:.40} is no text, so the file is damaged. {again}"
-            )
+            raise GameError(f"{key}={str(data.get(key)):.40} is no text. {TRY_AGAIN}")
     walkthrough = data.get("walkthrough")
-    is_list = isinstance(walkthrough, list) and all(
-        isinstance(command, str) for command in walkthrough
-    )
-    if walkthrough is not None and not is_list:
-        raise GameError(f"walkthrough={walkthrough!r:.40} is no list of commands. {again}")
+    if walkthrough is not None and not (
+        isinstance(walkthrough, list) and all(isinstance(command, str) for command in walkthrough)
+    ):
+        raise GameError(f"walkthrough={str(walkthrough):.40} is no list of commands. {TRY_AGAIN}")
     if data.get("solvable") is False:
         raise GameError(
-            "solvable=false: no episode of it can be won. Leave it out or generate another game."
+            "solvable=false: no episode could be won. Leave it out or generate another game."
         )

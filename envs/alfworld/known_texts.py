@@ -1,4 +1,4 @@
-"""The PDDL domains, text grammars and goals that the fast engine knows, recognised by their content."""
+"""The PDDL domains, text grammars and goals that the fast engine knows, recognised by content."""
 
 import hashlib
 import re
@@ -18,112 +18,134 @@ TaskType: TypeAlias = Literal[
 """The six task types of ALFWorld (arXiv:2010.03768), under the names of the data set."""
 
 _SINK_TYPES = {
+    # published games
     "54e29bce2933d7dc48c8665e02d86add1d4600082641fbf91807eeb151cb08fa": (
         "sinktype",
         "sinkbasintype",
     ),
+    # alfworld 0.4 and 0.5
     "da18d44ab1bcf831f61e90b88a99ad5766d8bbb562b6f87839b4b6ace4f796fe": ("sinkbasintype",),
 }
-"""SHA-256 of the known domains without comments and layout (published games; alfworld 0.4 and 0.5 wheels)
--> receptacle types that clean, the one thing in which they differ."""
+"""SHA-256 of the known domains, comments and layout taken out, to the receptacle types in which
+they clean; in nothing else do they differ."""
 _GRAMMARS = {
-    "3701c3eb2ed4687e46084f311fd52308c240fd61b76e4ca2a13da6a54079a733",
-    "a3f0018f7eeb99d9445114c7830a361c528315a01ad6007f514ccb4aae198f59",
+    "3701c3eb2ed4687e46084f311fd52308c240fd61b76e4ca2a13da6a54079a733",  # published games
+    "a3f0018f7eeb99d9445114c7830a361c528315a01ad6007f514ccb4aae198f59",  # alfworld 0.4 and 0.5
 }
-"""SHA-256 of the known grammars (published games; alfworld 0.4 and 0.5 wheels) without their goal sentence."""
+"""SHA-256 of the known grammars, goal sentence taken out. They tell the same texts."""
 
-# A sentence with other characters would be read as grammar by TextWorld.
-_GOAL_SENTENCE = re.compile(r'(?<="Your task is to: )[^"\\#{}\[\]|]*(?=")')
+_TASK = '"Your task is to: '
 _NO_GOAL = "UNKNOWN GOAL."
-"""Stands in alfworld's grammar file where a game has its goal sentence."""
-_OLD_PUT_COMMAND = "in/on {r}"
+"""Stands in alfworld's grammar where a game has its goal sentence."""
+_GRAMMAR_CHARACTERS = re.compile(r'[\\#{}\[\]|"]')
+"""TextWorld would not print them, but read them as grammar."""
+_PUT_COMMAND = "in/on {r}"
+"""Part of the commands of games made before alfworld 0.4."""
 
-_PLACE_GOAL = (
-    r"\(and \(exists \(\?r - receptacle\) \(exists \(\?o - object\) \(and BEFORE"
-    r"\(objecttype \?o (?P<object>\w+)\) \(receptacletype \?r (?P<receptacle>\w+)\)AFTER\)\)\)\)"
-)
-_STATE_GOAL = _PLACE_GOAL.replace("BEFORE", r"\(ABLE \?o\) ").replace(
-    "AFTER", r" \(STATE \?o\) \(inreceptacle \?o \?r\)"
-)
 _GOALS: dict[TaskType, str] = {
-    "pick_and_place_simple": _PLACE_GOAL.replace("BEFORE", r"\(inreceptacle \?o \?r\) ").replace(
-        "AFTER", ""
+    "pick_and_place_simple": (
+        "(and (exists (?r - receptacle) (exists (?o - object) (and (inreceptacle ?o ?r)"
+        " (objecttype ?o OBJECT) (receptacletype ?r RECEPTACLE)))))"
     ),
     "look_at_obj_in_light": (
-        r"\(and \(exists \(\?ot - object \?r - receptacle \?a - agent \?l - location\) \(and "
-        r"\(objecttype \?ot (?P<lamp>\w+)\) \(toggleable \?ot\) \(istoggled \?ot\) "
-        r"\(receptacleatlocation \?r \?l\) \(atlocation \?a \?l\) \(inreceptacle \?ot \?r\)\)\) "
-        r"\(exists \(\?o - object \?a - agent\) \(and \(objecttype \?o (?P<object>\w+)\) \(holds \?a \?o\)\)\)\)"
+        "(and (exists (?ot - object ?r - receptacle ?a - agent ?l - location)"
+        " (and (objecttype ?ot LAMP) (toggleable ?ot) (istoggled ?ot) (receptacleatlocation ?r ?l)"
+        " (atlocation ?a ?l) (inreceptacle ?ot ?r)))"
+        " (exists (?o - object ?a - agent) (and (objecttype ?o OBJECT) (holds ?a ?o))))"
     ),
-    "pick_clean_then_place_in_recep": _STATE_GOAL.replace("ABLE", "cleanable").replace(
-        "STATE", "isclean"
+    "pick_clean_then_place_in_recep": (
+        "(and (exists (?r - receptacle) (exists (?o - object) (and (cleanable ?o)"
+        " (objecttype ?o OBJECT) (receptacletype ?r RECEPTACLE) (isclean ?o)"
+        " (inreceptacle ?o ?r)))))"
     ),
-    "pick_heat_then_place_in_recep": _STATE_GOAL.replace("ABLE", "heatable").replace(
-        "STATE", "ishot"
+    "pick_heat_then_place_in_recep": (
+        "(and (exists (?r - receptacle) (exists (?o - object) (and (heatable ?o)"
+        " (objecttype ?o OBJECT) (receptacletype ?r RECEPTACLE) (ishot ?o)"
+        " (inreceptacle ?o ?r)))))"
     ),
-    "pick_cool_then_place_in_recep": _STATE_GOAL.replace("ABLE", "coolable").replace(
-        "STATE", "iscool"
+    "pick_cool_then_place_in_recep": (
+        "(and (exists (?r - receptacle) (exists (?o - object) (and (coolable ?o)"
+        " (objecttype ?o OBJECT) (receptacletype ?r RECEPTACLE) (iscool ?o)"
+        " (inreceptacle ?o ?r)))))"
     ),
     "pick_two_obj_and_place": (
-        r"\(and \(exists \(\?r - receptacle\) \(exists \(\?o1 - object\) \(and "
-        r"\(objecttype \?o1 (?P<object>\w+)\) \(receptacletype \?r (?P<receptacle>\w+)\) \(inreceptacle \?o1 \?r\) "
-        r"\(exists \(\?o2 - object\) \(and \(not \(= \?o1 \?o2\)\) "
-        r"\(objecttype \?o2 (?P=object)\) \(receptacletype \?r (?P=receptacle)\) "
-        r"\(inreceptacle \?o2 \?r\)\)\)\)\)\)\)"
+        "(and (exists (?r - receptacle) (exists (?o1 - object) (and (objecttype ?o1 OBJECT)"
+        " (receptacletype ?r RECEPTACLE) (inreceptacle ?o1 ?r) (exists (?o2 - object)"
+        " (and (not (= ?o1 ?o2)) (objecttype ?o2 OBJECT) (receptacletype ?r RECEPTACLE)"
+        " (inreceptacle ?o2 ?r)))))))"
     ),
 }
-"""The goal of each task type as alfworld's `goal_library` writes it, in lower case and single blanks."""
+"""What alfworld's `goal_library` makes of each task type, in lower case and single blanks."""
 
 
-@lru_cache(maxsize=8)
 def sink_types(domain: str) -> tuple[str, ...]:
     """Returns the receptacle types in which this PDDL domain cleans; refuses an unknown domain."""
-    code = " ".join(re.sub(r";[^\n]*", "", domain).lower().split())
-    try:
-        return _SINK_TYPES[hashlib.sha256(code.encode()).hexdigest()]
-    except KeyError:
+    types = _SINK_TYPES.get(_domain_digest(domain))
+    if types is None:
         raise GameError(
-            "pddl_domain is neither that of the published games nor that of alfworld 0.4 and 0.5, so its rules "
-            'are unknown to the fast engine. Use engine="textworld", or generate the game with alfworld >= 0.4.'
-        ) from None
+            "pddl_domain is neither that of the published games nor that of alfworld 0.4 and 0.5, "
+            'so the fast engine does not know its rules. Use engine="textworld", or generate the '
+            "game with alfworld >= 0.4."
+        )
+    return types
 
 
 def goal_sentence(grammar: str) -> str:
-    """Returns the goal sentence in a text grammar, full stop included; refuses an unknown grammar."""
-    sentences = _GOAL_SENTENCE.findall(grammar)
-    if len(sentences) == 1:
-        (sentence,) = sentences
-        if _is_known_grammar(
-            grammar.replace(f'"Your task is to: {sentence}"', f'"Your task is to: {_NO_GOAL}"')
-        ):
-            if not sentence.strip() or sentence == _NO_GOAL:
-                raise GameError(
-                    f"its goal sentence is {sentence!r}: none was filled in. Generate the game again with alfworld."
-                )
-            return sentence
-    if _OLD_PUT_COMMAND in grammar:
+    """Returns the goal sentence, full stop included, of a known grammar; refuses any other."""
+    before, task, behind = grammar.partition(_TASK)
+    sentence, _, after = behind.partition('"')
+    if _grammar_digest(f'{before}{task}{_NO_GOAL}"{after}') not in _GRAMMARS:
+        if _PUT_COMMAND in grammar:
+            raise GameError(
+                'grammar is that of alfworld < 0.4 ("put X in/on R", now "move X to R"). Get the '
+                "games that `alfworld-download` of alfworld >= 0.4 fetches."
+            )
         raise GameError(
-            'grammar is that of alfworld < 0.4 ("put X in/on R" in place of "move X to R"). Get current games '
-            "with `alfworld-download` of alfworld >= 0.4."
+            "grammar is neither that of the published games nor that of alfworld 0.4 and 0.5, so "
+            'the fast engine does not know its texts. Use engine="textworld", or generate the '
+            "game with alfworld >= 0.4."
         )
-    raise GameError(
-        "grammar is neither that of the published games nor that of alfworld 0.4 and 0.5, so its texts are "
-        'unknown to the fast engine. Use engine="textworld", or generate the game with alfworld >= 0.4.'
-    )
+    if not sentence.strip(" .") or sentence == _NO_GOAL or _GRAMMAR_CHARACTERS.search(sentence):
+        raise GameError(
+            f"grammar has the goal sentence {sentence!r}, which is empty, a placeholder or not "
+            "plain text. Generate the game again with a sentence for its goal."
+        )
+    return sentence
 
 
 def parse_goal(goal: str) -> tuple[TaskType, dict[str, str]]:
-    """Returns the task type of a goal expression and the types (`object`, `receptacle`, `lamp`) it names."""
-    for task_type, pattern in _GOALS.items():
-        if match := re.fullmatch(pattern, goal):
+    """Returns the task type of a goal, and the `object`, `receptacle` and `lamp` types it names."""
+    for task_type, pattern in _goal_patterns().items():
+        if match := pattern.fullmatch(goal):
             return task_type, match.groupdict()
     raise GameError(
-        f"its :goal `{goal[:200]}` is none of ALFWorld's six task types ({', '.join(_GOALS)}). "
-        'Use engine="textworld", or leave the game out.'
+        f"its :goal `{goal[:200]}` belongs to none of ALFWorld's six task types "
+        f'({", ".join(_GOALS)}). Use engine="textworld", or leave the game out.'
     )
 
 
+@lru_cache(maxsize=1)
+def _goal_patterns() -> dict[TaskType, re.Pattern[str]]:
+    patterns: dict[TaskType, re.Pattern[str]] = {}
+    for task_type, goal in _GOALS.items():
+        pattern = re.escape(goal)
+        for name in ("object", "receptacle", "lamp"):
+            pattern = pattern.replace(name.upper(), rf"(?P<{name}>\w+)", 1)
+            pattern = pattern.replace(name.upper(), f"(?P={name})")
+        patterns[task_type] = re.compile(pattern)
+    return patterns
+
+
+# A data set repeats the same two texts in every file.
 @lru_cache(maxsize=8)
-def _is_known_grammar(grammar: str) -> bool:
-    code = "\n".join(line.rstrip() for line in grammar.splitlines()).strip()
-    return hashlib.sha256(code.encode()).hexdigest() in _GRAMMARS
+def _domain_digest(domain: str) -> str:
+    return _digest(" ".join(re.sub(r";[^\n]*", "", domain).lower().split()))
+
+
+@lru_cache(maxsize=8)
+def _grammar_digest(grammar: str) -> str:
+    return _digest("\n".join(line.rstrip() for line in grammar.splitlines()).strip())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()

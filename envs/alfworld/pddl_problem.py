@@ -1,42 +1,42 @@
-"""Reads a PDDL problem text (PDDL 1.2 syntax): declared objects, initial facts and the goal expression."""
+"""Reads a PDDL problem text: declared objects, initial facts and the goal expression."""
 
 import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
 Expression: TypeAlias = "str | list[Expression]"
+"""A word, or what stands between two brackets."""
 
-_COMMENT = re.compile(r";[^\n]*")
-_TOKEN = re.compile(r"[()]|[^\s()]+")
-_EXPECTED_SECTIONS = ("problem", ":domain", ":objects", ":init", ":goal")
+TRY_AGAIN = "Download or generate the file again."
+
+_SECTIONS = ("problem", ":domain", ":objects", ":init", ":goal")
 
 
 class GameError(ValueError):
-    """A game that cannot be played; the message names the file, what is wrong with it and the fix."""
-
-
-def _damaged(what: str) -> GameError:
-    return GameError(f"pddl_problem is damaged: {what}. Download or generate the file again.")
+    """A game that cannot be played; the message names the file, what is wrong and the fix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PddlProblem:
-    """A problem as written, lower case (PDDL is case-insensitive), nothing interpreted yet."""
+    """A problem as written, in lower case (PDDL does not distinguish), nothing interpreted yet."""
 
     types: dict[str, str]
     """Declared type of each id."""
     facts: dict[str, dict[tuple[str, ...], None]]
-    """Argument tuples of each predicate, an ordered set: official files repeat facts."""
+    """Arguments of the facts of each predicate, an ordered set: published games repeat facts."""
     goal: str
-    """The goal expression with single blanks between its parts."""
+    """The goal expression with single blanks between its words."""
 
 
 def read_problem(text: str) -> PddlProblem:
-    """Parses one `(define (problem ...) ...)`; raises GameError if it is not one of the expected form."""
-    sections = _sections(_expression(_TOKEN.findall(_COMMENT.sub("", text).lower())))
+    """Parses one `(define (problem ...) ...)`; raises GameError if it has another form."""
+    if ";" in text:
+        text = re.sub(r";[^\n]*", "", text)
+    words = text.lower().replace("(", " ( ").replace(")", " ) ").split()
+    sections = _sections(_bracketed(words))
     goal = sections[":goal"]
     if len(goal) != 1:
-        raise _damaged(f"its :goal section has {len(goal)} expressions instead of 1")
+        raise _damaged(f"its :goal holds {len(goal)} expressions instead of 1")
     return PddlProblem(
         types=_declarations(sections[":objects"]),
         facts=_facts(sections[":init"]),
@@ -44,22 +44,22 @@ def read_problem(text: str) -> PddlProblem:
     )
 
 
-def _expression(tokens: list[str]) -> Expression:
+def _bracketed(words: list[str]) -> Expression:
     outermost: list[Expression] = []
     current = outermost
     enclosing: list[list[Expression]] = []
-    for token in tokens:
-        if token == "(":
+    for word in words:
+        if word == "(":
             inner: list[Expression] = []
             current.append(inner)
             enclosing.append(current)
             current = inner
-        elif token == ")":
+        elif word == ")":
             if not enclosing:
                 raise _damaged("it closes a bracket that was never opened")
             current = enclosing.pop()
         else:
-            current.append(token)
+            current.append(word)
     if enclosing:
         raise _damaged(f"{len(enclosing)} brackets are never closed, so its end is missing")
     if len(outermost) != 1:
@@ -72,19 +72,19 @@ def _sections(definition: Expression) -> dict[str, list[Expression]]:
         raise _damaged("it does not start with `(define`")
     sections: dict[str, list[Expression]] = {}
     for section in definition[1:]:
-        if not isinstance(section, list) or not section or not isinstance(section[0], str):
+        if not isinstance(section, list) or not section or section[0] not in _SECTIONS:
             raise _damaged(f"`{_flat(section)[:60]}` is no section of a problem")
-        if section[0] not in _EXPECTED_SECTIONS or section[0] in sections:
-            raise _damaged(f"its section `{section[0]}` is unknown or repeated")
-        sections[section[0]] = section[1:]
-    missing = [name for name in _EXPECTED_SECTIONS if name not in sections]
+        if section[0] in sections:
+            raise _damaged(f"its section `{section[0]}` comes twice")
+        sections[str(section[0])] = section[1:]
+    missing = [name for name in _SECTIONS if name not in sections]
     if missing:
         raise _damaged(f"its section `{missing[0]}` is missing")
     return sections
 
 
 def _declarations(parts: list[Expression]) -> dict[str, str]:
-    """Ids and types of `a b - type1 c - type2`."""
+    """Types of the ids in `a b - type1 c - type2`."""
     types: dict[str, str] = {}
     waiting: list[str] = []
     words = iter(parts)
@@ -94,12 +94,12 @@ def _declarations(parts: list[Expression]) -> dict[str, str]:
         if word != "-":
             waiting.append(word)
             continue
-        type_name = next(words, None)
-        if not waiting or not isinstance(type_name, str):
-            raise _damaged("a type in :objects stands without an id, or the other way round")
+        type_ = next(words, None)
+        if not waiting or not isinstance(type_, str):
+            raise _damaged("a `-` in :objects stands without an id before or a type behind it")
         for name in waiting:
-            if types.setdefault(name, type_name) != type_name:
-                raise _damaged(f"`{name}` is declared as {types[name]} and as {type_name}")
+            if types.setdefault(name, type_) != type_:
+                raise _damaged(f"`{name}` is declared as {types[name]} and as {type_}")
         waiting = []
     if waiting:
         raise _damaged(f"`{waiting[0]}` in :objects has no type")
@@ -109,14 +109,10 @@ def _declarations(parts: list[Expression]) -> dict[str, str]:
 def _facts(parts: list[Expression]) -> dict[str, dict[tuple[str, ...], None]]:
     facts: dict[str, dict[tuple[str, ...], None]] = {}
     for fact in parts:
-        if (
-            not isinstance(fact, list)
-            or not fact
-            or not all(isinstance(word, str) for word in fact)
-        ):
+        if isinstance(fact, str) or not fact or list in map(type, fact):
             raise _damaged(f"`{_flat(fact)[:60]}` in :init is no plain fact")
-        predicate, *arguments = fact
-        facts.setdefault(predicate, {})[tuple(arguments)] = None  # type: ignore[arg-type, index]
+        predicate, *arguments = map(str, fact)
+        facts.setdefault(predicate, {})[tuple(arguments)] = None
     return facts
 
 
@@ -124,3 +120,7 @@ def _flat(expression: Expression) -> str:
     if isinstance(expression, str):
         return expression
     return "(" + " ".join(map(_flat, expression)) + ")"
+
+
+def _damaged(what: str) -> GameError:
+    return GameError(f"pddl_problem is damaged: {what}. {TRY_AGAIN}")
