@@ -89,16 +89,14 @@ def _add_play(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     play = commands.add_parser(
         "play",
         help="be the policy: type the actions yourself",
-        description="Play one task of an environment in the terminal, seeing what the model sees.",
+        description="Play one task in the terminal, seeing what the model sees. A text with tags "
+        "is sent as it is; a bare action gets its tags.",
     )
     play.add_argument("env", metavar="ENV", help="for example stepopsd/ALFWorld-v0")
     _add_overrides(play, "size=small; keys of the environment")
     play.add_argument("--split", default="train", help="split of the tasks (default: train)")
     play.add_argument("--task", metavar="ID", help="task id (default: drawn with --seed)")
     play.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
-    play.add_argument(
-        "--raw", action="store_true", help="type whole responses, tags included, not bare actions"
-    )
 
 
 def _add_build_tiny(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -15,6 +15,7 @@ know. Here each such message gets the name of the file in front.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import importlib
@@ -30,15 +31,10 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.search.variant_generator import generate_variants
 
 from stepopsd_rllib.algorithms import ALGORITHMS
+from stepopsd_rllib.failures import one_line
 
 STOP_KEYS = ("training_iteration", "time_total_s", "num_env_steps_sampled_lifetime")
 STOP_SECTIONS = ("env_runners/", "evaluation/", "learners/")
-# RLlib ends each validation message with advice to switch validation off, which is cut away.
-VALIDATION_ADVICE = "To suppress all validation errors"
-
-
-class TunedExampleError(ValueError):
-    """A mistake in a tuned example or in an override; the message is one line for the user."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,22 +80,23 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> TunedExample:
             the experiment are meant by their own names.
 
     Raises:
-        TunedExampleError: For a missing file, broken YAML, an unknown key or a value of wrong type.
+        ValueError: For a missing file, broken YAML, an unknown key or a value of wrong type.
     """
     source = str(path)
     try:
         text = locate(path).read_text(encoding="utf-8")
         document = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        raise TunedExampleError(f"{source}: is not valid YAML: {_one_line(error)}") from error
+        raise ValueError(f"{source}: is not valid YAML: {_one_line(error)}") from error
     if not isinstance(document, dict) or len(document) != 1:
-        raise TunedExampleError(
-            f"{source}: has {len(document) if isinstance(document, dict) else 'no'} top-level keys; "
-            "a tuned example has one, the name of the experiment, with run, env, stop and config."
+        keys = len(document) if isinstance(document, dict) else "no"
+        raise ValueError(
+            f"{source}: has {keys} top-level keys; a tuned example has one, the name of the "
+            "experiment, with run, env, stop and config under it."
         )
     name, body = next(iter(document.items()))
     if not isinstance(body, dict):
-        raise TunedExampleError(f"{source}: {name} holds no keys. Write run, env, stop and config.")
+        raise ValueError(f"{source}: {name} holds no keys. Write run, env, stop and config.")
     for override in overrides:
         _apply(override, body)
     return _checked(source, str(name), body)
@@ -112,7 +109,7 @@ def locate(path: str | Path) -> Path:
     installed = Path(__file__).parent / Path(path)
     if Path(path).parts[:1] == ("tuned_examples",) and installed.is_file():
         return installed
-    raise TunedExampleError(
+    raise ValueError(
         f"{path}: no such file. Tuned examples are in tuned_examples/<algorithm>/ of the clone."
     )
 
@@ -126,14 +123,15 @@ def algorithm_class(example: TunedExample) -> type[Algorithm]:
         try:
             found = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError) as error:
-            raise TunedExampleError(
+            raise ValueError(
                 f"{example.source}: run={example.run!r} cannot be imported: {error}."
             ) from error
         if isinstance(found, type) and issubclass(found, Algorithm):
             return found
-        raise TunedExampleError(f"{example.source}: run={example.run!r} is not an RLlib Algorithm.")
-    raise TunedExampleError(
-        f"{example.source}: run={example.run!r} is not an algorithm{_nearest(example.run, ALGORITHMS)}. "
+        raise ValueError(f"{example.source}: run={example.run!r} is not an RLlib Algorithm.")
+    nearest = _nearest(example.run, ALGORITHMS)
+    raise ValueError(
+        f"{example.source}: run={example.run!r} is not an algorithm{nearest}. "
         f"Known: {', '.join(sorted(ALGORITHMS))}; your own is named 'module:Class'."
     )
 
@@ -142,7 +140,7 @@ def configs(example: TunedExample) -> list[AlgorithmConfig]:
     """The validated config of every variant of the grid, in Tune's order.
 
     Raises:
-        TunedExampleError: With the config's own message after the file's name.
+        ValueError: With the config's own message after the file's name.
     """
     return [_config(example, variant) for variant in variants(example)]
 
@@ -203,42 +201,42 @@ def _config(example: TunedExample, variant: dict[str, Any]) -> AlgorithmConfig:
     try:
         config.update_from_dict(variant)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise TunedExampleError(f"{example.source}: config.{_first_part(error)}") from error
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        where = "" if text.startswith("config.") else "config."
+        raise ValueError(f"{example.source}: {where}{one_line(text)}") from error
     try:
         config.validate()
     except ValueError as error:
-        raise TunedExampleError(f"{example.source}: {_first_part(error)}") from error
+        raise ValueError(f"{example.source}: {one_line(str(error))}") from error
     return config
 
 
 def _checked(source: str, name: str, body: dict[str, Any]) -> TunedExample:
     for key in body:
         if key not in RUN_KEYS:
-            raise TunedExampleError(
+            raise ValueError(
                 f"{source}: {name}.{key} is not a key of a tuned example{_nearest(key, RUN_KEYS)}. "
                 f"Known: {', '.join(RUN_KEYS)}; keys of the algorithm stand under config."
             )
     for key in ("run", "stop"):
         if not body.get(key):
-            raise TunedExampleError(f"{source}: {name}.{key} is missing. {_MISSING[key]}")
+            raise ValueError(f"{source}: {name}.{key} is missing. {_MISSING[key]}")
     for key in ("stop", "config"):
         if not isinstance(body.get(key, {}), dict):
-            raise TunedExampleError(
-                f"{source}: {name}.{key}={body[key]!r} is not a mapping of keys."
-            )
+            raise ValueError(f"{source}: {name}.{key}={body[key]!r} is not a mapping of keys.")
     for key, value in body["stop"].items():
         _check_stop(source, key, value)
     for key in WHOLE_NUMBERS:
         value = body.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise TunedExampleError(f"{source}: {name}.{key}={value!r} is not a whole number.")
+            raise ValueError(f"{source}: {name}.{key}={value!r} is not a whole number.")
     example = TunedExample(source=source, name=name, env=None, **_without(body, "env"))
     return replace(example, env=body.get("env"))
 
 
 def _check_stop(source: str, key: str, value: object) -> None:
     if key not in STOP_KEYS and not str(key).startswith(STOP_SECTIONS):
-        raise TunedExampleError(
+        raise ValueError(
             f"{source}: stop.{key} is not a result that can end a run{_nearest(key, STOP_KEYS)}. "
             f"Known: {', '.join(STOP_KEYS)}, and paths such as evaluation/success_rate."
         )
@@ -251,34 +249,34 @@ def check_number(where: str, value: object) -> None:
         return
     advice = "Write a number."
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             advice = f"Write {_yaml_number(float(value))}."
-        except ValueError:
-            pass
-        raise TunedExampleError(f"{where}={value!r} is text. {advice}")
-    raise TunedExampleError(f"{where}={value!r} is not a number. {advice}")
+        raise ValueError(f"{where}={value!r} is text. {advice}")
+    raise ValueError(f"{where}={value!r} is not a number. {advice}")
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of a `KEY=VALUE` text, the value read as YAML."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ValueError(f"--set {override}: is not KEY=VALUE. Write --set lr=1.0e-6.")
+    try:
+        return key.strip(), yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        problem = _one_line(error)
+        raise ValueError(f"--set {override}: the value is not YAML: {problem}") from error
 
 
 def _apply(override: str, body: dict[str, Any]) -> None:
     """Writes one `KEY=VALUE` into the experiment; dotted keys reach into nested mappings."""
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise TunedExampleError(f"--set {override}: is not KEY=VALUE. Write --set lr=1.0e-6.")
-    try:
-        value = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise TunedExampleError(
-            f"--set {override}: the value is not YAML: {_one_line(error)}"
-        ) from error
-    first, *rest = key.strip().split(".")
-    path = [first, *rest] if first in RUN_KEYS else ["config", first, *rest]
+    key, value = parse_override(override)
+    steps = key.split(".")
+    path = steps if steps[0] in RUN_KEYS else ["config", *steps]
     target = body
     for step in path[:-1]:
         target = target.setdefault(step, {})
         if not isinstance(target, dict):
-            raise TunedExampleError(
-                f"--set {override}: {step} is a single value, not a mapping of keys."
-            )
+            raise ValueError(f"--set {override}: {step} holds one value, not keys.")
     target[path[-1]] = value
 
 
@@ -311,12 +309,6 @@ def _yaml_number(value: float) -> str:
     text = repr(value)
     mantissa, separator, exponent = text.partition("e")
     return f"{mantissa}.0e{exponent}" if separator and "." not in mantissa else text
-
-
-def _first_part(error: Exception) -> str:
-    """An error's text on one line, without RLlib's advice to switch validation off."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split(VALIDATION_ADVICE)[0].split())
 
 
 def _one_line(error: yaml.YAMLError) -> str:

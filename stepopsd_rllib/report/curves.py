@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stepopsd_rllib.report.run_files import Trial
 from stepopsd_rllib.report.tables import wilson_interval
@@ -47,13 +48,8 @@ def draw_curves(trial: Trial, path: str | Path | None = None, title: str | None 
     )
     _draw_series(panels[1, 0], trial.learner_series("entropy"), "Entropy of a token (nats)")
     _draw_series(panels[1, 1], trial.series("env_runners/turns_mean"), "Turns an episode")
-    _draw_series(
-        panels[1, 2],
-        trial.series("time_this_iter_s"),
-        "Seconds an iteration",
-        color=COST,
-        floor=0.0,
-    )
+    seconds = trial.series("time_this_iter_s")
+    _draw_series(panels[1, 2], seconds, "Seconds an iteration", color=COST, floor=0.0)
     for panel in panels[1]:
         panel.set_xlabel("Training iteration")
     written = Path(path) if path is not None else trial.folder / CURVES
@@ -109,7 +105,7 @@ def _style(panel: Axes, title: str, *, share: bool) -> None:
     panel.grid(color="0.92", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(labelsize=8)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     if share:

@@ -1,8 +1,8 @@
 """Reads what a run leaves on disk: Tune's result.json and evaluation.jsonl of a trial folder.
 
-A run folder (`Tuner`'s `storage_path/name`) holds one trial folder for every variant and sample. In a
-trial folder, `result.json` has one JSON object a training iteration, `params.json` the config, and
-`evaluation.jsonl` one JSON object for every episode of every evaluation.
+A run folder (`Tuner`'s `storage_path/name`) holds one trial folder for every variant and sample.
+In a trial folder, `result.json` has one JSON object a training iteration, `params.json` the config,
+and `evaluation.jsonl` one JSON object for every episode of every evaluation.
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ from typing import Any
 RESULTS = "result.json"
 EPISODES = "evaluation.jsonl"
 DEFAULT_MODULE = "default_policy"
-
-
-class RunFilesError(ValueError):
-    """A folder that is no run, or a file in it that cannot be read; the message is one line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +80,12 @@ def trial_folders(run: str | Path) -> list[Path]:
     """The trial folders of a run folder, or the folder itself if it is one."""
     folder = Path(run)
     if not folder.is_dir():
-        raise RunFilesError(f"{run}: is not a folder. Name a run folder or a trial folder in it.")
+        raise ValueError(f"{run}: is not a folder. Name a run folder or a trial folder in it.")
     if (folder / RESULTS).is_file():
         return [folder]
     found = sorted(path.parent for path in folder.glob(f"*/{RESULTS}"))
     if not found:
-        raise RunFilesError(
+        raise ValueError(
             f"{run}: no {RESULTS} in it or one level below, so it is not a run folder."
         )
     return found
@@ -111,23 +107,28 @@ def read_trial(folder: str | Path) -> Trial:
 
 
 def read_episodes(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of evaluation.jsonl: iteration, split, task_id, task_type, won, return, turns, status."""
+    """Rows of evaluation.jsonl (iteration, split, task_id, task_type, won, return, turns …)."""
     return list(_json_lines(Path(folder) / EPISODES))
 
 
 def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
-    """RLlib repeats the last evaluation in later results, so `evaluation/iteration` tells them apart."""
+    """RLlib repeats an evaluation in later results; `evaluation/iteration` tells them apart."""
     found: dict[int, Evaluation] = {}
     for row in results:
-        if "evaluation/num_episodes" not in row:
-            continue
-        iteration = int(row.get("evaluation/iteration", row["training_iteration"]))
-        found[iteration] = Evaluation(
-            iteration=iteration,
-            total=_wins(row, "evaluation"),
-            by_task_type={name: _wins(row, f"evaluation/task_type/{name}") for name in _types(row)},
-        )
+        if "evaluation/num_episodes" in row:
+            evaluation = evaluation_of(row)
+            found[evaluation.iteration] = evaluation
     return [found[iteration] for iteration in sorted(found)]
+
+
+def evaluation_of(row: Mapping[str, Any]) -> Evaluation:
+    """The evaluation in one result, nested as the algorithm returns it or flat."""
+    row = _flat(row)
+    return Evaluation(
+        iteration=int(row["evaluation/iteration"]),
+        total=_wins(row, "evaluation"),
+        by_task_type={name: _wins(row, f"evaluation/task_type/{name}") for name in _types(row)},
+    )
 
 
 def _types(row: Mapping[str, Any]) -> list[str]:
@@ -145,7 +146,7 @@ def _wins(row: Mapping[str, Any], prefix: str) -> Wins:
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
-        raise RunFilesError(f"{path}: no such file. The run has not reported anything yet.")
+        raise ValueError(f"{path}: no such file. The run has not reported anything yet.")
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
@@ -153,7 +154,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 return
-            raise RunFilesError(f"{path}: line {number} is not JSON ({error.msg}).") from error
+            raise ValueError(f"{path}: line {number} is not JSON ({error.msg}).") from error
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

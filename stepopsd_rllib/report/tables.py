@@ -1,7 +1,8 @@
 """Success per task type with 95 % intervals, as aligned text.
 
 One rate gets the Wilson score interval, the difference of two rates Newcombe's interval (Statistics
-in Medicine 17, 1998, method 10), both from statsmodels. Newcombe's treats the two evaluations as
+in Medicine 17, 1998, method 10), both from scipy.stats import binomtest
+from statsmodels. Newcombe's treats the two evaluations as
 independent samples; they play the same tasks, so it is rather too wide than too narrow.
 """
 
@@ -10,20 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from scipy.stats import binomtest
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from stepopsd_rllib.report.run_files import Evaluation, Wins
 
-SIGNIFICANCE = 0.05
-"""One minus the confidence of every interval shown."""
+CONFIDENCE = 0.95
+"""Of every interval shown."""
 
 
 def wilson_interval(wins: Wins) -> tuple[float, float]:
     """95 % Wilson score interval of a success rate; nan where no episode was played."""
     if wins.episodes == 0:
         return math.nan, math.nan
-    low, high = proportion_confint(wins.won, wins.episodes, alpha=SIGNIFICANCE, method="wilson")
-    return float(low), float(high)
+    interval = binomtest(wins.won, wins.episodes).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def difference_interval(before: Wins, after: Wins) -> tuple[float, float]:
@@ -37,7 +39,7 @@ def difference_interval(before: Wins, after: Wins) -> tuple[float, float]:
         before.episodes,
         compare="diff",
         method="newcomb",
-        alpha=SIGNIFICANCE,
+        alpha=1.0 - CONFIDENCE,
     )
     return float(low), float(high)
 
@@ -73,7 +75,7 @@ def single_table(evaluation: Evaluation) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text in columns: the first to the left, numbers to the right, a line under the header."""
+    """Rows as text in columns; the first row is the header, the last one the sum."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

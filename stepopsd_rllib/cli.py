@@ -1,0 +1,94 @@
+"""The commands of `stepopsd`; the command line itself is read in the module `stepopsd`.
+
+A user's mistake ends with one line and exit status 2, a run that failed with 1. Everything else is
+a fault of this package and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from stepopsd_rllib import failures
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command that was parsed and returns the exit status."""
+    try:
+        return _COMMANDS[options.command](options)
+    except KeyboardInterrupt:
+        print("stepopsd: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        mistake = failures.users_mistake(error)
+        if mistake is None:
+            raise
+        print(f"stepopsd: {mistake}", file=sys.stderr)
+        return USER_MISTAKE
+
+
+def _train(options: argparse.Namespace) -> int:
+    from stepopsd_rllib import training_run
+
+    return training_run.train(
+        options.file,
+        options.overrides,
+        storage=options.storage,
+        name=options.name,
+        dashboard=options.dashboard,
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.report.curves import draw_curves
+    from stepopsd_rllib.report.run_files import read_trial, trial_folders
+    from stepopsd_rllib.report.tables import success_table
+
+    for folder in trial_folders(options.run):
+        trial = read_trial(folder)
+        print(f"{folder.name}\n{success_table(trial.evaluations)}\n")
+        print(f"curves      {draw_curves(trial)}\n")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from stepopsd_rllib import checkpoints
+
+    return checkpoints.evaluate(options.checkpoint, split=options.split, num_tasks=options.tasks)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from stepopsd_rllib import checkpoints
+
+    return checkpoints.export(options.checkpoint, options.directory)
+
+
+def _play(options: argparse.Namespace) -> int:
+    from stepopsd_rllib import play
+
+    return play.play(
+        options.env,
+        play.env_config(options.overrides),
+        split=options.split,
+        task=options.task,
+        seed=options.seed,
+    )
+
+
+def _build_tiny(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.modules import warm_start
+
+    return warm_start.build(options.env, options.output)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "report": _report,
+    "play": _play,
+    "build-tiny": _build_tiny,
+    "export": _export,
+}

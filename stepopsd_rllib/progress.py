@@ -1,0 +1,158 @@
+"""What a run shows while it trains: a line an iteration, readable in a terminal and in a log."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.utils import flatten_dict
+
+# Iterations whose mean duration predicts the rest; recent ones, as episodes get shorter or longer.
+RECENT_ITERATIONS = 10
+# Result key, label, how the value is written.
+COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("env_runners/success_rate", "success", "{:.1%}".format),
+    ("env_runners/episode_return_mean", "return", "{:.2f}".format),
+    ("env_runners/valid_action_ratio", "valid", "{:.0%}".format),
+    ("env_runners/turns_mean", "turns", "{:.1f}".format),
+    ("learners/default_policy/entropy", "entropy", "{:.2f}".format),
+)
+
+
+class StopConditions(tune.Stopper):
+    """Ends a trial at its tuned example's `stop`, or after the iteration in which it was asked to.
+
+    Writes nothing. `interrupt()` makes every running trial end with a checkpoint after its present
+    iteration and keeps the others from starting.
+    """
+
+    def __init__(self, stop: Mapping[str, float]):
+        """Takes result keys and the numbers that end a trial when reached."""
+        self.stop = dict(stop)
+        self.is_interrupted = False
+        self.num_running = 0
+
+    def interrupt(self) -> None:
+        """Asks all trials to end."""
+        self.is_interrupted = True
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether this result is the trial's last."""
+        del trial_id
+        flat = flatten_dict(result)
+        reached = any(flat.get(key, float("-inf")) >= limit for key, limit in self.stop.items())
+        return reached or self.is_interrupted
+
+    def stop_all(self) -> bool:
+        """Whether no further trial may start."""
+        return self.is_interrupted and self.num_running == 0
+
+
+class ProgressLines(tune.Callback):
+    """Prints a line for every iteration and every evaluation of every trial.
+
+    Args:
+        stop: The stop conditions; its time and iteration limits give the time that is left.
+        write: Where a line goes.
+    """
+
+    def __init__(self, stop: StopConditions, write: Callable[[str], None]):
+        """Remembers where lines go; see the class."""
+        self._stop = stop
+        self._write = write
+        self._seconds: dict[str, deque[float]] = {}
+        self._shown_evaluation: dict[str, int] = {}
+        self._started = time.monotonic()
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Says that a trial is being set up: engines and models load before the first line."""
+        self._stop.num_running += 1
+        self._write(f"{self._label(trial, trials)}starting: loading the model and its engines ...")
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Counts the trial out."""
+        self._stop.num_running -= 1
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Counts the trial out; its error is shown at the end."""
+        self._stop.num_running -= 1
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        """Prints the result's line, and its evaluation's where it is a new one."""
+        flat = flatten_dict(result)
+        label = self._label(trial, trials)
+        seconds = self._seconds.setdefault(trial.trial_id, deque(maxlen=RECENT_ITERATIONS))
+        seconds.append(flat["time_this_iter_s"])
+        self._write(label + iteration_line(flat, self._stop.stop, seconds))
+        made_at = flat.get("evaluation/iteration")
+        if made_at is not None and self._shown_evaluation.get(trial.trial_id) != made_at:
+            self._shown_evaluation[trial.trial_id] = made_at
+            self._write(label + evaluation_line(flat))
+
+    @staticmethod
+    def _label(trial: Trial, trials: Iterable[Trial]) -> str:
+        return f"[{trial.trial_id}] " if len(list(trials)) > 1 else ""
+
+
+def iteration_line(
+    flat: Mapping[str, Any], stop: Mapping[str, float], recent_seconds: Iterable[float]
+) -> str:
+    """One training iteration: number, what was learned, its duration and the time left."""
+    number = str(flat["training_iteration"])
+    if "training_iteration" in stop:
+        last = f"{stop['training_iteration']:.0f}"
+        number = f"{number.rjust(len(last))}/{last}"
+    parts = [f"iteration {number}"]
+    parts += [f"{name} {write(flat[key])}" for key, name, write in COLUMNS if key in flat]
+    parts.append(f"{flat['time_this_iter_s']:.1f} s")
+    left = seconds_left(flat, stop, list(recent_seconds))
+    if left is not None:
+        parts.append(f"{clock(left)} left")
+    return "  ".join(parts)
+
+
+def evaluation_line(flat: Mapping[str, Any]) -> str:
+    """One evaluation: success with its interval, the number of tasks and when it was made."""
+    return (
+        f"  evaluation after {flat['evaluation/iteration']} iterations: "
+        f"{flat['evaluation/success_rate']:.1%} "
+        f"[{flat['evaluation/success_rate_low']:.1%}, {flat['evaluation/success_rate_high']:.1%}] "
+        f"of {flat['evaluation/num_episodes']:.0f} tasks"
+    )
+
+
+def seconds_left(
+    flat: Mapping[str, Any], stop: Mapping[str, float], recent_seconds: list[float]
+) -> float | None:
+    """Seconds to the first limit that can be foreseen: iterations or time; None without either."""
+    candidates = []
+    if "training_iteration" in stop:
+        iterations = max(0.0, stop["training_iteration"] - flat["training_iteration"])
+        candidates.append(iterations * sum(recent_seconds) / len(recent_seconds))
+    if "time_total_s" in stop:
+        candidates.append(max(0.0, stop["time_total_s"] - flat["time_total_s"]))
+    return min(candidates) if candidates else None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
