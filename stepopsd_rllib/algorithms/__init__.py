@@ -4,4 +4,8 @@ from __future__ import annotations
 
 from ray.rllib.algorithms.algorithm import Algorithm
 
-ALGORITHMS: dict[str, type[Algorithm]] = {}
+from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+
+ALGORITHMS: dict[str, type[Algorithm]] = {"GRPO": GRPO}
+
+__all__ = ["ALGORITHMS", "GRPO", "GRPOConfig"]

@@ -78,7 +78,9 @@ def to_rllib(episode: AgentEpisode) -> SingleAgentEpisode:
         rewards=[turn.reward for turn in turns],
         terminated=ended_by_task,
         truncated=not ended_by_task,
-        extra_model_outputs={column: [getattr(turn, column) for turn in turns] for column in _TOKEN_COLUMNS},
+        extra_model_outputs={
+            column: [getattr(turn, column) for turn in turns] for column in _TOKEN_COLUMNS
+        },
         len_lookback_buffer=0,
     )
     rllib_episode.custom_data.update(
@@ -107,7 +109,9 @@ def from_rllib(rllib_episode: SingleAgentEpisode) -> AgentEpisode:
     observations = list(rllib_episode.get_observations())
     responses = list(rllib_episode.get_actions())
     rewards = rllib_episode.get_rewards()
-    tokens = {column: list(rllib_episode.get_extra_model_outputs(column)) for column in _TOKEN_COLUMNS}
+    tokens = {
+        column: list(rllib_episode.get_extra_model_outputs(column)) for column in _TOKEN_COLUMNS
+    }
     turns = tuple(
         Turn(
             observation=observations[i],

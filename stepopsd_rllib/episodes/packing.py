@@ -52,8 +52,12 @@ def pack_episodes(episodes: Sequence[AgentEpisode]) -> TokenRows:
     rows: list[tuple[int, list[tuple[int, Turn]]]] = []
     for index, episode in enumerate(episodes):
         turns = list(enumerate(episode.turns))
-        rows.extend([(index, turns)] if episode.context == "append" else [(index, [turn]) for turn in turns])
-    lengths = [sum(len(turn.prompt_ids) + len(turn.response_ids) for _, turn in turns) for _, turns in rows]
+        rows.extend(
+            [(index, turns)] if episode.context == "append" else [(index, [turn]) for turn in turns]
+        )
+    lengths = [
+        sum(len(turn.prompt_ids) + len(turn.response_ids) for _, turn in turns) for _, turns in rows
+    ]
     shape = (len(rows), max(lengths, default=0))
     input_ids = np.zeros(shape, dtype=np.int64)
     response_mask = np.zeros(shape, dtype=bool)

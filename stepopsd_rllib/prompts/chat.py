@@ -38,7 +38,9 @@ class ChatFormat:
                 ⏎<|im_start|>user⏎The fridge 1 is closed.<|im_end|>⏎<|im_start|>assistant⏎
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] | None = None):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] | None = None
+    ):
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 f"agent.model={tokenizer.name_or_path!r}: its tokenizer has no chat template, so turns cannot be told "
@@ -71,7 +73,9 @@ class ChatFormat:
     def closes_turn(self, response_ids: Sequence[int]) -> bool:
         """Whether a response ends with the token by which the template closes an assistant turn."""
         closing, _ = self._turn_start
-        return len(response_ids) > 0 and response_ids[-1] == self.tokenizer.convert_tokens_to_ids(closing)
+        return len(response_ids) > 0 and response_ids[-1] == self.tokenizer.convert_tokens_to_ids(
+            closing
+        )
 
     def text(self, response_ids: Sequence[int]) -> str:
         """Text of a response without special tokens."""

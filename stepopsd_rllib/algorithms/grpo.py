@@ -1,0 +1,328 @@
+"""GRPO: group-relative policy optimisation for multi-turn agents (arXiv:2402.03300).
+
+Each task is played G times. The return R of an episode is compared with its siblings,
+
+    A = (R − mean(R_group)) / (std(R_group) + eps)
+
+and every token that the policy sampled in the episode gets that one number. The loss is PPO's clipped surrogate
+with the ratio r = exp(log π(token) − log π_old(token)),
+
+    L = Σ w · max(−A·r, −A·clip(r, 1 − clip_low, 1 + clip_high)) + kl_coeff · KL(π ‖ π_ref) − entropy_coeff · H
+
+with token weights w that are exact over all micro-batches and learners.
+
+Departures from the papers and reference programs, and the key that restores each:
+
+- Statistics are over episodes; the verl-agent family takes them over rows, so that an episode of many turns
+  counts many times: `advantage_statistics="rows"`.
+- `token-mean` divides by the tokens of the whole minibatch; the reference divides micro-batch by micro-batch.
+- An all-equal group has advantage 0 exactly.
+
+Named variants: Dr.GRPO (arXiv:2503.20783) is `normalize_advantages=False` with
+`loss_aggregation="seq-mean-token-sum-norm"`; DAPO (arXiv:2503.14476) is `clip_high=0.28` with
+`dynamic_sampling=True`; GSPO (arXiv:2507.18071) is `importance_ratio="sequence"` with
+`loss_aggregation="seq-mean-token-mean"`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.connectors.common import NumpyToTensor
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from stepopsd_rllib.algorithms.agent_algorithm import AgentAlgorithm
+from stepopsd_rllib.algorithms.agent_config import AgentConfig
+from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
+from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
+from stepopsd_rllib.connectors.token_batch import TokenBatch
+from stepopsd_rllib.learner import TokenLearner
+from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, kl_divergence
+from stepopsd_rllib.objectives.reduction import AGGREGATIONS, weighted_sum
+from stepopsd_rllib.objectives.surrogate import (
+    clipped_surrogate,
+    sequence_log_ratio,
+    token_log_ratio,
+    truncated_importance_weights,
+)
+
+
+class GRPOConfig(AgentConfig):
+    """Configuration of GRPO. Defaults follow the ALFWorld setting of the verl-agent family."""
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class or GRPO)
+        self.clip_low = 0.2
+        self.clip_high = 0.2
+        self.dual_clip: float | None = 3.0
+        self.importance_ratio: Literal["token", "sequence"] = "token"
+        self.loss_aggregation = "token-mean"
+        self.advantage_statistics: Literal["episodes", "rows"] = "episodes"
+        self.normalize_advantages = True
+        self.advantage_eps = 1e-6
+        self.invalid_action_penalty = 0.1
+        self.kl_coeff = 0.01
+        self.kl_estimator = "k3"
+        self.entropy_coeff = 0.001
+        self.dynamic_sampling = False
+        self.dynamic_sampling_rounds = 10
+        self.importance_cap: float | None = None
+        self.old_log_probs: Literal["learner", "sampler"] = "learner"
+        self.weight_decay = 0.01
+        self.adam_betas = (0.9, 0.999)
+        self.adam_eps = 1e-8
+        self.lr_warmup_steps = 0
+
+    @override(AlgorithmConfig)
+    def training(
+        self,
+        *,
+        clip_low: float | NotProvided = NotProvided,
+        clip_high: float | NotProvided = NotProvided,
+        dual_clip: float | None | NotProvided = NotProvided,
+        importance_ratio: str | NotProvided = NotProvided,
+        loss_aggregation: str | NotProvided = NotProvided,
+        advantage_statistics: str | NotProvided = NotProvided,
+        normalize_advantages: bool | NotProvided = NotProvided,
+        advantage_eps: float | NotProvided = NotProvided,
+        invalid_action_penalty: float | NotProvided = NotProvided,
+        kl_coeff: float | NotProvided = NotProvided,
+        kl_estimator: str | NotProvided = NotProvided,
+        entropy_coeff: float | NotProvided = NotProvided,
+        dynamic_sampling: bool | NotProvided = NotProvided,
+        dynamic_sampling_rounds: int | NotProvided = NotProvided,
+        importance_cap: float | None | NotProvided = NotProvided,
+        old_log_probs: str | NotProvided = NotProvided,
+        weight_decay: float | NotProvided = NotProvided,
+        adam_betas: tuple[float, float] | NotProvided = NotProvided,
+        adam_eps: float | NotProvided = NotProvided,
+        lr_warmup_steps: int | NotProvided = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the objective and the optimizer.
+
+        Args:
+            clip_low: ε_lo, lower clip of the ratio (0.2).
+            clip_high: ε_hi, upper clip (0.2; 0.28 in DAPO).
+            dual_clip: c, bound of the loss of a negative advantage (3.0; none in the Search-R1 family).
+            importance_ratio: "token", or "sequence" (GSPO).
+            loss_aggregation: "token-mean", "seq-mean-token-sum", "seq-mean-token-mean" or
+                "seq-mean-token-sum-norm" (divisor `max_context_tokens`).
+            advantage_statistics: Group mean and deviation over "episodes" or over "rows".
+            normalize_advantages: Divide by the group's standard deviation (False in Dr.GRPO).
+            advantage_eps: Added to the standard deviation, unit of the return.
+            invalid_action_penalty: Taken from the return for each invalid action (0.1; 0.01 on Search-QA).
+            kl_coeff: β, weight of the KL to the frozen initial model (0.01; 0.001 on Search-QA). 0 loads none.
+            kl_estimator: "k1", "abs", "k2" or "k3".
+            entropy_coeff: Weight of the entropy bonus (0.001).
+            dynamic_sampling: Sample again for groups whose returns are all equal (DAPO).
+            dynamic_sampling_rounds: Most sampling rounds of a step; the last keeps what there is (10).
+            importance_cap: Cap of the truncated importance weight between sampler and learner; none turns it
+                off. Its ratio is logged either way.
+            old_log_probs: Denominator of the ratio: recomputed by the "learner", or the "sampler"'s own.
+            weight_decay: Of AdamW (0.01).
+            adam_betas: Of AdamW.
+            adam_eps: Of AdamW.
+            lr_warmup_steps: Optimizer steps of linear warm-up.
+            kwargs: RLlib's own, such as `lr`, `grad_clip`, `num_epochs` and `minibatch_size` (rows of one
+                optimizer step over all learners; none takes one step on everything).
+
+        Returns:
+            This config.
+        """
+        given = {
+            k: v
+            for k, v in locals().items()
+            if k not in ("self", "kwargs", "__class__") and v is not NotProvided
+        }
+        super().training(**kwargs)
+        for name, value in given.items():
+            setattr(self, name, value)
+        return self
+
+    @override(AgentConfig)
+    def validate(self) -> None:
+        """Checks the objective's keys."""
+        super().validate()
+        for key, is_right, requirement in (
+            ("clip_low", 0 <= self.clip_low < 1, "in [0, 1)"),
+            ("clip_high", self.clip_high >= 0, "at least 0"),
+            ("dual_clip", self.dual_clip is None or self.dual_clip > 1, "above 1, or none"),
+            (
+                "importance_ratio",
+                self.importance_ratio in ("token", "sequence"),
+                "'token' or 'sequence'",
+            ),
+            (
+                "loss_aggregation",
+                self.loss_aggregation in AGGREGATIONS,
+                f"one of {', '.join(AGGREGATIONS)}",
+            ),
+            (
+                "advantage_statistics",
+                self.advantage_statistics in ("episodes", "rows"),
+                "'episodes' or 'rows'",
+            ),
+            ("advantage_eps", self.advantage_eps > 0, "above 0"),
+            ("invalid_action_penalty", self.invalid_action_penalty >= 0, "at least 0"),
+            ("kl_coeff", self.kl_coeff >= 0, "at least 0"),
+            (
+                "kl_estimator",
+                self.kl_estimator in KL_ESTIMATORS,
+                f"one of {', '.join(KL_ESTIMATORS)}",
+            ),
+            ("entropy_coeff", self.entropy_coeff >= 0, "at least 0"),
+            ("dynamic_sampling_rounds", self.dynamic_sampling_rounds >= 1, "at least 1"),
+            (
+                "importance_cap",
+                self.importance_cap is None or self.importance_cap > 0,
+                "above 0, or none",
+            ),
+            (
+                "old_log_probs",
+                self.old_log_probs in ("learner", "sampler"),
+                "'learner' or 'sampler'",
+            ),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("lr_warmup_steps", self.lr_warmup_steps >= 0, "at least 0"),
+        ):
+            if not is_right:
+                self._value_error(f"config.{key}={getattr(self, key)!r}: must be {requirement}.")
+
+    @override(AlgorithmConfig)
+    def get_default_learner_class(self) -> type[TokenLearner]:
+        """The GRPO learner."""
+        return GRPOLearner
+
+    @override(AlgorithmConfig)
+    def build_learner_connector(
+        self, input_observation_space: Any, input_action_space: Any, device: Any = None
+    ) -> ConnectorV2:
+        """Rows, advantages and scores, then the user's own pieces, then tensors on the device."""
+        pipeline = super().build_learner_connector(
+            input_observation_space, input_action_space, device
+        )
+        for piece in reversed(self.learner_connectors()):
+            pipeline.prepend(piece)
+        pipeline.append(NumpyToTensor(as_learner_connector=True, device=device))
+        return pipeline
+
+    def learner_connectors(self) -> list[ConnectorV2]:
+        """The learner's connectors in order; an algorithm with another credit appends its own."""
+        pieces: list[ConnectorV2] = [
+            TokenBatch(),
+            GroupAdvantages(
+                statistics=self.advantage_statistics,
+                normalize=self.normalize_advantages,
+                eps=self.advantage_eps,
+                penalty=self.invalid_action_penalty,
+            ),
+        ]
+        if self.old_log_probs == "learner" and not self.takes_one_step():
+            pieces.append(OldLogProbs(max_tokens=self.micro_batch_tokens))
+        if self.kl_coeff > 0:
+            pieces.append(ReferenceLogProbs(max_tokens=self.micro_batch_tokens))
+        return pieces
+
+    def takes_one_step(self) -> bool:
+        """Whether a training step is one optimizer step on all rows, so that the old policy is the current one."""
+        return self.num_epochs == 1 and self.minibatch_size is None
+
+    @override(AgentConfig)
+    def module_options(self) -> dict[str, Any]:
+        """Adds the KL reference."""
+        return super().module_options() | {
+            "with_reference": self.kl_coeff > 0,
+            "entropy_gradient": self.entropy_coeff > 0,
+        }
+
+
+class GRPOLearner(TokenLearner):
+    """Clipped surrogate, KL to the frozen reference, entropy bonus."""
+
+    config: GRPOConfig
+
+    @override(TokenLearner)
+    def compute_loss_for_module(
+        self,
+        *,
+        module_id: str,
+        config: GRPOConfig,
+        batch: dict[str, Any],
+        fwd_out: dict[str, Tensor],
+    ) -> Tensor:
+        """The loss of a micro-batch: its share of the minibatch loss."""
+        del module_id
+        log_probs_BT, mask_BT = fwd_out["policy_log_probs"], batch["response_mask"]
+        old_BT = self.old_log_probs(batch, log_probs_BT)
+        if batch["is_on_policy"]:
+            self._log_sampler_difference(batch, log_probs_BT.detach())
+        ratio_of = token_log_ratio if config.importance_ratio == "token" else sequence_log_ratio
+        surrogate = clipped_surrogate(
+            ratio_of(log_probs_BT, old_BT, mask_BT),
+            batch["advantages"],
+            mask_BT,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+        )
+        loss_BT = surrogate.loss
+        if config.importance_cap is not None:
+            loss_BT = loss_BT * truncated_importance_weights(
+                old_BT, batch["behaviour_log_probs"], mask_BT, maximum=config.importance_cap
+            )
+        loss = weighted_sum(loss_BT, batch["loss_weights"])
+        self.sums.add_loss("policy_loss", loss)
+        self.sums.add_mean("clip_fraction", surrogate.is_clipped, mask_BT)
+        self.sums.add_mean("dual_clip_fraction", surrogate.is_dual_clipped, mask_BT)
+        self.sums.add_mean("approximate_kl", old_BT - log_probs_BT, mask_BT)
+        self.sums.add_mean("entropy", fwd_out["entropy"], mask_BT)
+        self.sums.add_mean("advantage_magnitude", batch["advantages"].abs(), mask_BT)
+        if config.kl_coeff > 0:
+            kl_BT = kl_divergence(
+                log_probs_BT, batch["reference_log_probs"], mask_BT, estimator=config.kl_estimator
+            )
+            self.sums.add_mean("kl_to_reference", kl_BT, mask_BT)
+            loss = loss + config.kl_coeff * weighted_sum(kl_BT, batch["loss_weights"])
+        if config.entropy_coeff > 0:
+            loss = loss - config.entropy_coeff * weighted_sum(
+                fwd_out["entropy"], batch["loss_weights"]
+            )
+        return loss
+
+    def old_log_probs(self, batch: dict[str, Any], log_probs_BT: Tensor) -> Tensor:
+        """Log-probs of the policy before the step, float32 [B, T], detached."""
+        if self.config.old_log_probs == "sampler":
+            return batch["behaviour_log_probs"]
+        return batch.get("old_log_probs", log_probs_BT.detach())
+
+    @override(TokenLearner)
+    def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
+        """Rows with an advantage; all rows where KL or entropy have a gradient everywhere."""
+        if self.config.kl_coeff > 0 or self.config.entropy_coeff > 0:
+            return super().rows_with_gradient(columns)
+        return (columns["advantages"] != 0).any(dim=1).nonzero()[:, 0].cpu()
+
+    def _log_sampler_difference(self, batch: dict[str, Any], learner_BT: Tensor) -> None:
+        mask_BT = batch["response_mask"]
+        difference_BT = learner_BT - batch["behaviour_log_probs"]
+        self.sums.add_mean("sampler_log_prob_difference_mean", difference_BT.abs(), mask_BT)
+        self.sums.add_max("sampler_log_prob_difference_max", difference_BT.abs(), mask_BT)
+        self.sums.add_mean(
+            "sampler_importance_ratio_mean", difference_BT.clamp(-20, 20).exp(), mask_BT
+        )
+
+
+class GRPO(AgentAlgorithm):
+    """GRPO as an RLlib algorithm."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> GRPOConfig:
+        """The default config."""
+        return GRPOConfig()

@@ -1,0 +1,69 @@
+"""Group-relative advantages of token rows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+
+from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.objectives.advantages import group_advantages, invalid_action_penalties
+
+
+class GroupAdvantages(ConnectorV2):
+    """Writes `advantages` float32 [B, T]: one number a row, 0 outside the response mask.
+
+    Requires complete groups of finished episodes, and the columns of `TokenBatch`.
+
+    With `statistics="episodes"` an episode has one score, its return minus `penalty` for each of its invalid
+    actions, in both row layouts. With `statistics="rows"` every row is scored on its own, as the verl-agent
+    family does: a row of one turn is penalised for its own action only, and long episodes count more often.
+    """
+
+    def __init__(
+        self,
+        *,
+        statistics: Literal["episodes", "rows"],
+        normalize: bool,
+        eps: float,
+        penalty: float,
+        **kwargs: Any,
+    ):
+        """Keeps the settings; see `GRPOConfig.training` for their meaning."""
+        super().__init__(**kwargs)
+        self.statistics = statistics
+        self.normalize = normalize
+        self.eps = eps
+        self.penalty = penalty
+
+    @override(ConnectorV2)
+    def __call__(
+        self, *, batch: dict[str, Any], shared_data: dict, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Scores the rows and compares each with its group."""
+        columns = batch[DEFAULT_MODULE_ID]
+        episodes = episodes_of(shared_data)
+        episode_B = columns["episode_index"]
+        returns_N = torch.tensor([episode.return_ for episode in episodes], dtype=torch.float32)
+        group_N = torch.tensor([episode.group for episode in episodes], dtype=torch.int64)
+        is_turn_row = len(episode_B) > len(episodes)
+        if self.statistics == "rows" and is_turn_row:
+            is_valid_B = torch.tensor(
+                [turn.is_action_valid for episode in episodes for turn in episode.turns]
+            )
+            penalties_B = invalid_action_penalties(is_valid_B, coefficient=self.penalty)
+        else:
+            num_invalid_N = torch.tensor([episode.num_invalid_actions for episode in episodes])
+            penalties_B = (-self.penalty * num_invalid_N)[episode_B]
+        advantages_B = group_advantages(
+            returns_N[episode_B] + penalties_B,
+            group_N[episode_B],
+            episode_B=episode_B if self.statistics == "episodes" else None,
+            normalize=self.normalize,
+            eps=self.eps,
+        )
+        columns["advantages"] = advantages_B[:, None] * columns["response_mask"]
+        return batch

@@ -1,0 +1,77 @@
+"""Log-probs of all rows under one of the module's models, by token budget, without gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+from torch import Tensor, nn
+
+from stepopsd_rllib.episodes.packing import micro_batches
+from stepopsd_rllib.modules.causal_lm import CausalLMModule
+
+
+def score_rows(
+    module: CausalLMModule, model: nn.Module, columns: dict[str, Tensor], *, max_tokens: int
+) -> Tensor:
+    """Log-probs of the response tokens under `model`.
+
+    Args:
+        module: Owner of the model; knows temperature and precision.
+        model: One of the module's models.
+        columns: `input_ids`, `response_mask` [B, T] and `lengths` [B].
+        max_tokens: Padded tokens of one forward pass.
+
+    Returns:
+        Float32 [B, T] on the device of `columns`, 0 outside the response mask.
+    """
+    device = next(model.parameters()).device
+    log_probs_BT = torch.zeros_like(columns["behaviour_log_probs"])
+    with torch.no_grad():
+        for rows in micro_batches(columns["lengths"], max_tokens=max_tokens):
+            longest = int(columns["lengths"][rows].max())
+            ids_BT = columns["input_ids"][rows, :longest].to(device)
+            mask_BT = columns["response_mask"][rows, :longest].to(device)
+            part_BT, _ = module.score(model, ids_BT, mask_BT)
+            log_probs_BT[rows, :longest] = part_BT.to(log_probs_BT.device)
+    return log_probs_BT
+
+
+class OldLogProbs(ConnectorV2):
+    """Writes `old_log_probs` [B, T]: the learner's own log-probs before the first update of the step.
+
+    Left out where one optimizer step is taken on the whole batch: there the old policy is the current one.
+    """
+
+    def __init__(self, *, max_tokens: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.max_tokens = max_tokens
+
+    @override(ConnectorV2)
+    def __call__(self, *, rl_module: Any, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        module = rl_module[DEFAULT_MODULE_ID].unwrapped()
+        columns = batch[DEFAULT_MODULE_ID]
+        columns["old_log_probs"] = score_rows(
+            module, module.language_model, columns, max_tokens=self.max_tokens
+        )
+        return batch
+
+
+class ReferenceLogProbs(ConnectorV2):
+    """Writes `reference_log_probs` [B, T]: the frozen KL anchor's log-probs of the response tokens."""
+
+    def __init__(self, *, max_tokens: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.max_tokens = max_tokens
+
+    @override(ConnectorV2)
+    def __call__(self, *, rl_module: Any, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        module = rl_module[DEFAULT_MODULE_ID].unwrapped()
+        columns = batch[DEFAULT_MODULE_ID]
+        columns["reference_log_probs"] = score_rows(
+            module, module.reference, columns, max_tokens=self.max_tokens
+        )
+        return batch

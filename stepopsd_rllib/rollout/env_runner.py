@@ -1,0 +1,182 @@
+"""The RLlib EnvRunner that plays text environments with a language-model sampler in its own process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import torch
+from envs.text_env import TextEnv
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.checkpoints import Checkpointable
+
+from stepopsd_rllib.episodes import to_rllib
+from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.rollout.sampler import Sampler
+from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
+
+if TYPE_CHECKING:
+    from stepopsd_rllib.algorithms.grpo import GRPOConfig
+
+
+class TextEnvRunner(EnvRunner, Checkpointable):
+    """Samples whole episodes of requested tasks; one environment step of an episode is one turn.
+
+    The local runner of an algorithm that has remote ones holds an environment (for task lists) but no sampler.
+    Weights arrive through `load_weights` alone, blocking and with a version; `set_state` never carries any.
+    """
+
+    def __init__(self, *, config: GRPOConfig, **kwargs: Any):
+        """Makes an environment; the sampler is started by the first call that needs it."""
+        super().__init__(config=config, **kwargs)
+        self.config: GRPOConfig
+        self.module = None
+        self.env: TextEnv = make_text_env(self.config.env, self.config.env_config)
+        self._sampler: Sampler | None = None
+        self._loop: TurnLoop | None = None
+
+    @override(EnvRunner)
+    def sample(
+        self,
+        *,
+        requests: Sequence[EpisodeRequest] | None = None,
+        num_episodes: int | None = None,
+        explore: bool = True,
+        **kwargs: Any,
+    ) -> list[SingleAgentEpisode]:
+        """Plays the requested episodes to their end.
+
+        Args:
+            requests: What to play. Without it, `num_episodes` seeded training tasks are drawn.
+            num_episodes: Number of episodes when there are no requests; default one group.
+            explore: Sample as in training; False uses the evaluation temperature.
+            kwargs: Ignored (RLlib passes more).
+
+        Returns:
+            One episode a request, errors included, in the order of the requests.
+        """
+        del kwargs
+        if requests is None:
+            requests = self._draw_requests(num_episodes or self.config.group_size)
+        settings = self.config.rollout_settings(explore=explore)
+        episodes = {(e.group, e.rollout): e for e in self._started_loop().run(requests, settings)}
+        return [to_rllib(episodes[request.group, request.rollout]) for request in requests]
+
+    def load_weights(self, weights: Mapping[str, Any], version: int) -> int:
+        """Loads a complete set of weights into the sampler, blocking.
+
+        Returns:
+            The version that the sampler now says it has.
+        """
+        self._started_loop()
+        assert self._sampler is not None
+        self._sampler.load_weights(
+            {name: torch.as_tensor(value) for name, value in weights.items()}, version
+        )
+        return self._sampler.weights_version
+
+    def score(self, token_ids: Sequence[int]) -> Any:
+        """The sampler's log-probs of given tokens, float32 [T-1], for verification."""
+        self._started_loop()
+        assert self._sampler is not None
+        return self._sampler.score(token_ids)
+
+    @override(EnvRunner)
+    def assert_healthy(self) -> None:
+        """Checks that the constructor went through."""
+        assert self.env is not None
+
+    @override(EnvRunner)
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        """The text spaces of the environment."""
+        spaces = (self.env.observation_space, self.env.action_space)
+        return {
+            INPUT_ENV_SPACES: spaces,
+            INPUT_ENV_SINGLE_SPACES: spaces,
+            DEFAULT_MODULE_ID: spaces,
+        }
+
+    @override(EnvRunner)
+    def get_metrics(self) -> Any:
+        """Metrics of this runner; episode metrics are computed where the episodes are gathered."""
+        return self.metrics.reduce()
+
+    @override(Checkpointable)
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Nothing: task order and seeds belong to the algorithm, weights to the learners."""
+        del components, not_components, kwargs
+        return {}
+
+    @override(Checkpointable)
+    def set_state(self, state: Any) -> None:
+        """Ignores RLlib's unversioned weight updates; see `load_weights`."""
+        del state
+
+    @override(Checkpointable)
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple, dict[str, Any]]:
+        """Arguments to make this runner again."""
+        return (), {"config": self.config, "worker_index": self.worker_index}
+
+    @override(Checkpointable)
+    def get_checkpointable_components(self) -> list:
+        """None."""
+        return []
+
+    @override(EnvRunner)
+    def stop(self) -> None:
+        """Closes environments and the sampler's engine."""
+        if self._loop is not None:
+            self._loop.close()
+        if self._sampler is not None:
+            self._sampler.close()
+        self._loop = self._sampler = None
+
+    def _started_loop(self) -> TurnLoop:
+        if self._loop is None:
+            self._sampler = self.config.make_sampler()
+            self._loop = TurnLoop(
+                make_env=lambda: make_text_env(self.config.env, self.config.env_config),
+                sampler=self._sampler,
+                chat=self.config.chat_format(),
+                max_concurrent=self.config.num_envs_per_env_runner,
+            )
+        return self._loop
+
+    def _draw_requests(self, count: int) -> list[EpisodeRequest]:
+        rng = torch.Generator().manual_seed(self._seed or 0)
+        tasks = self.env.tasks("train")
+        task = tasks[int(torch.randint(len(tasks), (1,), generator=rng))]
+        return [EpisodeRequest(task_id=task, group=0, rollout=i, seed=i) for i in range(count)]
+
+
+def make_text_env(env_id: str, env_config: Mapping[str, Any]) -> TextEnv:
+    """Makes a registered text environment.
+
+    Raises:
+        ValueError: No such environment, or one that does not keep the text contract.
+    """
+    import envs  # noqa: F401  (registers the package's environments)
+
+    try:
+        env = gym.make(env_id, disable_env_checker=True, **env_config).unwrapped
+    except gym.error.Error as error:
+        raise ValueError(
+            f"config.env={env_id!r}: {error} The package brings 'stepopsd/ALFWorld-v0' and 'stepopsd/SearchQA-v0'; "
+            "another module's environment is written 'module:namespace/Name-v0'."
+        ) from error
+    if not isinstance(env, TextEnv):
+        raise ValueError(
+            f"config.env={env_id!r} is a {type(env).__name__}, not a text environment: it has no task list and no "
+            "messages. Derive it from envs.text_env.TextEnv."
+        )
+    return env
+
+
+__all__ = ["ChatFormat", "TextEnvRunner", "make_text_env"]

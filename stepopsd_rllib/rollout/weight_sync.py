@@ -1,0 +1,86 @@
+"""Learner weights to samplers: blocking, versioned, and checked.
+
+RLlib's own `sync_weights` may drop an update while an earlier one is in flight, without an error. Here every
+sampler answers with the version it has loaded, and an answer that is missing or wrong is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+if TYPE_CHECKING:
+    from ray.rllib.core.learner.learner_group import LearnerGroup
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+
+class WeightSyncError(RuntimeError):
+    """A sampler does not have the weights it should have."""
+
+
+def sync_weights(
+    learner_group: LearnerGroup,
+    env_runner_group: EnvRunnerGroup,
+    *,
+    version: int,
+    runner_ids: Sequence[int] | None = None,
+    timeout_s: float,
+) -> int:
+    """Loads the learners' weights into samplers and waits for all of them.
+
+    Args:
+        learner_group: Source; all learners hold the same weights, the first one gives them.
+        env_runner_group: Targets: its remote runners, or the local one where there are no remote ones.
+        version: Number of the weights, checked in every answer.
+        runner_ids: Only these remote runners; all healthy ones by default.
+        timeout_s: Seconds to wait for the slowest runner.
+
+    Returns:
+        Number of samplers that loaded the weights. Runners that died meanwhile are not counted: RLlib marks
+        them, and they get their weights when they are restored.
+
+    Raises:
+        WeightSyncError: A runner that is alive did not load these weights.
+    """
+    if env_runner_group.num_remote_env_runners() == 0:
+        weights = _learner_weights(learner_group, as_reference=False)
+        loaded = [(0, env_runner_group.local_env_runner.load_weights(weights, version))]
+        expected = {0}
+    else:
+        reference = _learner_weights(learner_group, as_reference=True)
+        loaded = env_runner_group.foreach_env_runner(
+            lambda runner: (runner.worker_index, runner.load_weights(ray.get(reference), version)),
+            local_env_runner=False,
+            remote_worker_ids=list(runner_ids) if runner_ids is not None else None,
+            timeout_seconds=timeout_s,
+        )
+        alive = set(env_runner_group.healthy_env_runner_ids())
+        expected = alive if runner_ids is None else alive & set(runner_ids)
+    wrong = {index: got for index, got in loaded if got != version}
+    missing = expected - {index for index, _ in loaded}
+    if wrong or missing:
+        raise WeightSyncError(
+            f"Weights of version {version}: runners {sorted(missing)} did not answer within {timeout_s:.0f} s, "
+            f"runners {wrong} answered with another version. Raise config.weight_sync_timeout_s if the model is large."
+        )
+    return len(loaded)
+
+
+def _learner_weights(learner_group: LearnerGroup, *, as_reference: bool) -> Any:
+    """The first learner's weights; as a reference to arrays in the object store, or as live tensors."""
+    if not as_reference and learner_group.is_local:
+        return learner_group._learner.sampler_weights()
+    if learner_group.is_local:
+        return ray.put(_to_numpy(learner_group._learner.sampler_weights()))
+    # The learner puts the arrays itself, so that they never pass through the driver.
+    results = learner_group.foreach_learner(
+        lambda learner: [ray.put(_to_numpy(learner.sampler_weights()))], remote_actor_ids=[0]
+    )
+    reference = next(iter(results.ignore_errors())).get()[0]
+    return reference if as_reference else ray.get(reference)
+
+
+def _to_numpy(weights: dict[str, Any]) -> dict[str, Any]:
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in weights.items()}
