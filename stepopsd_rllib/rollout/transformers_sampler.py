@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class TransformersSampler:
         *,
         max_context_tokens: int,
         max_concurrent: int = 64,
-        dtype: torch.dtype | None = None,
+        dtype: str | None = None,
         device: str | None = None,
     ) -> None:
         """Loads the model.
@@ -79,12 +80,13 @@ class TransformersSampler:
         if max_concurrent < 1:
             raise ValueError(f"max_concurrent={max_concurrent}: give at least 1.")
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        default = torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+        default = "bfloat16" if self._device.type == "cuda" else "float32"
+        loaded = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=dtype or default, attn_implementation="sdpa"
         )
+        model = cast(torch.nn.Module, loaded)
         _require_full_attention(model.config, max_context_tokens)
-        self._model = model.eval().requires_grad_(False).to(self._device)
+        self._model = model.to(self._device).eval().requires_grad_(False)
         self.max_context_tokens = max_context_tokens
         self.weights_version = NO_VERSION
         self.prompt_tokens = 0
