@@ -1,0 +1,149 @@
+"""What an analyzer of finished episodes reads and writes (OPID): records in, skills out.
+
+An analyzer that cannot do its work returns None for that episode, which then keeps its outcome
+advantage; the failure is counted by reason. It never makes a skill up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+Outcome = Literal["success", "failure", "unknown"]
+
+
+class RecordedTurn(Protocol):
+    """What an analyzer reads of a turn; `episodes.Turn` has it all."""
+
+    @property
+    def observation(self) -> str:
+        """Environment text that the response answers."""
+        ...
+
+    @property
+    def response(self) -> str:
+        """The policy's whole text."""
+        ...
+
+    @property
+    def action(self) -> str:
+        """What was parsed from it and executed."""
+        ...
+
+    @property
+    def is_action_valid(self) -> bool:
+        """Whether the response followed the action format."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpisodeRecord:
+    """A finished episode, as an analyzer sees it.
+
+    Attributes:
+        task: Description of the task, in the environment's words.
+        outcome: How it ended.
+        turns: In order; each is a candidate for a step skill, numbered from 0.
+    """
+
+    task: str
+    outcome: Outcome
+    turns: Sequence[RecordedTurn]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpisodeSkills:
+    """What an analyzer learnt from one episode.
+
+    Attributes:
+        episode_summary: What happened; for people.
+        episode_skill: One rule: a workflow after a success, an avoidance rule after a failure.
+        step_skills: One short imperative sentence each, by 0-based turn.
+    """
+
+    episode_summary: str
+    episode_skill: str
+    step_skills: Mapping[int, str]
+
+    def limited_to(self, *, num_turns: int, max_step_skills: int) -> EpisodeSkills:
+        """Keeps the first step skills, in the order given, that name a turn of the episode."""
+        known = [
+            (turn, text)
+            for turn, text in self.step_skills.items()
+            if 0 <= turn < num_turns and text.strip()
+        ]
+        return EpisodeSkills(
+            episode_summary=self.episode_summary,
+            episode_skill=self.episode_skill,
+            step_skills=dict(known[:max_step_skills]),
+        )
+
+
+class AnalyzerFailure(StrEnum):
+    """Why an episode got no skills."""
+
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    QUOTA = "quota"
+    SERVER_ERROR = "server_error"
+    REFUSED = "refused"
+    UNREADABLE = "unreadable"
+    EMPTY_SKILL = "empty_skill"
+    DEADLINE = "deadline"
+    NOTHING_RECORDED = "nothing_recorded"
+
+
+@dataclass(kw_only=True, slots=True)
+class AnalyzerCounts:
+    """What an analyzer did since it was made.
+
+    Attributes:
+        episodes: Episodes it was asked about.
+        successes: Episodes it wrote skills for.
+        failures: Episodes it did not, by reason.
+        requests: Requests sent to an endpoint, repeated ones included.
+        retries: Requests that repeated a failed one.
+        prompt_tokens: As billed by the endpoint.
+        completion_tokens: As billed by the endpoint.
+        cost: In the currency of the configured prices.
+    """
+
+    episodes: int = 0
+    successes: int = 0
+    failures: Counter[AnalyzerFailure] = field(default_factory=Counter)
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """The counts as flat metrics, every reason of failure included."""
+        return {
+            "episodes": self.episodes,
+            "successes": self.successes,
+            "failures": self.failures.total(),
+            "requests": self.requests,
+            "retries": self.retries,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost": self.cost,
+            **{f"failure/{reason}": self.failures[reason] for reason in AnalyzerFailure},
+        }
+
+
+class EpisodeAnalyzer(Protocol):
+    """Writes skills from finished episodes."""
+
+    counts: AnalyzerCounts
+
+    def analyze(self, record: EpisodeRecord) -> EpisodeSkills | None:
+        """Skills of one episode; None, counted, where there are none."""
+        ...
+
+    def analyze_many(self, records: Sequence[EpisodeRecord]) -> list[EpisodeSkills | None]:
+        """Skills of several episodes, in order."""
+        ...

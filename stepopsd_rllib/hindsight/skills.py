@@ -1,0 +1,246 @@
+"""Skill libraries: short texts that tell a teacher how tasks of a kind are solved.
+
+A library is a folder of Markdown files, `general.md` and one a category, or one JSON bank:
+
+    # Objects that must be heated              {"general": [{"skill_id": "heat-1", "title": ...,
+    Keywords: heat, hot                           "principle": ..., "when_to_apply": ...}],
+                                                "categories": {"pick_heat": [ ... ]}}
+    ## Heat before you carry {#heat-1}
+    Principle: ...
+    When to apply: ...
+
+SkillRL's key names, `general_skills` and `task_specific_skills`, are read too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PACKAGED_LIBRARIES = Path(__file__).parent / "skill_library"
+
+_FIELDS = ("skill_id", "title", "principle", "when_to_apply")
+
+
+class SkillLibraryError(ValueError):
+    """A skill library that cannot be used: what is wrong in which file, and the fix."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skill:
+    """One item of a library.
+
+    Attributes:
+        skill_id: Unique within the library.
+        title: A few words.
+        principle: What to do and why, one to three sentences.
+        when_to_apply: The condition of use.
+    """
+
+    skill_id: str
+    title: str
+    principle: str
+    when_to_apply: str
+
+    def text(self) -> str:
+        """The item as the teacher reads it."""
+        return f"- {self.title}: {self.principle} (When: {self.when_to_apply})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkillCategory:
+    """The skills of one kind of task.
+
+    Attributes:
+        name: Name of the category; the stem of its file.
+        heading: Line above the items.
+        keywords: Lower-case words that call for this category in keyword retrieval.
+        skills: At least one item.
+    """
+
+    name: str
+    heading: str
+    keywords: tuple[str, ...]
+    skills: tuple[Skill, ...]
+
+    def text(self) -> str:
+        """Heading and items, one a line."""
+        return "\n".join([f"{self.heading}:", *(skill.text() for skill in self.skills)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkillLibrary:
+    """General skills and those of each category.
+
+    Attributes:
+        source: File or folder the library was read from, for messages.
+        general: Skills that every task gets.
+        categories: The others, by name.
+    """
+
+    source: str
+    general: SkillCategory
+    categories: Mapping[str, SkillCategory]
+
+    def text(self, categories: Sequence[str] = ()) -> str:
+        """The general skills, a blank line, then those of the categories, in order.
+
+        Args:
+            categories: Names of categories, from one of the `*_categories` functions.
+
+        Returns:
+            Text without surrounding whitespace.
+
+        Raises:
+            SkillLibraryError: A name that the library does not have.
+        """
+        for name in categories:
+            if name not in self.categories:
+                raise SkillLibraryError(
+                    f"{self.source}: no skills for category {name!r}; it has "
+                    f"{', '.join(sorted(self.categories))}. Add {name}.md or ask for one of these."
+                )
+        return "\n\n".join(
+            part.text() for part in (self.general, *(self.categories[name] for name in categories))
+        )
+
+    def full_text(self) -> str:
+        """Everything: the `skill_all` setting of SDAR's code."""
+        return self.text(sorted(self.categories))
+
+    def __len__(self) -> int:
+        """Number of items."""
+        parts = (self.general, *self.categories.values())
+        return sum(len(part.skills) for part in parts)
+
+
+def packaged_library(name: str) -> SkillLibrary:
+    """A library that ships with the package.
+
+    Args:
+        name: "alfworld" or "search_qa".
+
+    Raises:
+        SkillLibraryError: No such library.
+    """
+    path = PACKAGED_LIBRARIES / name
+    if not path.is_dir():
+        known = sorted(folder.name for folder in PACKAGED_LIBRARIES.iterdir() if folder.is_dir())
+        raise SkillLibraryError(
+            f"skills={name!r}: no such packaged library. Use one of {', '.join(known)}, or a path."
+        )
+    return load_library(path)
+
+
+def load_library(path: str | Path) -> SkillLibrary:
+    """Reads a library.
+
+    Args:
+        path: Folder of Markdown files with a `general.md`, or a JSON bank.
+
+    Returns:
+        The library, every category with at least one item, every `skill_id` once.
+
+    Raises:
+        SkillLibraryError: The path or a file in it cannot be used.
+    """
+    path = Path(path)
+    if path.is_dir():
+        parts = [_read_markdown(file) for file in sorted(path.glob("*.md"))]
+    elif path.suffix == ".json" and path.is_file():
+        parts = _read_bank(path)
+    else:
+        raise SkillLibraryError(
+            f"{path}: neither a folder of Markdown files nor a JSON bank. Pass one of the two."
+        )
+    by_name = {part.name: part for part in parts}
+    if "general" not in by_name:
+        raise SkillLibraryError(
+            f"{path}: no general skills. Add general.md (or the key 'general')."
+        )
+    _refuse_duplicates(path, parts)
+    general = by_name.pop("general")
+    return SkillLibrary(source=str(path), general=general, categories=by_name)
+
+
+def _read_markdown(file: Path) -> SkillCategory:
+    head, *sections = re.split(r"^## ", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    heading = re.search(r"^# (.+)$", head, flags=re.MULTILINE)
+    keywords = re.search(r"^Keywords: *(.+)$", head, flags=re.MULTILINE)
+    return SkillCategory(
+        name=file.stem,
+        heading=heading.group(1).strip() if heading else file.stem.replace("_", " "),
+        keywords=tuple(word.strip().lower() for word in keywords.group(1).split(","))
+        if keywords
+        else (),
+        skills=_checked(file, [_markdown_item(section) for section in sections]),
+    )
+
+
+def _markdown_item(section: str) -> dict[str, str]:
+    first, _, body = section.partition("\n")
+    named = re.match(r"(?P<title>.*?)\s*\{#(?P<skill_id>[\w-]+)\}\s*$", first)
+    item = named.groupdict() if named else {"title": first.strip()}
+    for field, label in (("principle", "Principle"), ("when_to_apply", "When to apply")):
+        found = re.search(
+            rf"^{label}:\s*(.+?)(?=^\w[\w ]*:|\Z)", body, flags=re.MULTILINE | re.DOTALL
+        )
+        if found:
+            item[field] = " ".join(found.group(1).split())
+    return item
+
+
+def _read_bank(path: Path) -> list[SkillCategory]:
+    try:
+        bank = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise SkillLibraryError(
+            f"{path}: not JSON ({error}). Write an object of skill lists."
+        ) from error
+    if not isinstance(bank, dict):
+        raise SkillLibraryError(f"{path}: a {type(bank).__name__}, not an object of skill lists.")
+    general = bank.get("general", bank.get("general_skills", []))
+    categories = bank.get("categories", bank.get("task_specific_skills", {}))
+    lists: dict[str, Any] = {"general": general, **categories}
+    return [
+        SkillCategory(
+            name=name,
+            heading=f"Skills, {name.replace('_', ' ')}",
+            keywords=(name.replace("_", " ").lower(),),
+            skills=_checked(f"{path} ({name})", items),
+        )
+        for name, items in lists.items()
+    ]
+
+
+def _checked(source: Path | str, items: Iterable[Mapping[str, Any]]) -> tuple[Skill, ...]:
+    skills = []
+    for number, item in enumerate(items, start=1):
+        missing = [field for field in _FIELDS if not str(item.get(field) or "").strip()]
+        if missing:
+            raise SkillLibraryError(
+                f"{source}: item {number} ({item.get('title') or 'untitled'!r}) lacks "
+                f"{', '.join(missing)}. Every skill needs {', '.join(_FIELDS)}."
+            )
+        skills.append(Skill(**{field: str(item[field]).strip() for field in _FIELDS}))
+    if not skills:
+        raise SkillLibraryError(
+            f"{source}: not a single skill in it. Add an item or delete the file."
+        )
+    return tuple(skills)
+
+
+def _refuse_duplicates(path: Path, parts: Iterable[SkillCategory]) -> None:
+    seen: dict[str, str] = {}
+    for part in parts:
+        for skill in part.skills:
+            if skill.skill_id in seen:
+                raise SkillLibraryError(
+                    f"{path}: skill_id {skill.skill_id!r} stands in {seen[skill.skill_id]} and in "
+                    f"{part.name}. Give each skill its own id."
+                )
+            seen[skill.skill_id] = part.name

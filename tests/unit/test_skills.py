@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stepopsd_rllib.hindsight.skill_insertion import insert_skills
+from stepopsd_rllib.hindsight.skill_retrieval import (
+    ALFWORLD_CATEGORIES,
+    SEARCH_QA_CATEGORIES,
+    alfworld_categories,
+    keyword_categories,
+    privileged_preamble,
+    search_qa_categories,
+)
+from stepopsd_rllib.hindsight.skills import SkillLibraryError, load_library, packaged_library
+
+ITEM = """\
+# Skills for tests
+
+## Read the goal {#goal}
+Principle: Read it twice,
+  over two lines.
+When to apply: Always.
+"""
+
+
+def folder(tmp_path: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (tmp_path / f"{name}.md").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_a_markdown_item_has_its_four_fields(tmp_path: Path) -> None:
+    library = load_library(folder(tmp_path, general=ITEM))
+    (skill,) = library.general.skills
+    assert (skill.skill_id, skill.title) == ("goal", "Read the goal")
+    assert (skill.principle, skill.when_to_apply) == ("Read it twice, over two lines.", "Always.")
+
+
+@pytest.mark.parametrize(
+    ("general_key", "categories_key"),
+    [("general", "categories"), ("general_skills", "task_specific_skills")],
+)
+def test_a_json_bank_reads_like_a_folder(
+    tmp_path: Path, general_key: str, categories_key: str
+) -> None:
+    item = {"skill_id": "a", "title": "t", "principle": "p", "when_to_apply": "w"}
+    bank = {general_key: [item], categories_key: {"pick_heat": [item | {"skill_id": "b"}]}}
+    path = tmp_path / "bank.json"
+    path.write_text(json.dumps(bank), encoding="utf-8")
+    library = load_library(path)
+    assert len(library) == 2
+    assert library.text(["pick_heat"]).count("- t: p (When: w)") == 2
+
+
+def test_text_is_general_then_blank_line_then_category() -> None:
+    library = packaged_library("alfworld")
+    general, category = library.text(["pick_heat"]).split("\n\n")
+    assert general == library.general.text()
+    assert category == library.categories["pick_heat"].text()
+
+
+def test_full_text_holds_every_skill_once() -> None:
+    library = packaged_library("search_qa")
+    parts = (library.general, *library.categories.values())
+    for skill in (skill for part in parts for skill in part.skills):
+        assert library.full_text().count(skill.text()) == 1
+
+
+@pytest.mark.parametrize("name", ["alfworld", "search_qa"])
+def test_packaged_libraries_have_twelve_general_and_five_special_skills(name: str) -> None:
+    library = packaged_library(name)
+    assert len(library.general.skills) == 12
+    assert {len(category.skills) for category in library.categories.values()} == {5}
+
+
+def test_every_retrieved_category_is_packaged() -> None:
+    assert set(ALFWORLD_CATEGORIES.values()) == set(packaged_library("alfworld").categories)
+    searched = {*SEARCH_QA_CATEGORIES.values(), "comparison"}
+    assert searched == set(packaged_library("search_qa").categories)
+
+
+@pytest.mark.parametrize(
+    ("task", "category"),
+    [
+        ("pick_and_place_simple", "pick_and_place"),
+        ("train/pick_two_obj_and_place-Book-None-Drawer-304/trial_1", "pick_and_place"),
+        ("look_at_obj_in_light", "look_at_obj_in_light"),
+        ("pick_heat_then_place_in_recep", "pick_heat"),
+        ("pick_cool_then_place_in_recep", "pick_cool"),
+        ("pick_clean_then_place_in_recep", "pick_clean"),
+    ],
+)
+def test_alfworld_skills_follow_the_task_type(task: str, category: str) -> None:
+    assert alfworld_categories(task) == (category,)
+
+
+def test_an_unknown_task_type_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SkillLibraryError, match=r"'wash_car'.*Known: pick_and_place"):
+        alfworld_categories("wash_car")
+
+
+@pytest.mark.parametrize(
+    ("source", "question", "categories"),
+    [
+        ("popqa", "which or", ("entity_attribute_lookup",)),
+        ("nq", "who", ("direct_retrieval",)),
+        ("triviaqa", "who", ("direct_retrieval",)),
+        ("hotpotqa", "Which film is older, A or B?", ("multi_hop",)),
+        ("2wikimultihopqa", "Which film is older, A or B?", ("comparison",)),
+        ("2wikimultihopqa", "Who is the mother of A?", ("multi_hop",)),
+        ("musique", "Which of A or B is known for C?", ("multi_hop",)),
+        ("bamboogle", "who", ("multi_hop",)),
+        ("elsewhere", "Which is older, A or B?", ("comparison",)),
+        ("elsewhere", "who", ()),
+    ],
+)
+def test_search_skills_follow_the_data_source(
+    source: str, question: str, categories: tuple[str, ...]
+) -> None:
+    assert search_qa_categories(source, question) == categories
+
+
+def test_keywords_call_for_every_category_they_belong_to() -> None:
+    library = packaged_library("alfworld")
+    assert keyword_categories(library, "HEAT it, then clean it") == ("pick_clean", "pick_heat")
+    assert keyword_categories(library, "sing") == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"general": ITEM, "pick_heat": "# Nothing here\n"}, r"pick_heat\.md: not a single skill"),
+        ({"pick_heat": ITEM}, "no general skills"),
+        ({"general": ITEM, "other": ITEM}, "skill_id 'goal' stands in general and in other"),
+        ({"general": ITEM.replace("When to apply: Always.", "")}, "lacks when_to_apply"),
+        ({"general": ITEM.replace(" {#goal}", "")}, r"'Read the goal'\) lacks skill_id"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SkillLibraryError, match=message):
+        load_library(folder(tmp_path, **files))
+
+
+def test_a_path_that_is_no_library_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "bank.json"
+    broken.write_text("[", encoding="utf-8")
+    with pytest.raises(SkillLibraryError, match="not JSON"):
+        load_library(broken)
+    with pytest.raises(SkillLibraryError, match="neither a folder"):
+        load_library(tmp_path / "absent")
+    with pytest.raises(SkillLibraryError, match="Use one of alfworld, search_qa"):
+        packaged_library("webshop")
+
+
+def test_a_category_that_the_library_lacks_is_refused() -> None:
+    with pytest.raises(SkillLibraryError, match="no skills for category 'pick_paint'"):
+        packaged_library("alfworld").text(["pick_paint"])
+
+
+def test_blank_skills_give_no_preamble() -> None:
+    assert privileged_preamble(" \n") == ""
+    assert privileged_preamble("- a: b").endswith("\n- a: b\n\n")
+
+
+def test_the_task_may_stand_on_the_line_after_the_colon() -> None:
+    prompt = "Your question:\n\n  who?  \nrest"
+    inserted = insert_skills(prompt, episode_skill="E")
+    before, after = inserted.split("[E]")
+    assert before.startswith("Your question:\n\n  who?\n\n**")
+    assert after == "\n\nrest"
+
+
+def test_the_preferred_task_phrase_wins_over_an_earlier_other_one() -> None:
+    inserted = insert_skills("Your question: a\nYour task is to: b\nc", episode_skill="E")
+    assert inserted.startswith("Your question: a\nYour task is to: b\n\n**")
+    assert inserted.endswith("[E]\n\nc")
