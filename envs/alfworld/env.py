@@ -65,17 +65,17 @@ class ALFWorldEnv(TextEnv):
         self._instructions = instructions
         self._reward_scale = float(reward_scale)
         self._engine: Engine | None = None
-        self._game: Game | None = None
         self._task_id = ""
+        self._task = ""
         self._turn = 0
         self._is_over = True
 
     @property
     def game(self) -> Game:
         """The game being played: what an expert that knows everything may look at."""
-        if self._game is None:
+        if self._engine is None:
             raise RuntimeError("No game is being played. Call reset first.")
-        return self._game
+        return self._source.game(self._task_id)
 
     def tasks(self, split: str) -> tuple[str, ...]:
         """Returns the ids of the tasks of a split, sorted."""
@@ -87,11 +87,12 @@ class ALFWorldEnv(TextEnv):
         """Starts the task `options["task"]`, or one of the train split drawn with `seed`."""
         super().reset(seed=seed)
         task_id = self.task_for_reset(options)
-        self._game = self._source.game(task_id)
-        self._close_engine()
-        self._engine = self._make_engine(task_id)
-        self._task_id, self._turn, self._is_over = task_id, 0, False
+        if self._engine is None or task_id != self._task_id:
+            self._close_engine()
+            self._engine = self._make_engine(task_id)
         reply = self._engine.reset()
+        self._task_id, self._task = task_id, protocol.task_sentence(reply.text)
+        self._turn, self._is_over = 0, False
         return reply.text, self._info(reply, protocol.ProjectedAction("", True))
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -156,19 +157,19 @@ class ALFWorldEnv(TextEnv):
     def _info(self, reply: EngineReply, projected: protocol.ProjectedAction) -> dict[str, Any]:
         return {
             "task_id": self._task_id,
-            "task_type": self.game.task_type,
+            "task_type": self._source.task_type(self._task_id),
             "won": reply.won,
             "is_action_valid": projected.is_valid,
             "action": projected.action,
             "anchor": reply.text,
             "admissible_commands": reply.admissible_commands,
             "turn": self._turn,
-            "task": self.game.goal_sentence,
+            "task": self._task,
         }
 
     def _make_engine(self, task_id: str) -> Engine:
         if self._engine_name == "fast":
-            return FastEngine(self.game)
+            return FastEngine(self._source.game(task_id))
         from envs.alfworld.textworld_engine import TextWorldEngine
 
         with tempfile.TemporaryDirectory(prefix="alfworld_game_") as scratch:

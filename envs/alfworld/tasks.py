@@ -42,6 +42,10 @@ class TaskSource(Protocol):
         """Returns the ids of a split, sorted."""
         ...
 
+    def task_type(self, task_id: str) -> str:
+        """Returns the task type that an id names."""
+        ...
+
     def game(self, task_id: str) -> Game:
         """Returns the parsed game of an id; shared, so never to be changed."""
         ...
@@ -66,6 +70,10 @@ class GeneratedTasks:
         if len(self._task_types) == len(TASK_TYPES):
             return every
         return tuple(name for name in every if name.split("/")[3] in self._task_types)
+
+    def task_type(self, task_id: str) -> str:
+        """Returns the fourth part of the id."""
+        return task_id.split("/")[3]
 
     def game(self, task_id: str) -> Game:
         """Returns the game of an id of any size, split and type."""
@@ -96,6 +104,10 @@ class OfficialTasks:
         require_choice("split", split, SPLITS)
         return _official_tasks(self._root, self._base / split, self._task_types)
 
+    def task_type(self, task_id: str) -> str:
+        """Returns the task type that occurs in the path, as alfworld tells them apart."""
+        return next(name for name in TASK_TYPES if name in task_id)
+
     def game(self, task_id: str) -> Game:
         """Returns the game at a path below the data root."""
         return _official_game(self._file(task_id))
@@ -109,6 +121,11 @@ class OfficialTasks:
         if path.is_absolute() or ".." in path.parts or path.name != GAME_FILE:
             raise TaskIdError(
                 f"task={task_id!r} is no path of a {GAME_FILE} below the data root {self._root}."
+            )
+        if not any(name in task_id for name in TASK_TYPES):
+            raise TaskIdError(
+                f"task={task_id!r} names none of the task types {', '.join(TASK_TYPES)}, by which "
+                "ALFWorld tells them apart. Rename its folder as alfworld does."
             )
         file = self._root / path
         if not file.is_file():
