@@ -7,6 +7,7 @@ context policies: `append` (one growing chat) and `window` (prompt rebuilt from 
 """
 
 import difflib
+import inspect
 import string
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -153,6 +154,28 @@ def require_choice(key: str, value: Any, known: Sequence[str]) -> None:
     if value not in known:
         choices = ", ".join(map(repr, known))
         raise ValueError(f"{key}={value!r} is none of {choices}.{nearest(value, known)}")
+
+
+def require_bool(key: str, value: Any) -> None:
+    """Raises a ValueError unless `value` is True or False: a text such as "false" counts as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{key}={value!r} must be true or false.")
+
+
+def refuse_unknown_keys(environment: type[TextEnv], unknown: Mapping[str, Any]) -> None:
+    """Raises a ValueError if a constructor that takes any keyword was given one it does not know.
+
+    Args:
+        environment: The class constructed.
+        unknown: What its `**unknown` caught.
+    """
+    parameters = inspect.signature(environment).parameters.values()
+    known = [key.name for key in parameters if key.kind is inspect.Parameter.KEYWORD_ONLY]
+    for key, value in unknown.items():
+        raise ValueError(
+            f"{key}={value!r}: {environment.__name__} has no such key.{nearest(key, known)} "
+            f"It has {', '.join(known)}."
+        )
 
 
 class TextEnvContractError(AssertionError):

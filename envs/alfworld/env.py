@@ -9,7 +9,13 @@ from envs.alfworld import protocol
 from envs.alfworld.engine import Engine, EngineReply, FastEngine
 from envs.alfworld.game import Game
 from envs.alfworld.tasks import task_source
-from envs.text_env import HistoryTurn, TextEnv, require_choice
+from envs.text_env import (
+    HistoryTurn,
+    TextEnv,
+    refuse_unknown_keys,
+    require_bool,
+    require_choice,
+)
 
 ENGINES = ("fast", "textworld")
 
@@ -34,6 +40,7 @@ class ALFWorldEnv(TextEnv):
         show_admissible_commands: bool | None = None,
         instructions: bool = True,
         reward_scale: float = 1.0,
+        **unknown: Any,
     ):
         """Makes an environment; the first `reset` starts a game.
 
@@ -49,10 +56,15 @@ class ALFWorldEnv(TextEnv):
                 hold instructions.
             instructions: False: messages are the bare observation, for models trained on that.
             reward_scale: Reward of a win (papers: 10).
+            unknown: Refused, with the nearest key there is.
         """
         super().__init__()
+        refuse_unknown_keys(ALFWorldEnv, unknown)
         require_choice("engine", engine, ENGINES)
         require_choice("think", think, protocol.THINK_MODES)
+        require_bool("instructions", instructions)
+        if show_admissible_commands is not None:
+            require_bool("show_admissible_commands", show_admissible_commands)
         _require_positive("max_turns", max_turns, int)
         _require_positive("reward_scale", reward_scale, (int, float))
         self._source = task_source(data, size, task_type)
