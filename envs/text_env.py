@@ -157,7 +157,7 @@ def require_choice(key: str, value: Any, known: Sequence[str]) -> None:
 
 
 def require_bool(key: str, value: Any) -> None:
-    """Raises a ValueError unless `value` is True or False: a text such as "false" counts as true."""
+    """Raises a ValueError unless `value` is a bool: the text "false" would count as true."""
     if not isinstance(value, bool):
         raise ValueError(f"{key}={value!r} must be true or false.")
 
