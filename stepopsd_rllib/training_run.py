@@ -54,7 +54,8 @@ def train(
     if folder.exists():
         raise ValueError(f"--name {name}: {folder} exists already. Choose another name.")
     say(heading(example, configs, folder))
-    # Tune prints a table of its own and, for each failed trial, a log record with its traceback.
+    # Tune would print a banner, and a log record with the traceback of each failed trial.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     start_ray(tuned.algorithm_class(example), configs, dashboard=dashboard)
@@ -84,6 +85,7 @@ def heading(example: tuned.TunedExample, configs: Sequence[AlgorithmConfig], fol
     lines = [
         f"{example.run} on {example.env}: {example.source}{variants}",
         f"run folder  {folder}",
+        f"TensorBoard tensorboard --logdir {folder}",
         f"versions    {versions()}",
         f"stop        {_pairs(dict(example.stop))}",
         "config",

@@ -28,6 +28,7 @@ import yaml
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune.experiment import Trial
 from ray.tune.search.variant_generator import generate_variants
 
 from stepopsd_rllib.algorithms import ALGORITHMS
@@ -179,7 +180,9 @@ def tuner(
     return tune.Tuner(
         algorithm_class(example),
         param_space=param_space(example),
-        tune_config=tune.TuneConfig(num_samples=example.num_samples),
+        tune_config=tune.TuneConfig(
+            num_samples=example.num_samples, trial_dirname_creator=_trial_folder
+        ),
         run_config=tune.RunConfig(
             name=name or example.name,
             storage_path=str(Path(storage).resolve()),
@@ -194,6 +197,11 @@ def tuner(
             verbose=0,
         ),
     )
+
+
+def _trial_folder(trial: Trial) -> str:
+    """Tune's own name repeats the time and every grid value, too long for some file systems."""
+    return f"{trial.trainable_name}_{trial.trial_id}"
 
 
 def _config(example: TunedExample, variant: dict[str, Any]) -> AlgorithmConfig:
@@ -250,7 +258,7 @@ def check_number(where: str, value: object) -> None:
     advice = "Write a number."
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            advice = f"Write {_yaml_number(float(value))}."
+            advice = f"Write {yaml_number(float(value))}."
         raise ValueError(f"{where}={value!r} is text. {advice}")
     raise ValueError(f"{where}={value!r} is not a number. {advice}")
 
@@ -284,12 +292,14 @@ class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key written twice, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key_node, deep=True) for key_node, _ in node.value]
-        for key_node, key in zip((pair[0] for pair in node.value), keys, strict=True):
-            if keys.count(key) > 1:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key} is written twice", problem_mark=key_node.start_mark
                 )
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
@@ -304,7 +314,7 @@ def _nearest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _yaml_number(value: float) -> str:
+def yaml_number(value: float) -> str:
     """A number as YAML 1.1 reads it: an exponent needs a decimal point before it."""
     text = repr(value)
     mantissa, separator, exponent = text.partition("e")

@@ -71,7 +71,7 @@ def _draw_success(panel: Axes, trial: Trial) -> None:
             at, [low for low, _ in bounds], [high for _, high in bounds], color=TEST, alpha=0.15
         )
         rates = [evaluation.total.rate for evaluation in trial.evaluations]
-        split = trial.config.get("evaluation_split", "evaluation")
+        split = trial.config.get("eval_split", "evaluation")
         label = f"{split} tasks, 95 % interval"
         panel.plot(at, rates, color=TEST, linewidth=1.8, marker="o", markersize=4, label=label)
     if panel.get_legend_handles_labels()[0]:

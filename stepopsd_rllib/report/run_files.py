@@ -1,8 +1,8 @@
 """Reads what a run leaves on disk: Tune's result.json and evaluation.jsonl of a trial folder.
 
 A run folder (`Tuner`'s `storage_path/name`) holds one trial folder for every variant and sample.
-In a trial folder, `result.json` has one JSON object a training iteration, `params.json` the config,
-and `evaluation.jsonl` one JSON object for every episode of every evaluation.
+In a trial folder, `result.json` has one JSON object a training iteration, `evaluation.jsonl` one for
+every episode of every evaluation.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Trial:
 
     Attributes:
         folder: The trial folder.
-        config: The trial's params.json, {} where there is none.
+        config: The resolved config, as RLlib writes it into every result.
         results: One flat dict (keys joined by "/") a training iteration, in order.
         evaluations: Each evaluation once, in order.
     """
@@ -94,14 +94,13 @@ def trial_folders(run: str | Path) -> list[Path]:
 def read_trial(folder: str | Path) -> Trial:
     """Reads one trial folder. A last line cut short by a killed run is left out."""
     folder = Path(folder)
-    results = [_flat(row) for row in _json_lines(folder / RESULTS)]
-    params = folder / "params.json"
-    config = json.loads(params.read_text(encoding="utf-8")) if params.is_file() else {}
+    rows = list(_json_lines(folder / RESULTS))
+    results = [_flat(row) for row in rows]
     return Trial(
         folder=folder,
         # A trial that resumed from a checkpoint repeats iterations: the later one counts.
         results=list({row["training_iteration"]: row for row in results}.values()),
-        config=config,
+        config=rows[-1].get("config", {}) if rows else {},
         evaluations=_evaluations(results),
     )
 

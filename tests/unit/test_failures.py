@@ -1,0 +1,56 @@
+import textwrap
+
+import pytest
+
+from envs.text_env import require_choice
+from stepopsd_rllib.failures import refusal, users_mistake
+
+REMOTE_REFUSAL = """\
+\x1b[36mray::GRPO.train()\x1b[39m (pid=1, ip=1.2.3.4)
+  File "/site-packages/ray/tune/trainable/trainable.py", line 190, in __init__
+    self.setup(copy.deepcopy(self.config))
+  File "/clone/envs/alfworld/game.py", line 70, in load_game
+    raise ValueError(
+ValueError: a.tw-pddl: the grammar is not known.
+Use a game of alfworld 0.4.
+"""
+
+
+def test_a_remote_refusal_becomes_its_message_on_one_line():
+    message = refusal(REMOTE_REFUSAL)
+    assert message == "a.tw-pddl: the grammar is not known. Use a game of alfworld 0.4."
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("/clone/envs/alfworld/game.py", "/site-packages/torch/nn.py"),
+        ("    raise ValueError(\n", "    for a, b in zip(x, y, strict=True):\n"),
+        ("ValueError: a.tw", "KeyError: a.tw"),
+    ],
+)
+def test_the_same_error_that_nobody_wrote_for_the_user_is_a_fault(old, new):
+    assert old in REMOTE_REFUSAL
+    assert refusal(REMOTE_REFUSAL.replace(old, new)) is None
+
+
+def test_advice_to_switch_validation_off_is_cut():
+    text = textwrap.dedent(
+        """\
+        Traceback (most recent call last):
+          File "/site-packages/ray/rllib/algorithms/algorithm_config.py", line 4923, in _value_error
+            raise ValueError(msg)
+        ValueError: config.group_size=1: a group of one has advantage 0.
+        To suppress all validation errors, set `config.experimental(_validate_config=False)`.
+        """
+    )
+    assert refusal(text) == "config.group_size=1: a group of one has advantage 0."
+
+
+def test_an_error_raised_here_is_recognised():
+    with pytest.raises(ValueError) as caught:
+        require_choice("engine", "fsat", ("fast", "textworld"))
+    assert users_mistake(caught.value) == str(caught.value)
+    with pytest.raises(ValueError) as fault:
+        int("not a number")
+    assert users_mistake(fault.value) is None

@@ -1,0 +1,149 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+from stepopsd_rllib.report import run_files, tables
+from stepopsd_rllib.report.curves import draw_curves, smoothed
+from stepopsd_rllib.report.run_files import Wins
+
+
+def result(iteration: int, evaluated_at: int, wins: dict[str, tuple[int, int]]) -> dict:
+    """A result of the documented form; wins are task type -> (won, episodes)."""
+    won, episodes = (sum(pair[i] for pair in wins.values()) for i in (0, 1))
+    return {
+        "training_iteration": iteration,
+        "time_this_iter_s": 7.5,
+        "env_runners": {
+            "success_rate": 0.2 + 0.01 * iteration,
+            "episode_return_mean": 0.2,
+            "valid_action_ratio": 0.9,
+            "turns_mean": 11.0,
+        },
+        "learners": {"default_policy": {"entropy": 1.2}},
+        "evaluation": {
+            "iteration": evaluated_at,
+            "num_wins": won,
+            "num_episodes": episodes,
+            "success_rate": won / episodes,
+            "task_type": {
+                name: {"num_wins": pair[0], "num_episodes": pair[1]} for name, pair in wins.items()
+            },
+        },
+        "config": {"eval_split": "valid_unseen", "env": "stepopsd/ALFWorld-v0"},
+    }
+
+
+BEFORE = {"pick_and_place_simple": (3, 20), "look_at_obj_in_light": (2, 20)}
+AFTER = {"pick_and_place_simple": (14, 20), "look_at_obj_in_light": (9, 20)}
+
+
+@pytest.fixture
+def trial_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "run" / "GRPO_0"
+    folder.mkdir(parents=True)
+    rows = [result(1, 0, BEFORE), result(2, 0, BEFORE), result(3, 3, AFTER)]
+    (folder / "result.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_run_folder_leads_to_its_trials(trial_folder):
+    assert run_files.trial_folders(trial_folder.parent) == [trial_folder]
+    assert run_files.trial_folders(trial_folder) == [trial_folder]
+
+
+def test_a_repeated_evaluation_is_read_once(trial_folder):
+    evaluations = run_files.read_trial(trial_folder).evaluations
+    assert [evaluation.iteration for evaluation in evaluations] == [0, 3]
+    assert evaluations[0].total == Wins(won=5, episodes=40)
+    assert evaluations[1].by_task_type["look_at_obj_in_light"] == Wins(won=9, episodes=20)
+
+
+def test_series_follow_the_iterations(trial_folder):
+    iterations, entropy = run_files.read_trial(trial_folder).learner_series("entropy")
+    assert iterations == [1.0, 2.0, 3.0]
+    assert entropy == [1.2, 1.2, 1.2]
+
+
+def test_a_last_line_cut_short_is_left_out(trial_folder):
+    with (trial_folder / "result.json").open("a") as file:
+        file.write('{"training_iteration": 4, "time_th')
+    assert len(run_files.read_trial(trial_folder).results) == 3
+
+
+def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(trial_folder):
+    path = trial_folder / "result.json"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "not json", lines[2]]))
+    with pytest.raises(ValueError, match=r"result\.json: line 2 is not JSON"):
+        run_files.read_trial(trial_folder)
+
+
+def test_a_resumed_trial_keeps_the_later_of_two_results(trial_folder):
+    with (trial_folder / "result.json").open("a") as file:
+        file.write(json.dumps(result(2, 0, BEFORE) | {"time_this_iter_s": 1.0}) + "\n")
+    trial = run_files.read_trial(trial_folder)
+    assert trial.series("time_this_iter_s") == ([1.0, 2.0, 3.0], [7.5, 1.0, 7.5])
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="so it is not a run folder"):
+        run_files.trial_folders(tmp_path)
+
+
+def test_wilson_interval_solves_its_defining_equation():
+    """Both bounds p fulfil |won/n - p| = z sqrt(p (1 - p) / n), with z the 97.5 % normal quantile."""
+    wins, z = Wins(won=14, episodes=20), 1.959963984540054
+    for bound in tables.wilson_interval(wins):
+        distance = abs(wins.rate - bound)
+        assert distance == pytest.approx(z * math.sqrt(bound * (1 - bound) / 20), rel=1e-9)
+
+
+def test_difference_interval_is_newcombes_from_the_wilson_bounds():
+    """Newcombe 1998, method 10: d -+ sqrt of squared distances to the Wilson bounds."""
+    before, after = Wins(won=5, episodes=40), Wins(won=23, episodes=40)
+    (low_b, high_b), (low_a, high_a) = map(tables.wilson_interval, (before, after))
+    change = after.rate - before.rate
+    low = change - math.hypot(after.rate - low_a, high_b - before.rate)
+    high = change + math.hypot(high_a - after.rate, before.rate - low_b)
+    assert tables.difference_interval(before, after) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_the_table_compares_first_and_last_evaluation(trial_folder):
+    table = tables.success_table(run_files.read_trial(trial_folder).evaluations)
+    lines = table.splitlines()
+    assert "before (iteration 0)" in lines[0]
+    assert "after (iteration 3)" in lines[0]
+    assert lines[-1].startswith("all")
+    assert "12.5%" in lines[-1]
+    assert "57.5%" in lines[-1]
+    assert "+45.0%" in lines[-1]
+    assert len({len(line) for line in lines if set(line) == {"-"}}) == 1
+
+
+def test_a_task_type_that_one_evaluation_lacks_has_no_difference(trial_folder):
+    rows = [result(1, 0, BEFORE), result(2, 2, AFTER | {"pick_two_obj_and_place": (1, 2)})]
+    (trial_folder / "result.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = tables.success_table(run_files.read_trial(trial_folder).evaluations)
+    (line,) = [line for line in table.splitlines() if line.startswith("pick_two")]
+    assert line.endswith("-")
+
+
+def test_without_an_evaluation_the_table_says_how_to_get_one():
+    assert "evaluation_interval" in tables.success_table([])
+
+
+def test_smoothing_keeps_a_constant_and_moves_half_way_in_one_half_life():
+    assert smoothed([0.3] * 5) == pytest.approx([0.3] * 5)
+    step = smoothed([0.0] * 200 + [1.0] * 3)
+    assert step[-1] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_picture_is_drawn_and_not_blank(trial_folder):
+    path = draw_curves(run_files.read_trial(trial_folder))
+    assert path == trial_folder / "curves.png"
+    pixels = imread(path)
+    assert pixels.shape[0] > 600
+    assert pixels.std() > 0.05
