@@ -1,0 +1,106 @@
+"""The embedded model as shipped: is it what its recipe says, and does it keep to the format?"""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stepopsd_rllib.modules.batched_play import play
+from stepopsd_rllib.modules.demonstrations import DemonstrationSettings
+from stepopsd_rllib.modules.tiny import (
+    RECIPE_FILE,
+    RECIPES,
+    WEIGHTS_FILE,
+    Architecture,
+    build_from_recipe,
+    build_tiny,
+    make_environment,
+    package_folder,
+    recipe_hash,
+)
+from stepopsd_rllib.modules.warm_start import CloningSettings
+from stepopsd_rllib.prompts.chat import ChatFormat
+
+MAX_BYTES = 8_000_000
+FRESH_GAMES = 18
+
+
+@pytest.fixture(params=sorted(RECIPES))
+def environment(request):
+    return request.param
+
+
+def test_shipped_weights_are_what_the_recipe_in_the_code_makes(environment):
+    folder = package_folder(environment)
+    recorded = json.loads((folder / RECIPE_FILE).read_text())
+    assert recorded["recipe_hash"] == recipe_hash(RECIPES[environment])
+    weights = (folder / WEIGHTS_FILE).read_bytes()
+    assert recorded["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_any_changed_setting_changes_the_hash(environment):
+    recipe = RECIPES[environment]
+    changed = [
+        replace(recipe, seed=recipe.seed + 1),
+        replace(recipe, architecture=replace(recipe.architecture, layers=5)),
+        replace(recipe, cloning=replace(recipe.cloning, learning_rate=1.0)),
+        replace(recipe, demonstrations=replace(recipe.demonstrations, noise=0.5)),
+    ]
+    assert len({recipe_hash(each) for each in [recipe, *changed]}) == 5
+
+
+def test_shipped_model_is_small_and_loads_as_any_hugging_face_model(environment):
+    folder = package_folder(environment)
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= MAX_BYTES
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert 500_000 <= model.num_parameters() <= 3_000_000
+    assert model.config.tie_word_embeddings
+    assert model.config.vocab_size == len(tokenizer)
+    assert ChatFormat(tokenizer).end_of_turn_ids == (model.config.eos_token_id,)
+
+
+def test_shipped_model_acts_in_the_right_format_on_games_it_was_not_trained_on(environment):
+    folder = package_folder(environment)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
+    envs = [make_environment(RECIPES[environment]) for _ in range(FRESH_GAMES)]
+    unseen = envs[0].tasks("valid_unseen")
+    tasks = unseen[:: len(unseen) // FRESH_GAMES][:FRESH_GAMES]
+    episodes = play(model, chat, envs, tasks, temperature=1.0, max_response_tokens=24, seed=0)
+    turns = sum(episode.turns for episode in episodes)
+    assert turns > FRESH_GAMES
+    assert sum(episode.valid_turns for episode in episodes) / turns >= 0.95
+
+
+@pytest.fixture
+def miniature():
+    """A recipe of seconds."""
+    return replace(
+        RECIPES["alfworld"],
+        vocabulary_size=400,
+        architecture=Architecture(hidden_size=32, layers=1, attention_heads=1, key_value_heads=1),
+        demonstrations=DemonstrationSettings(episodes=12, noise=0.2),
+        cloning=CloningSettings(warmup_updates=2),
+    )
+
+
+def test_the_same_recipe_builds_the_same_files(miniature, tmp_path):
+    folders = [
+        build_from_recipe(miniature, tmp_path / name, measure=False, report=lambda line: None)
+        for name in ("first", "second")
+    ]
+    for file in (WEIGHTS_FILE, "tokenizer.json", "config.json", "chat_template.jinja"):
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
+    other = build_from_recipe(
+        replace(miniature, seed=1), tmp_path / "other", measure=False, report=lambda line: None
+    )
+    assert (folders[0] / WEIGHTS_FILE).read_bytes() != (other / WEIGHTS_FILE).read_bytes()
+
+
+def test_an_environment_without_a_recipe_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"environment='chess': there is no recipe.*alfworld"):
+        build_tiny(tmp_path, "chess")

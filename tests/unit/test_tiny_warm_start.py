@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from stepopsd_rllib.modules.batched_play import _GrowingContexts
+from stepopsd_rllib.modules.demonstrations import (
+    DemonstratedTurn,
+    Demonstration,
+    DemonstrationSettings,
+    alfworld_demonstrations,
+)
+from stepopsd_rllib.modules.tiny import RECIPES, chat_row
+from stepopsd_rllib.modules.tiny_tokenizer import train_tokenizer
+from stepopsd_rllib.modules.warm_start import ChatRow, CloningSettings, clone, clone_batches, loss
+from stepopsd_rllib.prompts.chat import ChatFormat
+
+
+@pytest.fixture(scope="module")
+def chat():
+    texts = ["a b c d e f g h"] * 10
+    return ChatFormat(train_tokenizer(texts, vocabulary_size=300))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 16, "vocab_size": 300}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, tie_word_embeddings=True))
+
+
+def row(length, response_from):
+    token_ids = np.arange(length, dtype=np.int32) + 3
+    return ChatRow(token_ids=token_ids, response_mask=np.arange(length) >= response_from)
+
+
+def test_a_row_holds_the_tokens_of_a_rollout_and_marks_learned_responses(chat):
+    turns = (
+        DemonstratedTurn(response="a", is_learned=True, next_message="b"),
+        DemonstratedTurn(response="c", is_learned=False, next_message="d"),
+        DemonstratedTurn(response="e", is_learned=True, next_message="never read"),
+    )
+    shown = Demonstration(task_id="t", system_prompt="s", first_message="m", turns=turns, won=True)
+    made = chat_row(shown, chat)
+    [end] = chat.end_of_turn_ids
+
+    def response(text):
+        return [*chat.tokenizer(text, add_special_tokens=False)["input_ids"], end]
+
+    system = {"role": "system", "content": "s"}
+    parts = [
+        (chat.first_prompt([system, {"role": "user", "content": "m"}]), False),
+        (response("a"), True),
+        (chat.continuation("b", response_ended=True), False),
+        (response("c"), False),
+        (chat.continuation("d", response_ended=True), False),
+        (response("e"), True),
+    ]
+    assert made.token_ids.tolist() == [i for ids, _ in parts for i in ids]
+    assert made.response_mask.tolist() == [learned for ids, learned in parts for _ in ids]
+
+
+def test_the_loss_is_the_two_masked_means_and_padding_does_not_matter(model):
+    rows = [row(9, 5), row(5, 3)]
+
+    def log_probs(each):
+        ids = torch.from_numpy(each.token_ids).long()[None]
+        table = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+        return table.gather(1, ids[0, 1:, None])[:, 0], torch.from_numpy(each.response_mask[1:])
+
+    scored = [log_probs(each) for each in rows]
+    responses = -torch.cat([values[mask] for values, mask in scored]).mean()
+    others = -torch.cat([values[~mask] for values, mask in scored]).mean()
+    total, response_loss = loss(model, rows, observation_weight=0.25)
+    assert total.item() == pytest.approx((responses + 0.25 * others).item(), abs=1e-5)
+    assert response_loss == pytest.approx(responses.item(), abs=1e-5)
+
+
+def test_cloning_learns_the_responses(model):
+    rows = [row(12, 6)] * 32
+    before = loss(model, rows, observation_weight=0.0)[1]
+    settings = CloningSettings(epochs=20, tokens_per_batch=100, warmup_updates=5)
+    report = clone(model, rows, settings, seed=0)
+    assert report.response_tokens == 20 * 32 * 6
+    assert loss(model, rows, observation_weight=0.0)[1] < 0.3 * before
+
+
+def test_each_epoch_shows_each_row_once_within_the_token_budget():
+    rows = [row(length, 1) for length in range(2, 40)]
+    settings = CloningSettings(epochs=2, tokens_per_batch=90)
+    batches = list(clone_batches(rows, settings, np.random.default_rng(0)))
+    lengths = sorted(len(each.token_ids) for batch in batches for each in batch)
+    assert lengths == sorted([*range(2, 40)] * 2)
+    for batch in batches:
+        assert len(batch) * max(len(each.token_ids) for each in batch) <= 90
+
+
+def test_a_growing_context_predicts_what_one_long_forward_predicts(model):
+    turns = [[[5, 6, 7], [8], [9, 10]], [[11], [12, 13, 14], []], [[15], [16], [17, 18]]]
+    contexts = _GrowingContexts(model, rows=3)
+    read = [[], [], []]
+    with torch.no_grad():
+        for turn in turns:
+            for index, ids in enumerate(turn):
+                contexts.add(index, ids)
+                read[index] += ids
+            logits = contexts.logits()
+            for index in (index for index, ids in enumerate(turn) if ids):
+                whole = model(input_ids=torch.tensor([read[index]])).logits[0, -1]
+                assert torch.allclose(logits[index], whole, atol=1e-5)
+        contexts.keep([0, 2])
+        contexts.add(0, [20])
+        contexts.add(1, [21])
+        for index, ids in enumerate(([*read[0], 20], [*read[2], 21])):
+            whole = model(input_ids=torch.tensor([ids])).logits[0, -1]
+            if index == 0:
+                logits = contexts.logits()
+            assert torch.allclose(logits[index], whole, atol=1e-5)
+
+
+def test_demonstrations_are_won_training_games_and_noise_is_not_learned():
+    recipe = RECIPES["alfworld"]
+    settings = DemonstrationSettings(episodes=30, noise=0.3)
+    shown = alfworld_demonstrations(recipe.environment_config, settings, seed=0)
+    assert 15 <= len(shown) <= 30
+    assert all(demonstration.won for demonstration in shown)
+    assert all("/train/" in demonstration.task_id for demonstration in shown)
+    assert len({demonstration.task_id.split("/")[3] for demonstration in shown}) == 6
+    learned = [turn.is_learned for demonstration in shown for turn in demonstration.turns]
+    assert 0.55 < np.mean(learned) < 0.85
+    assert shown == alfworld_demonstrations(recipe.environment_config, settings, seed=0)
