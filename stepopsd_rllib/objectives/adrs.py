@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.steps import sum_by
 from stepopsd_rllib.objectives.turns import spread_turns, turn_means
 
 SMALLEST_DEVIATION = 1e-8
@@ -74,11 +75,10 @@ def usefulness(
     """
     aligned_S = torch.sigmoid((alignment_S.double() - centre) / temperature)
     _, index_S, size_K = group_S.unique(return_inverse=True, return_counts=True)
-    zeros_K = torch.zeros(len(size_K), dtype=torch.float64, device=alignment_S.device)
 
     def weighted_mean(weights_S: Tensor) -> Tensor:
-        total_K = zeros_K.index_add(0, index_S, weights_S * returns_S.double())
-        return total_K / (zeros_K.index_add(0, index_S, weights_S) + SMALLEST_DEVIATION)
+        total_K = sum_by(weights_S * returns_S.double(), index_S, len(size_K))
+        return total_K / (sum_by(weights_S, index_S, len(size_K)) + SMALLEST_DEVIATION)
 
     difference_K = weighted_mean(aligned_S) - weighted_mean(1 - aligned_S)
     return torch.where(size_K > 1, difference_K, 0.0)[index_S]

@@ -18,6 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.stepopsd import mix_advantages
+from stepopsd_rllib.objectives.steps import sum_by
 from stepopsd_rllib.objectives.turns import episode_table, spread_turns, turn_means, turn_sums
 
 BELIEF_CLAMP = 1e-6
@@ -40,8 +42,7 @@ def group_priors(
         Float64 [N], the prior of each episode's group.
     """
     _, index_N, size_K = group_N.unique(return_inverse=True, return_counts=True)
-    zeros_K = torch.zeros(len(size_K), dtype=torch.float64, device=returns_N.device)
-    mean_K = zeros_K.index_add(0, index_N, returns_N.double() / max_return) / size_K
+    mean_K = sum_by(returns_N.double() / max_return, index_N, len(size_K)) / size_K
     return mean_K[index_N].clamp(clamp, 1 - clamp)
 
 
@@ -102,9 +103,8 @@ def turn_multipliers(
     """
     moves_S = moves_S.double() if signed else moves_S.double().abs()
     _, index_S, size_N = episode_S.unique_consecutive(return_inverse=True, return_counts=True)
-    zeros_N = torch.zeros(len(size_N), dtype=torch.float64, device=moves_S.device)
-    centred_S = moves_S - (zeros_N.index_add(0, index_S, moves_S) / size_N)[index_S]
-    std_N = (zeros_N.index_add(0, index_S, centred_S.square()) / size_N).sqrt()
+    centred_S = moves_S - (sum_by(moves_S, index_S, len(size_N)) / size_N)[index_S]
+    std_N = (sum_by(centred_S.square(), index_S, len(size_N)) / size_N).sqrt()
     scaled_S = centred_S / (std_N[index_S] + eps)
     signs_S = signs_S.double() if signed else torch.ones_like(scaled_S)
     return (1 + band * signs_S * scaled_S).clamp(1 - band, 1 + band)
@@ -149,7 +149,7 @@ def agentopsd_turn_advantages(
     signs_S = turn_means(advantages_BT, turn_BT, num_turns).sign()
     multiplier_S = turn_multipliers(moves_S, signs_S, episode_S, band=band, signed=signed, eps=eps)
     multiplier_BT = spread_turns(multiplier_S.to(advantages_BT.dtype), turn_BT)
-    return _mixed(advantages_BT, multiplier_BT, mixing, turn_BT >= 0)
+    return mix_advantages(advantages_BT, multiplier_BT, turn_BT >= 0, lambda_mix=mixing)
 
 
 def agentopsd_token_advantages(
@@ -199,7 +199,7 @@ def agentopsd_token_advantages(
     multiplier_BT = (
         (1 + band * signs_BT * scaled_BT).clamp(1 - band, 1 + band).to(advantages_BT.dtype)
     )
-    return _mixed(advantages_BT, multiplier_BT, mixing, sampled_BT)
+    return mix_advantages(advantages_BT, multiplier_BT, sampled_BT, lambda_mix=mixing)
 
 
 def _token_belief_moves(gap_BT: Tensor, turn_BT: Tensor, prior_S: Tensor, gamma: float) -> Tensor:
@@ -220,10 +220,3 @@ def _token_belief_moves(gap_BT: Tensor, turn_BT: Tensor, prior_S: Tensor, gamma:
         belief_B = _belief(prior_B, accumulated_B)
         moves_BT[:, t] = belief_B - previous_B
     return moves_BT
-
-
-def _mixed(
-    advantages_BT: Tensor, multiplier_BT: Tensor, mixing: float, sampled_BT: Tensor
-) -> Tensor:
-    shaped_BT = advantages_BT * ((1 - mixing) + mixing * multiplier_BT)
-    return torch.where(sampled_BT, shaped_BT, torch.zeros_like(shaped_BT))

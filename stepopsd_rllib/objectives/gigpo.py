@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stepopsd_rllib.objectives.advantages import EQUAL_RETURNS_SPREAD
+from stepopsd_rllib.objectives.steps import sum_by
 from stepopsd_rllib.objectives.turns import episode_table, spread_turns
 
 
@@ -106,12 +107,12 @@ def anchor_advantages(
     """
     exact_S = returns_S.double()
     _, index_S, size_K = anchor_S.unique(return_inverse=True, return_counts=True)
-    zeros_K = exact_S.new_zeros(len(size_K))
-    centred_S = exact_S - (zeros_K.index_add(0, index_S, exact_S) / size_K)[index_S]
-    spread_K = zeros_K.scatter_reduce(0, index_S, centred_S.abs(), "amax")
+    num_groups = len(size_K)
+    centred_S = exact_S - (sum_by(exact_S, index_S, num_groups) / size_K)[index_S]
+    spread_K = exact_S.new_zeros(num_groups).scatter_reduce(0, index_S, centred_S.abs(), "amax")
     centred_S = torch.where(spread_K[index_S] < EQUAL_RETURNS_SPREAD, 0.0, centred_S)
     if scale:
-        variance_K = zeros_K.index_add(0, index_S, centred_S.square()) / (size_K - 1).clamp(min=1)
+        variance_K = sum_by(centred_S.square(), index_S, num_groups) / (size_K - 1).clamp(min=1)
         centred_S = centred_S / (variance_K.sqrt()[index_S] + eps)
     return centred_S.to(returns_S.dtype)
 

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.steps import sum_by
 from stepopsd_rllib.objectives.turns import spread_turns, turn_means
 
 MAX_SIGNED_GAP = 20.0
@@ -128,10 +129,9 @@ def _signal(signs: Tensor, gaps: Tensor) -> Tensor:
 
 
 def _group_mean(values: Tensor, weights: Tensor, group: Tensor) -> Tensor:
-    _, index, size_K = group.unique(return_inverse=True, return_counts=True)
-    zeros_K = torch.zeros(len(size_K), dtype=values.dtype, device=values.device)
-    total_K = zeros_K.index_add(0, index, values * weights)
-    return (total_K / zeros_K.index_add(0, index, weights).clamp(min=1))[index]
+    groups_K, index = group.unique(return_inverse=True)
+    total_K = sum_by(values * weights, index, len(groups_K))
+    return (total_K / sum_by(weights, index, len(groups_K)).clamp(min=1))[index]
 
 
 def _factor(

@@ -5,8 +5,9 @@ The schedule of its λ is `schedules.linear_warm_down`.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from stepopsd_rllib.objectives.stepopsd import hindsight_weights, mix_advantages
 
 
 def rlsd_advantages(
@@ -36,9 +37,13 @@ def rlsd_advantages(
     Returns:
         Float [B, T], zero outside the mask; a row without a masked-in token is all zero.
     """
-    mask_BT = response_mask_BT.bool()
-    row_advantage_B1 = advantages_BT.gather(1, mask_BT.int().argmax(dim=1, keepdim=True))
-    signed_gap_BT = row_advantage_B1.sign() * gap_BT.detach()
-    weight_BT = signed_gap_BT.exp().clamp(1 - clip_range, 1 + clip_range)
-    shaped_BT = row_advantage_B1 * ((1 - mixing) + mixing * weight_BT)
-    return torch.where(mask_BT, shaped_BT, torch.zeros_like(shaped_BT))
+    first_B1 = (response_mask_BT != 0).int().argmax(dim=1, keepdim=True)
+    row_advantages_BT = advantages_BT.gather(1, first_B1).expand_as(advantages_BT)
+    weights_BT = hindsight_weights(
+        row_advantages_BT,
+        gap_BT.detach(),
+        response_mask_BT,
+        alpha_clip=clip_range,
+        weight_fn="exp",
+    )
+    return mix_advantages(row_advantages_BT, weights_BT, response_mask_BT, lambda_mix=mixing)
