@@ -31,7 +31,7 @@ _INFO_TYPES: dict[str, type] = {
     "is_action_valid": bool,
     "action": str,
 }
-_OPTIONAL_INFO_TYPES: dict[str, type] = {"tool_error": str, "anchor": str}
+_OPTIONAL_INFO_TYPES: dict[str, type] = {"tool_error": str, "anchor": str, "golden_rollout": str}
 
 
 class UnicodeText(gym.spaces.Text):
@@ -79,7 +79,8 @@ class TextEnv(gym.Env[str, str]):
     """One task at a time, played in turns of text.
 
     Writes in every `info`: `task_id`, `task_type`, `won`, `is_action_valid`, `action` (what was
-    parsed and executed, "" at reset); optionally `anchor` (text that names the state) and
+    parsed and executed, "" at reset); optionally `anchor` (text that names the state),
+    `golden_rollout` (a known solution as text, which no prompt ever shows) and
     `tool_error` (then the turn is truncated and its observation is not evidence).
 
     A turn limit is `truncated`, the end of the task is `terminated`; never both.
@@ -88,6 +89,9 @@ class TextEnv(gym.Env[str, str]):
 
     thread_safe: ClassVar[bool] = False
     """Whether copies may be stepped from several threads at once."""
+
+    action_tags: ClassVar[tuple[str, ...]] = ("action",)
+    """Names of the tags between which a response acts."""
 
     system_prompt: str | None = None
 

@@ -20,6 +20,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
+from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.episodes.packing import micro_batches
 from stepopsd_rllib.metric_sums import MetricSums
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
@@ -44,8 +45,8 @@ class TokenLearner(TorchLearner):
         """Builds module, optimizer and connectors."""
         super().build()
         self.sums = MetricSums()
-        self._base_lr: float | None = None
         self.num_optimizer_steps = 0
+        self.teacher_version = 0
 
     @property
     def language_module(self) -> CausalLMModule:
@@ -97,9 +98,31 @@ class TokenLearner(TorchLearner):
         self.language_module.language_model.save_pretrained(path)
         self.config.tokenizer().save_pretrained(path)
 
+    @override(TorchLearner)
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Takes a new snapshot for the teacher after every `teacher_refresh_interval` updates."""
+        super().after_gradient_based_update(timesteps=timesteps)
+        pairs = self.language_module.get_target_network_pairs()
+        if pairs and self._weights_seq_no % self.config.teacher_refresh_interval == 0:
+            for policy, teacher in pairs:
+                teacher.load_state_dict(policy.state_dict())
+            self.teacher_version = self._weights_seq_no
+        if pairs:
+            self.metrics.log_value(
+                (DEFAULT_MODULE_ID, "teacher_version"), self.teacher_version, window=1
+            )
+
+    def take_credit_records(self) -> list[dict[str, Any]]:
+        """Records of `CreditTrace` since the last call."""
+        records: list[dict[str, Any]] = []
+        for piece in self._learner_connector.connectors:
+            if isinstance(piece, CreditTrace):
+                records, piece.records = piece.records, []
+        return records
+
     @override(Learner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Adds the number of optimizer steps, which the warm-up counts."""
+        """Adds the counters of optimizer steps and of the teacher's snapshot."""
         return {
             **super().get_state(*args, **kwargs),
             "num_optimizer_steps": self.num_optimizer_steps,
@@ -107,8 +130,9 @@ class TokenLearner(TorchLearner):
 
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores also the number of optimizer steps."""
+        """Restores the counters too; the teacher's weights are part of the module."""
         super().set_state(state)
+        self.teacher_version = state.get("teacher_version", self.teacher_version)
         self.num_optimizer_steps = state.get("num_optimizer_steps", self.num_optimizer_steps)
 
     def _minibatches(self, columns: dict[str, Tensor]) -> Iterator[Tensor]:

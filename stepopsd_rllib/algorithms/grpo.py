@@ -226,8 +226,12 @@ class GRPOConfig(AgentConfig):
         if self.old_log_probs == "learner" and not self.takes_one_step():
             pieces.append(OldLogProbs(max_tokens=self.micro_batch_tokens))
         if self.kl_coeff > 0:
-            pieces.append(ReferenceLogProbs(max_tokens=self.micro_batch_tokens))
+            pieces.append(self.reference_connector())
         return pieces
+
+    def reference_connector(self) -> ReferenceLogProbs:
+        """Scores the KL anchor: the frozen initial model."""
+        return ReferenceLogProbs(max_tokens=self.micro_batch_tokens)
 
     def takes_one_step(self) -> bool:
         """Whether a training step is one optimizer step on all rows, so that the old policy is the current one."""

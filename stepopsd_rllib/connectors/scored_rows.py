@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -61,11 +61,21 @@ class OldLogProbs(ConnectorV2):
 
 
 class ReferenceLogProbs(ConnectorV2):
-    """Writes `reference_log_probs` [B, T]: the frozen KL anchor's log-probs of the response tokens."""
+    """Writes `reference_log_probs` [B, T]: the KL anchor's log-probs of the response tokens.
 
-    def __init__(self, *, max_tokens: int, **kwargs: Any):
+    The anchor is the module's `reference`, the frozen initial model, or its `teacher`.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_tokens: int,
+        model: Literal["reference", "teacher"] = "reference",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.max_tokens = max_tokens
+        self.model = model
 
     @override(ConnectorV2)
     def __call__(self, *, rl_module: Any, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

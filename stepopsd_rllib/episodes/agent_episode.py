@@ -19,7 +19,7 @@ ContextPolicy = Literal["append", "window"]
 
 _TOKEN_COLUMNS = ("prompt_ids", "response_ids", "behaviour_log_probs")
 _TURN_FIELDS = ("action", "is_action_valid", "finish_reason", "weights_version", "anchor")
-_EPISODE_FIELDS = ("task_id", "task_type", "group", "rollout", "seed", "context", "won")
+_EPISODE_FIELDS = ("task_id", "task_type", "group", "rollout", "seed", "context", "won", "golden")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +37,7 @@ class AgentEpisode:
         won: Whether the task was solved.
         turns: The turns, in order.
         final_observation: Environment text after the last response.
+        golden: Text of a golden rollout of the task, where the environment has one.
         error: What went wrong, for an episode whose status is an error.
     """
 
@@ -50,6 +51,7 @@ class AgentEpisode:
     won: bool
     turns: tuple[Turn, ...]
     final_observation: str = ""
+    golden: str = ""
     error: str = ""
 
     @property

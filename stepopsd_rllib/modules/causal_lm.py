@@ -83,10 +83,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         Returns:
             Two float32 [B, T], 0 outside the mask, nats.
         """
-        device_type = input_ids_BT.device.type
-        with torch.autocast(
-            device_type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None
-        ):
+        with self.autocast():
             hidden_BTH = model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
         hidden_NH = hidden_BTH[:, :-1][mask_BT[:, 1:]]
         targets_N = input_ids_BT[:, 1:][mask_BT[:, 1:]]
@@ -98,6 +95,25 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             entropy=entropy,
         )
         return _scatter(log_probs_N, mask_BT), _scatter(entropy_N, mask_BT)
+
+    def head_scores(self, model: nn.Module, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
+        """Log-probs of targets given the hidden states that predict them, float32 [N], without gradient."""
+        with torch.no_grad():
+            log_probs_N, _ = head_log_probs(
+                model.get_output_embeddings(),
+                hidden_NH,
+                targets_N,
+                temperature=self.temperature,
+                entropy="none",
+            )
+        return log_probs_N
+
+    def autocast(self) -> torch.autocast:
+        """The precision in which this module's models run."""
+        device_type = next(self.language_model.parameters()).device.type
+        return torch.autocast(
+            device_type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None
+        )
 
     @override(TargetNetworkAPI)
     def make_target_networks(self) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import torch
 from envs.text_env import TextEnv
+from gymnasium.envs.registration import load_env_creator
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
@@ -16,7 +19,6 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
 from stepopsd_rllib.episodes import to_rllib
-from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.rollout.sampler import Sampler
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
 
@@ -75,9 +77,11 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         """
         self._started_loop()
         assert self._sampler is not None
-        self._sampler.load_weights(
-            {name: torch.as_tensor(value) for name, value in weights.items()}, version
-        )
+        with warnings.catch_warnings():
+            # Arrays out of the object store are read-only, and are only read.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+        self._sampler.load_weights(tensors, version)
         return self._sampler.weights_version
 
     def score(self, token_ids: Sequence[int]) -> Any:
@@ -156,8 +160,12 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         return [EpisodeRequest(task_id=task, group=0, rollout=i, seed=i) for i in range(count)]
 
 
-def make_text_env(env_id: str, env_config: Mapping[str, Any]) -> TextEnv:
-    """Makes a registered text environment.
+def text_env_class(env_id: str) -> type[TextEnv]:
+    """The class of a registered text environment.
+
+    Args:
+        env_id: Gymnasium id, with the module that registers it in front where that is not one of ours:
+            "module:namespace/Name-v0".
 
     Raises:
         ValueError: No such environment, or one that does not keep the text contract.
@@ -165,18 +173,34 @@ def make_text_env(env_id: str, env_config: Mapping[str, Any]) -> TextEnv:
     import envs  # noqa: F401  (registers the package's environments)
 
     try:
-        env = gym.make(env_id, disable_env_checker=True, **env_config).unwrapped
-    except gym.error.Error as error:
+        module, _, name = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        entry_point = gym.spec(name).entry_point
+    except (gym.error.Error, ImportError) as error:
         raise ValueError(
             f"config.env={env_id!r}: {error} The package brings 'stepopsd/ALFWorld-v0' and 'stepopsd/SearchQA-v0'; "
             "another module's environment is written 'module:namespace/Name-v0'."
         ) from error
-    if not isinstance(env, TextEnv):
+    loaded = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if not (isinstance(loaded, type) and issubclass(loaded, TextEnv)):
         raise ValueError(
-            f"config.env={env_id!r} is a {type(env).__name__}, not a text environment: it has no task list and no "
-            "messages. Derive it from envs.text_env.TextEnv."
+            f"config.env={env_id!r} is {loaded!r}, not a text environment: it has no task list and no messages. "
+            "Derive it from envs.text_env.TextEnv."
         )
+    return loaded
+
+
+def make_text_env(env_id: str, env_config: Mapping[str, Any]) -> TextEnv:
+    """Makes a registered text environment; see `text_env_class`.
+
+    Raises:
+        ValueError: No such environment, or an argument that it does not take.
+    """
+    text_env_class(env_id)
+    try:
+        env = gym.make(env_id.rpartition(":")[2], disable_env_checker=True, **env_config).unwrapped
+    except (TypeError, gym.error.Error) as error:
+        raise ValueError(f"config.env_config={dict(env_config)}: {error}") from error
+    assert isinstance(env, TextEnv)
     return env
-
-
-__all__ = ["ChatFormat", "TextEnvRunner", "make_text_env"]

@@ -64,6 +64,7 @@ class _Running:
     observation: str = ""
     anchor: str = ""
     task_type: str = ""
+    golden: str = ""
     response: str = ""
     sampled: SampleResult | None = None
     history: list[HistoryTurn] = field(default_factory=list)
@@ -255,6 +256,7 @@ class TurnLoop:
         state.observation = reply.observation
         state.anchor = reply.info.get("anchor", "")
         state.task_type = reply.info["task_type"]
+        state.golden = state.golden or reply.info.get("golden_rollout", "")
 
     def _submit(self, key: str, state: _Running, settings: RolloutSettings) -> AgentEpisode | None:
         room = settings.max_context_tokens - len(state.context_ids)
@@ -293,6 +295,7 @@ class TurnLoop:
             won=status is Status.SUCCESS,
             turns=tuple(state.turns),
             final_observation=reply.observation,
+            golden=state.golden,
             error=error,
         )
 

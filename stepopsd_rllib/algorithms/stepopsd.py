@@ -1,0 +1,318 @@
+"""StepOPSD: step-aware credit from a hindsight teacher, on top of GRPO.
+
+After the rollout, a teacher that knows how things ended scores every agent step again. With Δ = log-prob under the
+teacher − log-prob under the policy, on the sampled tokens of the step's span,
+
+    w = clip(2σ(sign(A)·Δ), 1 − alpha_clip, 1 + alpha_clip)
+    Ã = (1 − λ)·A + λ·w·A          λ = lambda_mix · max(0, 1 − t / lambda_decay_steps), t = 1, 2, ...
+
+and the steps of an episode get an equal mean |Ã| (`step_normalization`). The sign of A never flips, and
+|Ã/A − 1| ≤ λ·alpha_clip before the normalisation: with the defaults at most 4 %. The functions are in
+`stepopsd_rllib.objectives.stepopsd`.
+
+Where the paper and the released code disagree, the paper is the default; the key that restores the code:
+
+- hindsight is a successful sibling's episode, told to failed episodes of a mixed group; the code's default knows
+  none (`hindsight="none"`), its launch script the outcome label alone (`hindsight="none",
+  hindsight_outcome=True`);
+- the step normalisation is on; in the released code its options never arrive (`step_normalization="none"`);
+- λ starts at 0.2; the code's default is 0.5 (`lambda_mix=0.5`);
+- the KL reference is the initial model; in the released code it is the teacher, so that the anchor moves
+  (`kl_reference="teacher"`).
+
+`hindsight_position="prefix"` is ours: the hindsight stands once in front of the episode instead of in front of
+every step, so that one pass over the episode scores all of its steps.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal, Self
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import NotProvided
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.connectors.credit_trace import CreditTrace
+from stepopsd_rllib.connectors.hindsight import HindsightContext
+from stepopsd_rllib.connectors.scored_rows import ReferenceLogProbs
+from stepopsd_rllib.connectors.step_spans import SPAN_MODES, StepSpans
+from stepopsd_rllib.connectors.teacher_gap import TeacherGap, update_number
+from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.objectives.gap_diagnostics import effect_diagnostics, gap_diagnostics
+from stepopsd_rllib.objectives.schedules import linear_decay
+from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
+from stepopsd_rllib.objectives.steps import StepTokens
+
+
+class StepOPSDConfig(GRPOConfig):
+    """Configuration of StepOPSD; defaults follow the paper."""
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class or StepOPSD)
+        self.alpha_clip = 0.2
+        self.lambda_mix = 0.2
+        self.lambda_decay_steps = 50
+        self.weight_fn: Literal["sigmoid", "exp"] = "sigmoid"
+        self.step_normalization: Literal["equal_step_mean_abs", "none"] = "equal_step_mean_abs"
+        self.step_normalization_eps = 1e-6
+        self.step_normalization_clip = 2.0
+        self.span_mode: str = "action_only"
+        self.hindsight: Literal["peer", "golden", "none"] = "peer"
+        self.hindsight_outcome = False
+        self.hindsight_position: Literal["suffix", "prefix"] = "suffix"
+        self.hindsight_max_tokens = 1024
+        self.teacher: Literal["stale", "live"] = "stale"
+        self.teacher_refresh_interval = 10
+        self.student_log_probs: Literal["recomputed", "rollout"] = "recomputed"
+        self.kl_reference: Literal["initial", "teacher"] = "initial"
+        self.score_all = False
+        self.credit_trace_interval = 10
+        self.credit_trace_episodes = 4
+
+    @override(GRPOConfig)
+    def training(
+        self,
+        *,
+        alpha_clip: float | NotProvided = NotProvided,
+        lambda_mix: float | NotProvided = NotProvided,
+        lambda_decay_steps: int | NotProvided = NotProvided,
+        weight_fn: str | NotProvided = NotProvided,
+        step_normalization: str | NotProvided = NotProvided,
+        step_normalization_eps: float | NotProvided = NotProvided,
+        step_normalization_clip: float | NotProvided = NotProvided,
+        span_mode: str | NotProvided = NotProvided,
+        hindsight: str | NotProvided = NotProvided,
+        hindsight_outcome: bool | NotProvided = NotProvided,
+        hindsight_position: str | NotProvided = NotProvided,
+        hindsight_max_tokens: int | NotProvided = NotProvided,
+        teacher: str | NotProvided = NotProvided,
+        teacher_refresh_interval: int | NotProvided = NotProvided,
+        student_log_probs: str | NotProvided = NotProvided,
+        kl_reference: str | NotProvided = NotProvided,
+        score_all: bool | NotProvided = NotProvided,
+        credit_trace_interval: int | NotProvided = NotProvided,
+        credit_trace_episodes: int | NotProvided = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the shaping.
+
+        Args:
+            alpha_clip: α, half width of the trust region of the weights (0.2; 0.05 in the reduced-clip runs).
+            lambda_mix: λ₀, share of the weighted advantage (0.2 or 0.05).
+            lambda_decay_steps: D, updates until λ is 0 (50); 0 or less keeps λ₀.
+            weight_fn: "sigmoid", or "exp" (an earlier draft).
+            step_normalization: "equal_step_mean_abs", or "none".
+            step_normalization_eps: Added to a step's mean |Ã|.
+            step_normalization_clip: C, largest factor of a step (2).
+            span_mode: "action_only" (ALFWorld), "clean_step_no_observation" (Search-QA), "answer_only" or
+                "final_answer_only".
+            hindsight: "peer", "golden" or "none".
+            hindsight_outcome: Tell the teacher also whether the episode succeeded.
+            hindsight_position: "suffix": after the causal prefix of each span; "prefix": once in front.
+            hindsight_max_tokens: Cap of the hindsight; what exceeds it is cut from its own end.
+            teacher: "stale", a snapshot, or "live", the current policy.
+            teacher_refresh_interval: Updates between snapshots (10): updates 1-10 use the initial weights.
+            student_log_probs: "recomputed" by the learner, or the "rollout"'s own.
+            kl_reference: "initial" model, or the "teacher", as in the released code.
+            score_all: Score also where the result cannot matter, for diagnostics.
+            credit_trace_interval: Updates between samples written to `credit.jsonl`; 0 for none.
+            credit_trace_episodes: Episodes of a sample.
+            kwargs: Keys of GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        given = {
+            k: v
+            for k, v in locals().items()
+            if k not in ("self", "kwargs", "__class__") and v is not NotProvided
+        }
+        super().training(**kwargs)
+        for name, value in given.items():
+            setattr(self, name, value)
+        return self
+
+    @override(GRPOConfig)
+    def validate(self) -> None:
+        """Checks the shaping's keys."""
+        super().validate()
+        for key, is_right, requirement in (
+            (
+                "alpha_clip",
+                0 <= self.alpha_clip < 1,
+                "in [0, 1), or the sign of the advantage could flip",
+            ),
+            ("lambda_mix", 0 <= self.lambda_mix <= 1, "in [0, 1]"),
+            ("weight_fn", self.weight_fn in ("sigmoid", "exp"), "'sigmoid' or 'exp'"),
+            (
+                "step_normalization",
+                self.step_normalization in ("equal_step_mean_abs", "none"),
+                "'equal_step_mean_abs' or 'none'",
+            ),
+            ("step_normalization_eps", self.step_normalization_eps > 0, "above 0"),
+            ("span_mode", self.span_mode in SPAN_MODES, f"one of {', '.join(SPAN_MODES)}"),
+            (
+                "hindsight",
+                self.hindsight in ("peer", "golden", "none"),
+                "'peer', 'golden' or 'none'",
+            ),
+            (
+                "hindsight_position",
+                self.hindsight_position in ("suffix", "prefix"),
+                "'suffix' or 'prefix'",
+            ),
+            ("hindsight_max_tokens", self.hindsight_max_tokens >= 1, "at least 1 token"),
+            ("teacher", self.teacher in ("stale", "live"), "'stale' or 'live'"),
+            ("teacher_refresh_interval", self.teacher_refresh_interval >= 1, "at least 1 update"),
+            (
+                "student_log_probs",
+                self.student_log_probs in ("recomputed", "rollout"),
+                "'recomputed' or 'rollout'",
+            ),
+            ("kl_reference", self.kl_reference in ("initial", "teacher"), "'initial' or 'teacher'"),
+            ("credit_trace_interval", self.credit_trace_interval >= 0, "at least 0"),
+            ("credit_trace_episodes", self.credit_trace_episodes >= 1, "at least 1"),
+        ):
+            if not is_right:
+                self._value_error(f"config.{key}={getattr(self, key)!r}: must be {requirement}.")
+        if self.kl_reference == "teacher" and self.teacher != "stale":
+            self._value_error(
+                "config.kl_reference='teacher' needs teacher='stale': a live teacher is the policy itself, so its KL is 0."
+            )
+        if self.span_mode.endswith("answer_only") and "answer" not in self.action_tags():
+            self._value_error(
+                f"config.span_mode={self.span_mode!r}: turns of {self.env} have no <answer>. Use 'action_only' or "
+                "'clean_step_no_observation'."
+            )
+
+    def lambda_at(self, update: int) -> float:
+        """λ of an update, counted from 1."""
+        return linear_decay(self.lambda_mix, step=update, decay_steps=self.lambda_decay_steps)
+
+    @override(GRPOConfig)
+    def learner_connectors(self) -> list[ConnectorV2]:
+        """GRPO's pieces, then spans, hindsight, teacher, shaping."""
+        tokenizer = self.tokenizer()
+        return [
+            *super().learner_connectors(),
+            StepSpans(mode=self.span_mode, decode=self.chat_format().text),
+            HindsightContext(
+                source=self.hindsight,
+                include_outcome=self.hindsight_outcome,
+                max_tokens=self.hindsight_max_tokens,
+                encode=functools.partial(_encode, tokenizer),
+            ),
+            TeacherGap(
+                position=self.hindsight_position,
+                teacher=self.teacher,
+                student=self.student_log_probs,
+                weight=self.lambda_at,
+                score_all=self.score_all,
+                max_tokens=self.micro_batch_tokens,
+            ),
+            StepOPSDShaping(config=self),
+            CreditTrace(
+                interval=self.credit_trace_interval,
+                num_episodes=self.credit_trace_episodes,
+                decode=tokenizer.decode,
+            ),
+        ]
+
+    @override(GRPOConfig)
+    def reference_connector(self) -> ReferenceLogProbs:
+        """Scores the KL anchor: the initial model, or the teacher."""
+        model = "teacher" if self.kl_reference == "teacher" else "reference"
+        return ReferenceLogProbs(max_tokens=self.micro_batch_tokens, model=model)
+
+    @override(GRPOConfig)
+    def module_options(self) -> dict[str, Any]:
+        """Adds the teacher; it also serves as KL reference where that is asked for."""
+        options = super().module_options() | {"with_teacher": self.teacher == "stale"}
+        if self.kl_reference == "teacher":
+            options["with_reference"] = False
+        return options
+
+
+class StepOPSDShaping(ConnectorV2):
+    """Replaces `advantages` A by Ã; keeps A as `group_advantages`. Requires `log_prob_gap`, `step_index`."""
+
+    def __init__(self, *, config: StepOPSDConfig, **kwargs: Any):
+        """Keeps the knobs."""
+        super().__init__(**kwargs)
+        self.config = config
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        batch: dict[str, Any],
+        shared_data: dict,
+        metrics: MetricsLogger | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Shapes, and logs the size of the effect."""
+        config, columns = self.config, batch[DEFAULT_MODULE_ID]
+        weight = config.lambda_at(update_number(columns))
+        columns["group_advantages"] = columns["advantages"]
+        shaped = stepopsd_advantages(
+            columns["advantages"],
+            columns["log_prob_gap"],
+            columns["response_mask"],
+            StepTokens.from_index(columns["step_index"], columns["episode_index"]),
+            alpha_clip=config.alpha_clip,
+            lambda_mix=weight,
+            weight_fn=config.weight_fn,
+            step_normalization=config.step_normalization,
+            eps=config.step_normalization_eps,
+            coefficient_clip=config.step_normalization_clip,
+        )
+        columns["advantages"] = shaped.advantages
+        if metrics is not None:
+            effect = effect_diagnostics(
+                shaped.advantages,
+                columns["group_advantages"],
+                shaped.weights,
+                columns["response_mask"],
+                columns["is_scored"],
+                alpha_clip=config.alpha_clip,
+            )
+            log_gap(columns, episodes_of(shared_data), metrics)
+            for name, value in (effect | {"lambda": weight}).items():
+                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
+        return batch
+
+
+def log_gap(columns: dict[str, Any], episodes: list, metrics: MetricsLogger) -> None:
+    """Logs the distribution of Δ over all scored tokens, and its mean and deviation by task type."""
+    gap_BT, is_scored_BT = columns["log_prob_gap"], columns["is_scored"]
+    for name, value in gap_diagnostics(gap_BT, is_scored_BT).items():
+        metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
+    types = [episodes[n].task_type for n in columns["episode_index"].tolist()]
+    for task_type in sorted(set(types)):
+        rows = [b for b, name in enumerate(types) if name == task_type]
+        part = gap_diagnostics(gap_BT[rows], is_scored_BT[rows])
+        for name in ("gap_mean", "gap_std"):
+            if name in part:
+                metrics.log_value(
+                    (DEFAULT_MODULE_ID, "task_type", task_type, name), float(part[name]), window=1
+                )
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+class StepOPSD(GRPO):
+    """StepOPSD as an RLlib algorithm."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> StepOPSDConfig:
+        """The default config."""
+        return StepOPSDConfig()
