@@ -16,17 +16,23 @@ from typing import Any
 from envs.alfworld.engine import EngineReply
 from envs.alfworld.game import read_game_file
 
+_idle_planners: list[Any] = []
+"""Planner libraries of closed engines. One takes 33 MB and cannot be unloaded: the process would
+crash when it ends. So they are used again."""
+
 
 class TextWorldEngine:
-    """Plays one game file in a private copy (33 MB) of the planner library, until closed."""
+    """Plays one game file on a planner library that is its own until it is closed or collected."""
 
     def __init__(self, path: str | Path):
         """Loads a `game.tw-pddl`, whose rules and texts may be any that TextWorld can read."""
         data = read_game_file(path)
         with _process_kept_as_it_is():
-            planner, self._environment = _new_environment()
+            environment, planner = _new_environment()
+            self._environment: Any = environment
+            self._release = weakref.finalize(self, _idle_planners.append, planner)
+            self._release.atexit = False
             self._environment.load(data)
-        self._unload = weakref.finalize(self, *planner)
 
     def reset(self) -> EngineReply:
         """Starts the game afresh."""
@@ -39,17 +45,18 @@ class TextWorldEngine:
         return _reply(state)
 
     def close(self) -> None:
-        """Unloads the planner library; the engine cannot be used afterwards."""
-        self._unload()
+        """Passes the planner library on to the next engine; this one cannot be used any more."""
+        self._environment = None
+        self._release()
 
 
-def _new_environment() -> tuple[tuple[Any, ...], Any]:
-    """Returns what unloads the planner library, a function and its argument; the environment."""
+def _new_environment() -> tuple[Any, Any]:
+    """Returns the environment and its planner library."""
     try:
         import fast_downward
         import mementos.core
+        import textworld
         from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
-        from textworld import EnvInfos
         from textworld.envs.pddl import PddlEnv
     except ImportError as error:
         raise ImportError(
@@ -57,12 +64,20 @@ def _new_environment() -> tuple[tuple[Any, ...], Any]:
             "pip install 'stepopsd-rllib[textworld]' (needs a C++ compiler and cmake), "
             'or use engine="fast".'
         ) from None
+
+    class PddlEnvOnPlanner(PddlEnv):
+        """PddlEnv, which would load a library of its own."""
+
+        def __init__(self, planner: Any):
+            infos = textworld.EnvInfos(admissible_commands=True, won=True)
+            textworld.Environment.__init__(self, infos)
+            self.downward_lib = planner
+
     # TextWorld keeps every proposition of every game that the process ever loaded, 1.1 MB a game.
     # They are compared by value, so that a running engine does not notice.
     mementos.core._memento_cache.clear()
-    environment = PddlEnv(EnvInfos(admissible_commands=True, won=True))
-    planner = (fast_downward.close_lib, environment.downward_lib)
-    return planner, AlfredDemangler(environment)
+    planner = _idle_planners.pop() if _idle_planners else fast_downward.load_lib()
+    return AlfredDemangler(PddlEnvOnPlanner(planner)), planner
 
 
 @contextmanager
