@@ -8,6 +8,7 @@ before, because the import alone takes seconds and initialises process-wide stat
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import random
 import warnings
@@ -303,6 +304,8 @@ def _start_engine(
     os.environ.update(PROCESS_SETTINGS)
     for name, value in DEFAULT_SETTINGS.items():
         os.environ.setdefault(name, value)
+    # vLLM warns before it has read its own level.
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())
     from vllm import EngineArgs
     from vllm.platforms import current_platform
     from vllm.v1.engine.llm_engine import LLMEngine
