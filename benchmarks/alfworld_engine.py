@@ -4,8 +4,8 @@ python benchmarks/alfworld_engine.py                    speed and memory, fast a
 python benchmarks/alfworld_engine.py --differential     the two engines side by side (minutes)
 python benchmarks/alfworld_engine.py --walkthroughs     all walkthroughs of the published set
 
-Published games are read from --official (a folder that holds json_2.1.1; STEPOPSD_ALFWORLD_OFFICIAL)
-and, packed, from --archive (json_2.1.1.tar.xz; STEPOPSD_ALFWORLD_ARCHIVE).
+Published games are read from --official (a folder with json_2.1.1; STEPOPSD_ALFWORLD_OFFICIAL) and,
+packed, from --archive (json_2.1.1.tar.xz; STEPOPSD_ALFWORLD_ARCHIVE).
 """
 
 import argparse

@@ -9,6 +9,10 @@ from envs.alfworld.engine import Engine, EngineReply
 from envs.alfworld.game import Game
 
 _TURNS_AN_EPISODE = 40
+_VERBS = (
+    *("clean ", "close ", "cool ", "examine ", "go ", "heat ", "inventory"),
+    *("look", "move ", "open ", "slice ", "take ", "use "),
+)
 _WRONG_COMMAND_RATE = 0.08
 """Share of the turns in which a command is sent that is not admissible, or only nearly so."""
 
@@ -138,9 +142,8 @@ def _fetch(game: Game, item: int) -> Iterator[str]:
 
 def _anything(game: Game, rng: random.Random) -> Iterator[str]:
     """Half of the time every verb is equally likely, else every command."""
-    verbs = [*"clean close cool examine go heat inventory look move open slice take use".split()]
     while True:
-        yield rng.choice(verbs) + " " if rng.random() < 0.5 else ""
+        yield rng.choice(_VERBS) if rng.random() < 0.5 else ""
 
 
 _PLANS = (_walkthrough_with_detours, _errands, _anything)
