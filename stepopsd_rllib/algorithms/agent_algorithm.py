@@ -53,6 +53,10 @@ class AgentAlgorithm(Algorithm):
         self._check_first_prompt()
         self._sync()
 
+    def __repr__(self) -> str:
+        """The class's name; RLlib's own reads the config, which a failed construction has not set."""
+        return type(self).__name__
+
     @override(Algorithm)
     def training_step(self) -> None:
         """One step: sample groups, drop what is broken, update, sync."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
+from ray.tune.result import TRIAL_INFO
 
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner, text_env_class
@@ -314,7 +315,8 @@ class AgentConfig(AlgorithmConfig):
         }
 
     def _known_keys(self) -> set[str]:
-        return set(vars(self)) | set(self.to_dict()) | {"model"}
+        # Tune adds TRIAL_INFO to the dict of every trial; RLlib skips it.
+        return set(vars(self)) | set(self.to_dict()) | {"model", TRIAL_INFO}
 
 
 def _refuse_number_as_text(key: str, value: Any, current: Any) -> None:
