@@ -203,8 +203,8 @@ def agentopsd_token_advantages(
 
 
 def _token_belief_moves(gap_BT: Tensor, turn_BT: Tensor, prior_S: Tensor, gamma: float) -> Tensor:
-    prior_BT = spread_turns(prior_S, turn_BT) if len(prior_S) else torch.full_like(gap_BT, 0.5)
-    prior_BT = torch.where(turn_BT >= 0, prior_BT, torch.full_like(prior_BT, 0.5))
+    # Outside the turns any prior does, as long as its logit is finite.
+    prior_BT = torch.where(turn_BT >= 0, spread_turns(prior_S, turn_BT), 0.5)
     moves_BT = torch.zeros_like(gap_BT)
     accumulated_B = torch.zeros_like(gap_BT[:, 0])
     belief_B = prior_BT[:, 0]

@@ -85,7 +85,7 @@ def skill_shift(
         std = scored.std(correction=0)
         centred = scored - scored.mean()
         shift_BT = shift_BT.masked_scatter(
-            scored_BT, (centred / (std + eps) if std > eps else centred).float()
+            scored_BT, (centred / (std + eps) if std > eps else centred).to(shift_BT.dtype)
         )
     if clip is not None:
         shift_BT = shift_BT.clamp(-clip, clip)

@@ -22,13 +22,17 @@ GRPO+OPSD and OPSD are settings of the same loss, see `DistillationSetting`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.reduction import same_shape
+
 GateName = Literal["gap", "entropy", "soft_or", "none"]
+Divergence = Literal["reverse_kl", "jensen_shannon", "forward_kl"]
 
 MAX_LOG_RATIO = 10.0
 """Largest log(teacher / policy), nats, that the importance-weighted estimates let through; bounds
@@ -200,22 +204,56 @@ def jensen_shannon_loss(policy_log_probs_BT: Tensor, teacher_log_probs_BT: Tenso
     return value_BT - 0.5 * log_mixture_BT * (policy_log_probs_BT - policy_log_probs_BT.detach())
 
 
-def gated_token_loss(token_loss_BT: Tensor, gate_BT: Tensor, response_mask_BT: Tensor) -> Tensor:
-    """The gated loss of every token, zero (value and gradient) outside the mask.
+TOKEN_LOSSES: dict[Divergence, Callable[[Tensor, Tensor], Tensor]] = {
+    "reverse_kl": reverse_kl_loss,
+    "jensen_shannon": jensen_shannon_loss,
+    "forward_kl": forward_kl_loss,
+}
 
-    The caller aggregates it with the weights of the policy loss, so that normalisation is exact
-    over a mini-batch.
+
+def gated_token_loss(
+    policy_log_probs_BT: Tensor,
+    teacher_log_probs_BT: Tensor,
+    gate_BT: Tensor,
+    response_mask_BT: Tensor,
+    *,
+    divergence: Divergence = "reverse_kl",
+) -> Tensor:
+    """The gated distillation loss of every token.
+
+    The caller aggregates it with the weights of the policy loss (`reduction.token_weights`), so
+    that normalisation is exact over a minibatch.
 
     Args:
-        token_loss_BT: Float [B, T], one of the three losses above.
-        gate_BT: Float [B, T]; detached here.
-        response_mask_BT: Bool [B, T], True on tokens that the policy sampled.
+        policy_log_probs_BT: Float [B, T], current policy; carries the gradient.
+        teacher_log_probs_BT: Float [B, T], the same tokens under the skill-informed context;
+            detached.
+        gate_BT: Float [B, T], from one of the gates; ones for none. Detached here.
+        response_mask_BT: 0/1 of any dtype, [B, T], 1 on tokens that the policy sampled.
+        divergence: Which of the three token losses.
 
     Returns:
-        Float [B, T], nats.
+        Float [B, T], nats; 0 without gradient outside the mask, whatever stands there.
+
+    Raises:
+        ValueError: An unknown divergence, or tensors of different shapes.
     """
-    gated_BT = gate_BT.detach() * token_loss_BT
-    return torch.where(response_mask_BT.bool(), gated_BT, torch.zeros_like(gated_BT))
+    same_shape(
+        policy=policy_log_probs_BT,
+        teacher=teacher_log_probs_BT,
+        gate=gate_BT,
+        mask=response_mask_BT,
+    )
+    if divergence not in TOKEN_LOSSES:
+        raise ValueError(
+            f"divergence={divergence!r} is not known. Use one of {', '.join(TOKEN_LOSSES)}."
+        )
+    outside_BT = response_mask_BT == 0
+    token_loss_BT = TOKEN_LOSSES[divergence](
+        policy_log_probs_BT.masked_fill(outside_BT, 0.0),
+        teacher_log_probs_BT.masked_fill(outside_BT, 0.0),
+    )
+    return gate_BT.detach().masked_fill(outside_BT, 0.0) * token_loss_BT
 
 
 def gate_diagnostics(

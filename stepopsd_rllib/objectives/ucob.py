@@ -77,9 +77,11 @@ def ucob_token_loss(
         Float [B, T], nats; zero in value and gradient outside the mask. The caller aggregates it
         (token-mean, times the coefficient 0.1).
     """
-    teacher_BTK = teacher_top_log_probs_BTK.detach()
-    divergence_BT = (teacher_BTK.exp() * (teacher_BTK - student_top_log_probs_BTK)).sum(dim=-1)
-    gated_BT = divergence_BT if gate_BT is None else gate_BT.detach() * divergence_BT
-    return torch.where(
-        response_mask_BT.bool(), weight_B[:, None] * gated_BT, torch.zeros_like(gated_BT)
-    )
+    outside_BT = response_mask_BT == 0
+    teacher_BTK = teacher_top_log_probs_BTK.detach().masked_fill(outside_BT[..., None], 0.0)
+    student_BTK = student_top_log_probs_BTK.masked_fill(outside_BT[..., None], 0.0)
+    divergence_BT = (teacher_BTK.exp() * (teacher_BTK - student_BTK)).sum(dim=-1)
+    weight_BT = weight_B[:, None].expand_as(divergence_BT)
+    if gate_BT is not None:
+        weight_BT = weight_BT * gate_BT.detach()
+    return weight_BT.masked_fill(outside_BT, 0.0) * divergence_BT

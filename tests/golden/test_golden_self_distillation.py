@@ -11,7 +11,6 @@ from stepopsd_rllib.objectives.sdar import (
     gap_gate,
     gate_diagnostics,
     gated_token_loss,
-    reverse_kl_loss,
 )
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 from stepopsd_rllib.objectives.ucob import top_k_log_probs, ucob_token_loss
@@ -27,7 +26,7 @@ def test_sdar(case: GoldenCase) -> None:
     mask_BT = tensor(case.inputs["mask"])
     mode: Aggregation = case.inputs["aggregation"]
     gate_BT = gap_gate(policy_BT, teacher_BT, beta=case.inputs["gate_beta"])
-    loss_BT = gated_token_loss(reverse_kl_loss(policy_BT, teacher_BT), gate_BT, mask_BT)
+    loss_BT = gated_token_loss(policy_BT, teacher_BT, gate_BT, mask_BT)
     loss = aggregate(loss_BT, mask_BT, mode)
     loss.backward()
     sums = gate_diagnostics(policy_BT, teacher_BT, gate_BT, mask_BT)

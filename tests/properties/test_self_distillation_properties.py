@@ -27,6 +27,7 @@ from stepopsd_rllib.objectives.sdar import (
     GRPO_OPSD_AS_CODED,
     OPSD_AS_CODED,
     SDAR,
+    TOKEN_LOSSES,
     entropy_gate,
     forward_kl_loss,
     gap_gate,
@@ -41,12 +42,13 @@ from stepopsd_rllib.objectives.ucob import branch_weights, top_k_log_probs, ucob
 from tests.batches import batches
 
 betas = st.sampled_from([0.0, 1.0, 5.0, 10.0])
-losses = st.sampled_from([reverse_kl_loss, forward_kl_loss, jensen_shannon_loss])
+divergences = st.sampled_from(list(TOKEN_LOSSES))
 
 
-def sdar_loss(policy_BT, teacher_BT, mask_BT, beta, token_loss=reverse_kl_loss):
+def sdar_loss(policy_BT, teacher_BT, mask_BT, beta, divergence="reverse_kl"):
     gate_BT = gap_gate(policy_BT, teacher_BT, beta=beta)
-    return gated_token_loss(token_loss(policy_BT, teacher_BT), gate_BT, mask_BT), gate_BT
+    loss_BT = gated_token_loss(policy_BT, teacher_BT, gate_BT, mask_BT, divergence=divergence)
+    return loss_BT, gate_BT
 
 
 @given(batches(), betas)
@@ -85,16 +87,18 @@ def test_the_gap_gate_rises_with_the_gap_and_is_half_for_beta_zero(batch):
     assert bool((flat_BT == 0.5).all())
 
 
-@given(batches(), losses)
-def test_masked_tokens_change_neither_loss_nor_gradient(batch, token_loss):
+@given(batches(), divergences)
+def test_masked_tokens_change_neither_loss_nor_gradient(batch, divergence):
     def loss_and_gradient(noise):
         policy_BT = torch.where(batch.mask_BT != 0, batch.policy_BT, noise).requires_grad_()
-        teacher_BT = torch.where(batch.mask_BT != 0, batch.policy_BT + batch.gap_BT, -noise)
-        loss_BT, _ = sdar_loss(policy_BT, teacher_BT, batch.mask_BT, 5.0, token_loss)
+        teacher_BT = torch.where(batch.mask_BT != 0, batch.policy_BT + batch.gap_BT, noise)
+        loss_BT, _ = sdar_loss(policy_BT, teacher_BT, batch.mask_BT, 5.0, divergence)
         return loss_BT, torch.autograd.grad(loss_BT.sum(), policy_BT)[0]
 
     for calm, noisy in zip(
-        loss_and_gradient(torch.tensor(0.0)), loss_and_gradient(torch.tensor(-9.0)), strict=True
+        loss_and_gradient(torch.tensor(-1.0)),
+        loss_and_gradient(torch.tensor(math.nan)),
+        strict=True,
     ):
         torch.testing.assert_close(calm, noisy)
         assert bool((noisy[batch.mask_BT == 0] == 0).all())
@@ -155,6 +159,12 @@ def test_the_compared_gates_rise_with_what_they_read(batch):
         soft_or_gate(policy_BT, teacher_BT, sure_BT + 1, beta=5.0),
         entropy_gate(sure_BT + 1, beta=5.0),
     )
+
+
+def test_an_unknown_divergence_is_refused_with_the_known_ones():
+    row_BT = torch.zeros(1, 1)
+    with pytest.raises(ValueError, match=r"divergence='kl' is not known\. Use one of reverse_kl"):
+        gated_token_loss(row_BT, row_BT, row_BT, row_BT, divergence="kl")
 
 
 def test_the_settings_are_those_of_the_papers():
@@ -315,6 +325,7 @@ def test_ucob_is_a_weighted_kl_without_gradient_to_the_teacher(seed, renormalize
     weight_B = branch_weights(torch.tensor([0.0, 0.1, 5.0]).double())
     mask_BT = torch.ones(3, 4)
     mask_BT[:, 3] = 0
+    teacher_BTK = torch.where(mask_BT[..., None] != 0, teacher_BTK, math.nan)
     loss_BT = ucob_token_loss(student_BTK, teacher_BTK, weight_B, None, mask_BT)
     loss_BT.sum().backward()
     assert teacher_BTV.grad is None
