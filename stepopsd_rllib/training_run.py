@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import signal
@@ -47,6 +48,7 @@ def train(
     Raises:
         ValueError: A mistake that is found before the run starts.
     """
+    _quiet_ray()
     example = tuned.read(file, overrides)
     configs = tuned.configs(example)
     name = name or f"{example.name}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
@@ -54,10 +56,6 @@ def train(
     if folder.exists():
         raise ValueError(f"--name {name}: {folder} exists already. Choose another name.")
     say(heading(example, configs, folder))
-    # Tune would print a banner, and a log record with the traceback of each failed trial.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     start_ray(tuned.algorithm_class(example), configs, dashboard=dashboard)
     stop = StopConditions(example.stop)
     runner = tuned.tuner(
@@ -129,6 +127,15 @@ def show_reports(folder: Path) -> None:
 def say(text: str) -> None:
     """Prints at once, so that a log file shows a run as it happens."""
     print(text, flush=True)
+
+
+def _quiet_ray() -> None:
+    """Leaves to this module what Ray prints itself: a banner, warnings, tracebacks of failed trials."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
-from ray.tune.result import TRIAL_INFO
+from ray.tune.result import STDERR_FILE, STDOUT_FILE, TRIAL_INFO
 
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner, text_env_class
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Tune adds these to the dict of every trial.
+_KEYS_OF_TUNE = {TRIAL_INFO, STDOUT_FILE, STDERR_FILE}
 EMBEDDED_MODEL = "tiny"
 _EMBEDDED_MODEL_FOLDERS = {"ALFWorld": "tiny_alfworld", "SearchQA": "tiny_search_qa"}
 _SAMPLER_DIFFERENCE_LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
@@ -315,8 +317,7 @@ class AgentConfig(AlgorithmConfig):
         }
 
     def _known_keys(self) -> set[str]:
-        # Tune adds TRIAL_INFO to the dict of every trial; RLlib skips it.
-        return set(vars(self)) | set(self.to_dict()) | {"model", TRIAL_INFO}
+        return set(vars(self)) | set(self.to_dict()) | {"model"} | _KEYS_OF_TUNE
 
 
 def _refuse_number_as_text(key: str, value: Any, current: Any) -> None:
