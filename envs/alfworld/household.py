@@ -204,6 +204,8 @@ class _Draw:
         for name, (x, z, rotation, horizon) in self.layout.poses.items():
             fields = name.split("|")
             kind = fields[4] if len(fields) > 4 else fields[0]
+            if not kind.startswith(fields[0]):
+                continue  # scene 420 has a bathtub of the type of a sink; games show its first name
             pose = (round(x / 0.25), round(z / 0.25), round(rotation / 90), round(horizon))
             found.append(Receptacle(id=name, type=kind, location=self.free_location(pose)))
         self.ids.update(receptacle.id for receptacle in found)

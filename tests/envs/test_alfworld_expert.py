@@ -160,6 +160,26 @@ def test_it_takes_what_it_saw_before_without_searching_again():
     assert expert.act(taken, (*WALKS[:3], "use desklamp 1")) == "use desklamp 1"
 
 
+def test_it_takes_what_lies_before_it_rather_than_the_same_thing_elsewhere():
+    expert = ExploringExpert(seed=0)
+    expert.act(ROOM + "put a pen in drawer.", WALKS)
+    expert.act("You arrive at desk 1. On the desk 1, you see a pen 1.", WALKS)
+    here = "You arrive at shelf 1. On the shelf 1, you see a pen 2."
+    assert expert.act(here, (*WALKS[:3], "take pen 2 from shelf 1")) == "take pen 2 from shelf 1"
+
+
+def test_it_heats_again_what_was_cooled_after_heating():
+    expert = ExploringExpert(seed=0)
+    room = ROOM.replace("a desk 1", "a fridge 1, a microwave 1")
+    heat = "heat egg 1 with microwave 1"
+    expert.act(room + "put a hot egg in drawer.", WALKS)
+    expert.act("You arrive at shelf 1. On the shelf 1, you see a egg 1.", WALKS)
+    expert.act("You pick up the egg 1 from the shelf 1.", (*WALKS, heat))
+    heated = expert.act("You heat the egg 1 using the microwave 1.", (*WALKS, heat))
+    assert heated == "go to drawer 1"
+    assert expert.act("You cool the egg 1 using the fridge 1.", (*WALKS, heat)) == heat
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_it_finds_back_from_random_commands(size):
     for seed, game in enumerate(games(size)):

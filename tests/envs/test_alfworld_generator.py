@@ -117,6 +117,18 @@ def test_walkthroughs_are_admissible_and_win_only_at_their_end(sample):
         assert generated.game.walkthrough == tuple(generated.data["walkthrough"])
 
 
+def test_names_shown_agree_with_the_types_of_the_goal_in_the_room_with_a_mislabelled_bathtub():
+    rooms = [
+        generate_game(f"generated-v1/tiny/train/pick_clean_then_place_in_recep/{index:06d}")
+        for index in range(300)
+    ]
+    games = [room.game for room in rooms if scene_of(room) == 420]
+    assert games
+    for game in games:
+        assert "sinkbasin 1" in game.receptacle_names
+        assert not any(name.startswith("bathtub") for name in game.receptacle_names)
+
+
 def test_a_game_is_of_the_task_type_and_split_of_its_id(sample):
     for generated in sample:
         _, _, split, task_type, _ = generated.task_id.split("/")
@@ -134,6 +146,12 @@ def test_validation_rooms_are_seen_or_unseen_as_the_split_says(sample):
     assert scenes["valid_seen"].isdisjoint(scenes["valid_unseen"])
     assert scenes["valid_unseen"] <= {9, 10, 29, 215, 219, 226, 308, 315, 325, 404, 424, 425}
     assert len(scenes["valid_unseen"]) >= 8
+
+
+def test_games_of_every_size_and_split_can_be_written_into_one_folder(sample):
+    trials = {game.folder.rpartition("/")[2] for game in sample}
+    assert len(trials) == len(sample) / len(TASK_TYPES)
+    assert len({game.folder for game in sample}) == len(sample)
 
 
 def test_no_validation_game_is_a_training_game():
