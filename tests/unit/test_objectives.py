@@ -96,6 +96,11 @@ def test_an_extreme_ratio_gives_a_finite_loss_and_gradient(advantage, difference
     assert policy_BT.grad.isfinite().all()
 
 
+def test_the_log_of_a_sequence_ratio_is_at_most_ten():
+    policy_BT = torch.tensor([[15.0, 13.0]])
+    assert sequence_log_ratio(policy_BT, torch.zeros(1, 2), torch.ones(1, 2)).tolist() == [[10, 10]]
+
+
 def test_autograd_agrees_with_finite_differences():
     generator = torch.Generator().manual_seed(0)
 
