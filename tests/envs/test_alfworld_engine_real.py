@@ -44,16 +44,16 @@ def test_every_published_walkthrough_wins():
 
 
 @needs_published_games
-@pytest.mark.parametrize("index", [4, 15])
+@pytest.mark.parametrize("index", [4])
 def test_a_published_game_reads_the_same_on_the_real_engine(textworld_engine, index):
     path = PUBLISHED_GAMES[index % len(PUBLISHED_GAMES)]
-    check_same(path, textworld_engine(path), steps=90, seed=index)
+    check_same(path, textworld_engine(path), steps=60, seed=index)
 
 
 @pytest.mark.parametrize("task", ["tiny/train/look_at_obj_in_light/000000"])
 def test_a_generated_game_reads_the_same_on_the_real_engine(textworld_engine, tmp_path, task):
     (path,) = write_games(tmp_path, [f"generated-v1/{task}"])
-    check_same(path, textworld_engine(path), steps=120, seed=0)
+    check_same(path, textworld_engine(path), steps=80, seed=0)
 
 
 def check_same(path: Path, real: Engine, *, steps: int, seed: int) -> None:
