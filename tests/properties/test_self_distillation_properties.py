@@ -77,7 +77,10 @@ def test_sdar_equation_spelt_out(batch, beta):
 
 @given(batches())
 def test_the_gap_gate_rises_with_the_gap_and_is_half_for_beta_zero(batch):
-    gate_BT = gap_gate(batch.policy_BT, batch.policy_BT + batch.gap_BT, beta=5.0)
+    gate_BT = gap_gate(
+        batch.policy_BT.clone().requires_grad_(), batch.policy_BT + batch.gap_BT, beta=5.0
+    )
+    assert not gate_BT.requires_grad
     wider_BT = gap_gate(batch.policy_BT, batch.policy_BT + batch.gap_BT + 0.1, beta=5.0)
     assert bool(((gate_BT >= 0) & (gate_BT <= 1)).all())
     assert bool((wider_BT >= gate_BT).all())
@@ -217,11 +220,12 @@ def test_rlsd_is_stepopsd_with_exp_and_one_span(batch, mixing, clip_range):
 
 @given(batches(), st.sampled_from([0.0, 0.5, 1.0]))
 def test_rlsd_spelt_out(batch, mixing):
+    advantages_BT = torch.where(batch.mask_BT != 0, batch.advantages_BT, 9.0)
     shaped_BT = rlsd_advantages(
-        batch.advantages_BT, batch.gap_BT, batch.mask_BT, mixing=mixing, clip_range=0.2
+        advantages_BT, batch.gap_BT, batch.mask_BT, mixing=mixing, clip_range=0.2
     )
     for row, advantages, gaps, mask in zip(
-        shaped_BT, batch.advantages_BT, batch.gap_BT, batch.mask_BT, strict=True
+        shaped_BT, advantages_BT, batch.gap_BT, batch.mask_BT, strict=True
     ):
         first = next((t for t, m in enumerate(mask.tolist()) if m), None)
         for t, value in enumerate(row.tolist()):
