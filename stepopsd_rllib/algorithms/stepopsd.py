@@ -40,9 +40,10 @@ from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.hindsight import HindsightContext
 from stepopsd_rllib.connectors.scored_rows import ReferenceLogProbs
-from stepopsd_rllib.connectors.step_spans import SPAN_MODES, StepSpans
+from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap, update_number
 from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.episodes.segmentation import SPAN_MODES, SpanMode
 from stepopsd_rllib.objectives.gap_diagnostics import effect_diagnostics, gap_diagnostics
 from stepopsd_rllib.objectives.schedules import linear_decay
 from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
@@ -62,7 +63,7 @@ class StepOPSDConfig(GRPOConfig):
         self.step_normalization: Literal["equal_step_mean_abs", "none"] = "equal_step_mean_abs"
         self.step_normalization_eps = 1e-6
         self.step_normalization_clip = 2.0
-        self.span_mode: str = "action_only"
+        self.span_mode: SpanMode = "action_only"
         self.hindsight: Literal["peer", "golden", "none"] = "peer"
         self.hindsight_outcome = False
         self.hindsight_position: Literal["suffix", "prefix"] = "suffix"
