@@ -111,6 +111,7 @@ def _add_build_tiny(commands: argparse._SubParsersAction[argparse.ArgumentParser
     build.add_argument(
         "--output", metavar="DIR", help="folder to write (default: the package data)"
     )
+    build.add_argument("--seed", type=int, help="in place of the recipe's")
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

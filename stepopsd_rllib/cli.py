@@ -79,9 +79,10 @@ def _play(options: argparse.Namespace) -> int:
 
 
 def _build_tiny(options: argparse.Namespace) -> int:
-    from stepopsd_rllib.modules import warm_start
+    from stepopsd_rllib.modules.tiny import build_tiny
 
-    return warm_start.build(options.env, options.output)
+    print(f"model       {build_tiny(options.output, options.env, options.seed)}")
+    return 0
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

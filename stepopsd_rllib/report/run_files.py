@@ -1,8 +1,8 @@
 """Reads what a run leaves on disk: Tune's result.json and evaluation.jsonl of a trial folder.
 
 A run folder (`Tuner`'s `storage_path/name`) holds one trial folder for every variant and sample.
-In a trial folder, `result.json` has one JSON object a training iteration, `evaluation.jsonl` one for
-every episode of every evaluation.
+In a trial folder, `result.json` has one JSON object a training iteration, and `evaluation.jsonl`
+one for every episode of every evaluation.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 RESULTS = "result.json"
 EPISODES = "evaluation.jsonl"
 DEFAULT_MODULE = "default_policy"
+# Ends the status of an episode that broke and says nothing about the policy.
+ERROR_STATUS = "_error"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +103,7 @@ def read_trial(folder: str | Path) -> Trial:
         # A trial that resumed from a checkpoint repeats iterations: the later one counts.
         results=list({row["training_iteration"]: row for row in results}.values()),
         config=rows[-1].get("config", {}) if rows else {},
-        evaluations=_evaluations(results),
+        evaluations=_evaluations(folder, results),
     )
 
 
@@ -110,14 +112,35 @@ def read_episodes(folder: str | Path) -> list[dict[str, Any]]:
     return list(_json_lines(Path(folder) / EPISODES))
 
 
-def _evaluations(results: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
-    """RLlib repeats an evaluation in later results; `evaluation/iteration` tells them apart."""
+def _evaluations(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
+    """From evaluation.jsonl, which has them all; from the results where that file is missing."""
     found: dict[int, Evaluation] = {}
-    for row in results:
-        if "evaluation/num_episodes" in row:
-            evaluation = evaluation_of(row)
-            found[evaluation.iteration] = evaluation
+    if (folder / EPISODES).is_file():
+        rows: dict[int, dict[str, Mapping[str, Any]]] = {}
+        for row in read_episodes(folder):  # a resumed trial repeats rows: the later one counts
+            rows.setdefault(row["iteration"], {})[row["task_id"]] = row
+        found = {
+            iteration: _evaluation_of_rows(iteration, list(by_task.values()))
+            for iteration, by_task in rows.items()
+        }
+    else:  # RLlib repeats an evaluation in later results; `evaluation/iteration` tells them apart
+        for row in results:
+            if "evaluation/num_episodes" in row:
+                evaluation = evaluation_of(row)
+                found[evaluation.iteration] = evaluation
     return [found[iteration] for iteration in sorted(found)]
+
+
+def _evaluation_of_rows(iteration: int, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
+    outcomes = [row for row in rows if not row["status"].endswith(ERROR_STATUS)]
+    by_type: dict[str, list[bool]] = {}
+    for row in sorted(outcomes, key=lambda row: row["task_type"]):
+        by_type.setdefault(row["task_type"], []).append(row["won"])
+    return Evaluation(
+        iteration=iteration,
+        total=Wins(won=sum(row["won"] for row in outcomes), episodes=len(outcomes)),
+        by_task_type={name: Wins(won=sum(won), episodes=len(won)) for name, won in by_type.items()},
+    )
 
 
 def evaluation_of(row: Mapping[str, Any]) -> Evaluation:

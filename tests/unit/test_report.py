@@ -61,6 +61,22 @@ def test_a_repeated_evaluation_is_read_once(trial_folder):
     assert evaluations[1].by_task_type["look_at_obj_in_light"] == Wins(won=9, episodes=20)
 
 
+def test_episode_rows_count_before_the_results_and_errors_not_at_all(trial_folder):
+    row = {"iteration": 0, "task_type": "pick", "won": True, "status": "success", "task_id": "a"}
+    rows = [
+        row,
+        row,  # a resumed trial writes it again
+        row | {"task_id": "b", "won": False, "status": "turn_limit"},
+        row | {"task_id": "c", "won": False, "status": "environment_error"},
+        row | {"iteration": 5, "task_type": "look", "task_id": "d"},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (trial_folder / "evaluation.jsonl").write_text(text)
+    first, last = run_files.read_trial(trial_folder).evaluations
+    assert (first.iteration, first.total) == (0, Wins(won=1, episodes=2))
+    assert (last.iteration, last.by_task_type) == (5, {"look": Wins(won=1, episodes=1)})
+
+
 def test_series_follow_the_iterations(trial_folder):
     iterations, entropy = run_files.read_trial(trial_folder).learner_series("entropy")
     assert iterations == [1.0, 2.0, 3.0]
@@ -94,7 +110,7 @@ def test_a_folder_without_results_is_refused(tmp_path):
 
 
 def test_wilson_interval_solves_its_defining_equation():
-    """Both bounds p fulfil |won/n - p| = z sqrt(p (1 - p) / n), with z the 97.5 % normal quantile."""
+    """Both bounds p fulfil |won/n - p| = z sqrt(p (1 - p) / n), z the 97.5 % normal quantile."""
     wins, z = Wins(won=14, episodes=20), 1.959963984540054
     for bound in tables.wilson_interval(wins):
         distance = abs(wins.rate - bound)

@@ -1,0 +1,110 @@
+"""The commands, run as a user does; those that train are in the end-to-end tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stepopsd
+from stepopsd_rllib import checkpoints, play, progress
+
+ROOT = Path(__file__).parents[2]
+TINY = "tuned_examples/grpo/alfworld_tiny.yaml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["train", TINY, "--set", "grop_size=4"], "config.grop_size is not a key of GRPOConfig"),
+        (["train", TINY, "--set", "lr=1e-6"], "config.lr='1e-6' is text. Write 1.0e-6."),
+        (["train", TINY, "--set", "group_size=1"], "config.group_size=1: "),
+        (["train", TINY, "--set", "model=/no/such/model"], "no Hugging Face model there"),
+        (["report", "no_run"], "no_run: is not a folder"),
+        (["evaluate", "no_checkpoint"], "no_checkpoint: no checkpoint there"),
+        (["play", "stepopsd/ALFWorld-v0", "--set", "size=huge"], "size='huge'"),
+        (["play", "stepopsd/AlfWorld-v0"], "ALFWorld"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_status_2(arguments, said, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert stepopsd.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stepopsd: ")
+    assert said in line
+
+
+def test_the_command_line_itself_answers_with_status_2_and_no_traceback():
+    command = [sys.executable, "-m", "stepopsd", "trian", TINY]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "invalid choice: 'trian'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(play, "play", lambda *_, **__: {}["missing"])
+    with pytest.raises(KeyError):
+        stepopsd.main(["play", "stepopsd/ALFWorld-v0"])
+
+
+def test_a_person_can_play_a_task_and_leave(monkeypatch, capsys):
+    typed = iter(["inventory", "", "quit"])
+    monkeypatch.setattr("builtins.input", lambda _prompt: next(typed))
+    assert stepopsd.main(["play", "stepopsd/ALFWorld-v0", "--set", "size=tiny"]) == 0
+    shown = capsys.readouterr().out
+    assert "Your task is to:" in shown
+    assert "You are not carrying anything." in shown
+    assert shown.rstrip().endswith("Left after 1 turns, return 0.")
+
+
+def test_bare_actions_get_tags_and_texts_with_tags_stay_as_they_are():
+    assert play.response_of("look") == "<think></think><action>look</action>"
+    assert play.response_of("<search>x</search>") == "<search>x</search>"
+
+
+def test_the_newest_checkpoint_of_a_run_folder_is_meant(tmp_path):
+    for number in range(2):
+        folder = tmp_path / "GRPO_0" / f"checkpoint_{number:06d}"
+        folder.mkdir(parents=True)
+        (folder / checkpoints.CHECKPOINT_FILE).write_text("{}")
+    newest = tmp_path / "GRPO_0" / "checkpoint_000001"
+    for path in (tmp_path, newest.parent, newest):
+        assert checkpoints.newest_checkpoint(str(path)) == newest
+
+
+RESULT = {
+    "training_iteration": 9,
+    "time_this_iter_s": 4.0,
+    "time_total_s": 50.0,
+    "env_runners/success_rate": 0.25,
+}
+
+
+def test_an_iteration_line_counts_in_equal_width_and_foresees_the_end():
+    line = progress.iteration_line(RESULT, {"training_iteration": 60}, [4.0, 6.0])
+    assert line == "iteration  9/60  success 25.0%  4.0 s  4:15 left"
+
+
+def test_the_nearest_limit_gives_the_time_left():
+    stop = {"training_iteration": 60, "time_total_s": 80}
+    assert progress.seconds_left(RESULT, stop, [5.0]) == 30.0
+    assert progress.seconds_left(RESULT, {"evaluation/success_rate": 0.9}, [5.0]) is None
+
+
+def test_hours_are_shown_where_there_are_some():
+    assert [progress.clock(seconds) for seconds in (5, 65.4, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_stop_conditions_reach_nested_results_and_interrupts():
+    stop = progress.StopConditions({"evaluation/success_rate": 0.5})
+    assert not stop("a", {"training_iteration": 1})
+    assert not stop("a", {"evaluation": {"success_rate": 0.4}})
+    assert stop("a", {"evaluation": {"success_rate": 0.5}})
+    stop.num_running = 1
+    stop.interrupt()
+    assert stop("a", {"training_iteration": 1})
+    assert not stop.stop_all()
+    stop.num_running = 0
+    assert stop.stop_all()
