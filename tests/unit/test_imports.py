@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "stepopsd_rllib"
 HELP_SECONDS = 3.0  # a plain Python start takes 0.1 s, importing Ray and torch several seconds
 
-# Part of the package -> the parts that it may import. Adding an arrow is a decision; cycles are not.
+HELP_SECONDS = 3.0  # a plain Python start takes 0.1 s; importing Ray and torch takes seconds
 ALLOWED = {
     "objectives": set(),
     "episodes": set(),
