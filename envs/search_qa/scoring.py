@@ -9,7 +9,7 @@ import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from statsmodels.stats.proportion import proportion_confint
+from scipy.stats import binomtest
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -115,13 +115,13 @@ def summarize(results: Iterable[tuple[str, str, bool]]) -> ExactMatchSummary:
 
 def _exact_match_of(outcomes: Sequence[bool]) -> ExactMatch:
     questions, correct = len(outcomes), sum(outcomes)
-    low, high = proportion_confint(correct, questions, method="wilson")
+    interval = binomtest(correct, questions).proportion_ci(method="wilson")
     return ExactMatch(
         questions=questions,
         correct=correct,
         mean=correct / questions,
-        low=float(low),
-        high=float(high),
+        low=float(interval.low),
+        high=float(interval.high),
     )
 
 

@@ -1,6 +1,7 @@
 """Serves a retriever over HTTP in both dialects; see `http_dialect`."""
 
 import json
+import sys
 import threading
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -13,6 +14,7 @@ DEFAULT_PORT = 8000
 _DEFAULT_TOP_K = 3
 _MAX_TOP_K = 1000
 _MAX_BODY_BYTES = 16 * 2**20
+_POLL_S = 0.05
 
 
 class BadRequestError(ValueError):
@@ -68,9 +70,14 @@ class RetrievalServer(ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://{host}:{port}/retrieve"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Reports errors, but not clients that hung up: they are told to at their deadline."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def start(self) -> threading.Thread:
         """Answers in a thread of its own until `shutdown`."""
-        thread = threading.Thread(target=self.serve_forever, daemon=True)
+        thread = threading.Thread(target=self.serve_forever, args=(_POLL_S,), daemon=True)
         thread.start()
         return thread
 

@@ -65,12 +65,17 @@ def _write(
     schema.add_text_field("contents", stored=True, index_option="freq", tokenizer_name=_ANALYZER)
     writer = tantivy.Index(schema.build(), path=str(folder)).writer(_WRITER_BYTES, 1)
     count = 0
-    for count, passage in enumerate(read_corpus(corpus), start=1):
-        writer.add_document(tantivy.Document(id=passage.id, contents=passage.contents))
-        if progress and count % _PROGRESS_EVERY == 0:
-            progress(count)
-    writer.commit()
-    writer.wait_merging_threads()
+    try:
+        for count, passage in enumerate(read_corpus(corpus), start=1):
+            writer.add_document(tantivy.Document(id=passage.id, contents=passage.contents))
+            if progress and count % _PROGRESS_EVERY == 0:
+                progress(count)
+        writer.commit()
+    except BaseException:
+        writer.rollback()
+        raise
+    finally:
+        writer.wait_merging_threads()  # they would go on writing into the folder
     return count
 
 

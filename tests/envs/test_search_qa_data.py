@@ -1,0 +1,182 @@
+"""Questions and corpora from files: genuine rows, and one clear line for every bad one."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from envs.search_qa.bm25 import BM25Index
+from envs.search_qa.corpus import CorpusError, corpus_fingerprint, read_corpus
+from envs.search_qa.dataset import DatasetError, read_questions
+from envs.search_qa.env import SearchQAEnv
+from envs.search_qa.scoring import exact_match
+from envs.search_qa.tasks import RowTasks, TaskIdError, write_world
+
+REAL = Path(
+    os.environ.get("STEPOPSD_SEARCHQA_REAL")
+    or Path(__file__).resolve().parents[3] / "shared" / "data" / "searchqa_real"
+)
+needs_real_rows = pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"no genuine rows: STEPOPSD_SEARCHQA_REAL or {REAL} must hold them"
+)
+SOURCES = ("2wikimultihopqa", "bamboogle", "hotpotqa", "musique", "nq", "popqa", "triviaqa")
+GOOD_ROW = {"id": "1", "question": "who", "golden_answers": ["a"], "data_source": "nq"}
+
+
+def write_lines(path: Path, *lines: object) -> Path:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return path
+
+
+@needs_real_rows
+@pytest.mark.parametrize("source", SOURCES)
+def test_genuine_rows_load_and_their_gold_answers_score(source: str):
+    questions = read_questions(REAL / f"{source}.jsonl")
+    assert len(questions) == (75 if source == "bamboogle" else 200)
+    for question in questions.values():
+        assert question.data_source == source
+        for answer in question.golden_answers:
+            assert exact_match(answer, question.golden_answers)
+            assert exact_match(f" The {answer.lower()}. ", [answer])
+        assert not exact_match("no such answer in any row", question.golden_answers)
+
+
+@needs_real_rows
+def test_genuine_rows_bring_unicode_and_many_gold_answers():
+    questions = [q for source in SOURCES for q in read_questions(REAL / f"{source}.jsonl").values()]
+    assert len(questions) == 1275
+    assert any(not question.text.isascii() for question in questions)
+    assert max(len(question.golden_answers) for question in questions) > 10
+
+
+@needs_real_rows
+@pytest.mark.parametrize(("source", "least_share"), [("nq", 0.9), ("hotpotqa", 0.6)])
+def test_genuine_passages_are_found_by_the_question(source: str, least_share: float):
+    """The shares that an independent BM25 reached, .93 and .65 over all rows, less a margin."""
+    index = BM25Index(list(read_corpus(REAL / "corpus.jsonl")))
+    rows = [json.loads(line) for line in (REAL / f"{source}.jsonl").open(encoding="utf-8")]
+    rows = [row for row in rows if row["supporting_passages"]]
+    found = 0
+    for row in rows:
+        passages = index.search([row["question"]], 3)[0]
+        text = " ".join(passage.contents for passage in passages).lower()
+        found += any(answer.lower() in text for answer in row["golden_answers"])
+    assert found / len(rows) >= least_share
+
+
+@needs_real_rows
+def test_a_genuine_question_is_played_from_file_to_reward():
+    env = SearchQAEnv(
+        data={"valid_unseen": [str(REAL / f"{source}.jsonl") for source in SOURCES]},
+        retriever=str(REAL / "corpus.jsonl"),
+    )
+    tasks = env.tasks("valid_unseen")
+    assert len(tasks) == 1275 and list(tasks) == sorted(tasks)
+    env.reset(options={"task": "nq/nq_shared_0"})
+    observation = env.step("<search>first nobel prize in physics</search>")[0]
+    assert "Wilhelm Conrad Röntgen" in observation
+    assert env.step("<answer>Wilhelm Conrad Röntgen</answer>")[1] == 1.0
+
+
+def test_parquet_and_packed_lines_hold_the_same_questions(tmp_path: Path):
+    rows = [{**GOOD_ROW, "id": str(i), "golden_answers": ["é", "b"]} for i in range(3)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in rows)
+    plain = read_questions(write_lines(tmp_path / "rows.jsonl", *rows))
+    assert read_questions(tmp_path / "rows.parquet") == plain
+    assert read_questions(tmp_path / "rows.jsonl.gz") == plain
+    assert list(plain) == ["nq/0", "nq/1", "nq/2"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**GOOD_ROW, "golden_answers": []}, ":2: no golden answers"),
+        ({**GOOD_ROW, "golden_answers": ["  "]}, ":2: no golden answers"),
+        ({**GOOD_ROW, "golden_answers": None}, ":2: golden_answers=None is no list of texts"),
+        ({**GOOD_ROW, "golden_answers": [3]}, r":2: golden_answers=\[3\] is no list of texts"),
+        ({**GOOD_ROW, "question": " "}, ":2: question=' ' is no text"),
+        ({**GOOD_ROW, "data_source": None}, ":2: data_source=None is no text"),
+        ({**GOOD_ROW, "id": "0"}, ":2: the id 'nq/0' was used before"),
+        ("{broken", ":2: no JSON"),
+        ("[1]", ":2: the line is no JSON object"),
+    ],
+)
+def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, row, message):
+    path = write_lines(tmp_path / "rows.jsonl", {**GOOD_ROW, "id": "0"}, row)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_questions(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_files_that_are_no_data_are_refused(tmp_path: Path):
+    (tmp_path / "x.parquet").write_bytes(b"nonsense")
+    for name, message in (
+        ("x.parquet", "no parquet file"),
+        ("x.csv", "no such file"),
+        ("empty.jsonl", "no questions in it"),
+    ):
+        write_lines(tmp_path / "empty.jsonl")
+        with pytest.raises(DatasetError, match=message):
+            read_questions(tmp_path / name)
+
+
+def test_a_question_in_two_splits_is_refused(tmp_path: Path):
+    path = str(write_lines(tmp_path / "rows.jsonl", GOOD_ROW))
+    with pytest.raises(TaskIdError, match="'nq/1' is also in another file"):
+        RowTasks({"train": path, "valid_seen": path})
+
+
+def test_a_split_without_file_is_refused_by_name(tmp_path: Path):
+    tasks = RowTasks({"train": str(write_lines(tmp_path / "rows.jsonl", GOOD_ROW))})
+    with pytest.raises(TaskIdError, match="split='valid_seen': the data have no such split"):
+        tasks.tasks("valid_seen")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"contents": "x"}, ":2: the line has no id"),
+        ({"id": "2"}, ":2: the line has no contents"),
+        ({"id": "2", "contents": " "}, ":2: the line has no contents"),
+        ({"id": "1", "contents": "x"}, ":2: the id was already used in line 1"),
+        ("{", ":2: no JSON"),
+    ],
+)
+def test_a_bad_corpus_line_is_named_with_file_and_line(tmp_path: Path, line, message):
+    path = write_lines(tmp_path / "corpus.jsonl", {"id": "1", "contents": "a"}, line)
+    with pytest.raises(CorpusError, match=message) as caught:
+        list(read_corpus(path))
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_corpus_takes_title_and_text_apart_and_refuses_nothing_at_all(tmp_path: Path):
+    path = write_lines(tmp_path / "a.jsonl", {"id": 3, "title": "T", "text": "body"})
+    [passage] = read_corpus(path)
+    assert (passage.id, passage.contents) == ("3", '"T"\nbody')
+    with pytest.raises(CorpusError, match="the corpus is empty"):
+        list(read_corpus(write_lines(tmp_path / "b.jsonl")))
+    with pytest.raises(CorpusError, match="no such corpus file"):
+        list(read_corpus(tmp_path / "c.jsonl"))
+
+
+def test_fingerprint_changes_with_the_content(tmp_path: Path):
+    path = write_lines(tmp_path / "a.jsonl", {"id": 3, "contents": "body"})
+    before = corpus_fingerprint(path)
+    write_lines(path, {"id": 3, "contents": "bodz"})
+    assert corpus_fingerprint(path) != before
+
+
+def test_a_written_world_is_read_back_like_real_data(tmp_path: Path):
+    questions, corpus = write_world("easy", 3, tmp_path)
+    env = SearchQAEnv(data={"train": str(questions)}, retriever=str(corpus), top_k=1)
+    assert len(env.tasks("train")) == 80
+    observation, _ = env.reset(options={"task": env.tasks("train")[0]})
+    evidence = env.step(f"<search>{observation}</search>")[0]
+    assert env.question.golden_answers[0] in evidence
