@@ -200,12 +200,12 @@ def _check_form(data: Any) -> None:
         raise GameError(f"holds a {type(data).__name__} in place of a JSON object. {TRY_AGAIN}")
     for key in ("pddl_domain", "grammar", "pddl_problem"):
         if not isinstance(data.get(key), str):
-            raise GameError(f"{key}={str(data.get(key)):.40} is no text. {TRY_AGAIN}")
+            raise GameError(f"{key}={data.get(key)!s:.40} is no text. {TRY_AGAIN}")
     walkthrough = data.get("walkthrough")
     if walkthrough is not None and not (
         isinstance(walkthrough, list) and all(isinstance(command, str) for command in walkthrough)
     ):
-        raise GameError(f"walkthrough={str(walkthrough):.40} is no list of commands. {TRY_AGAIN}")
+        raise GameError(f"walkthrough={walkthrough!s:.40} is no list of commands. {TRY_AGAIN}")
     if data.get("solvable") is False:
         raise GameError(
             "solvable=false: no episode could be won. Leave it out or generate another game."
