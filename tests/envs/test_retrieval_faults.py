@@ -174,8 +174,11 @@ def test_a_thousand_faults_give_no_evidence_and_end_in_time(faulty, questions):
         counted[status] += 1
     assert len(played) == FAULTS_TOTAL
     assert counted == sum((client.counts.failures for client in clients.values()), Counter())
-    for kind, client in clients.items():  # the fault itself was met, not only the deadline
-        assert set(client.counts.attempts_failed) & (EXPECTED_STATUS[kind] | {"http_500"})
+    for kind, client in clients.items():
+        # The fault itself was met, not only the deadline; endless headers only ever meet that.
+        if kind != "drip_headers":
+            met = EXPECTED_STATUS[kind] | {"http_500"}
+            assert set(client.counts.attempts_failed) & met, (kind, client.counts)
 
 
 def test_repetition_finds_evidence_at_a_server_that_fails_half_of_the_time(faulty, questions):
