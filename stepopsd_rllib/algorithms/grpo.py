@@ -4,18 +4,20 @@ Each task is played G times. The return R of an episode is compared with its sib
 
     A = (R − mean(R_group)) / (std(R_group) + eps)
 
-and every token that the policy sampled in the episode gets that one number. The loss is PPO's clipped surrogate
-with the ratio r = exp(log π(token) − log π_old(token)),
+and every token that the policy sampled in the episode gets that one number. The loss is PPO's
+clipped surrogate with the ratio r = exp(log π(token) − log π_old(token)),
 
-    L = Σ w · max(−A·r, −A·clip(r, 1 − clip_low, 1 + clip_high)) + kl_coeff · KL(π ‖ π_ref) − entropy_coeff · H
+    L = Σ w · max(−A·r, −A·clip(r, 1 − clip_low, 1 + clip_high)) + kl_coeff · KL(π ‖ π_ref) −
+    entropy_coeff · H
 
 with token weights w that are exact over all micro-batches and learners.
 
 Departures from the papers and reference programs, and the key that restores each:
 
-- Statistics are over episodes; the verl-agent family takes them over rows, so that an episode of many turns
-  counts many times: `advantage_statistics="rows"`.
-- `token-mean` divides by the tokens of the whole minibatch; the reference divides micro-batch by micro-batch.
+- Statistics are over episodes; the verl-agent family takes them over rows, so that an episode of
+  many turns counts many times: `advantage_statistics="rows"`.
+- `token-mean` divides by the tokens of the whole minibatch; the reference divides micro-batch by
+  micro-batch.
 - An all-equal group has advantage 0 exactly.
 
 Named variants: Dr.GRPO (arXiv:2503.20783) is `normalize_advantages=False` with
@@ -36,7 +38,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.agent_algorithm import AgentAlgorithm
-from stepopsd_rllib.algorithms.agent_config import AgentConfig
+from stepopsd_rllib.algorithms.agent_config import AgentConfig, KeyCheck, is_int, is_number
 from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
 from stepopsd_rllib.connectors.token_batch import TokenBatch
@@ -84,7 +86,7 @@ class GRPOConfig(AgentConfig):
         *,
         clip_low: float | NotProvided = NotProvided,
         clip_high: float | NotProvided = NotProvided,
-        dual_clip: float | None | NotProvided = NotProvided,
+        dual_clip: float | NotProvided | None = NotProvided,
         importance_ratio: str | NotProvided = NotProvided,
         loss_aggregation: str | NotProvided = NotProvided,
         advantage_statistics: str | NotProvided = NotProvided,
@@ -96,7 +98,7 @@ class GRPOConfig(AgentConfig):
         entropy_coeff: float | NotProvided = NotProvided,
         dynamic_sampling: bool | NotProvided = NotProvided,
         dynamic_sampling_rounds: int | NotProvided = NotProvided,
-        importance_cap: float | None | NotProvided = NotProvided,
+        importance_cap: float | NotProvided | None = NotProvided,
         old_log_probs: str | NotProvided = NotProvided,
         weight_decay: float | NotProvided = NotProvided,
         adam_betas: tuple[float, float] | NotProvided = NotProvided,
@@ -109,28 +111,33 @@ class GRPOConfig(AgentConfig):
         Args:
             clip_low: ε_lo, lower clip of the ratio (0.2).
             clip_high: ε_hi, upper clip (0.2; 0.28 in DAPO).
-            dual_clip: c, bound of the loss of a negative advantage (3.0; none in the Search-R1 family).
+            dual_clip: c, bound of the loss of a negative advantage (3.0; none in the Search-R1
+                family).
             importance_ratio: "token", or "sequence" (GSPO).
             loss_aggregation: "token-mean", "seq-mean-token-sum", "seq-mean-token-mean" or
                 "seq-mean-token-sum-norm" (divisor `max_context_tokens`).
             advantage_statistics: Group mean and deviation over "episodes" or over "rows".
             normalize_advantages: Divide by the group's standard deviation (False in Dr.GRPO).
             advantage_eps: Added to the standard deviation, unit of the return.
-            invalid_action_penalty: Taken from the return for each invalid action (0.1; 0.01 on Search-QA).
-            kl_coeff: β, weight of the KL to the frozen initial model (0.01; 0.001 on Search-QA). 0 loads none.
+            invalid_action_penalty: Taken from the return for each invalid action (0.1; 0.01 on
+                Search-QA).
+            kl_coeff: β, weight of the KL to the frozen initial model (0.01; 0.001 on Search-QA). 0
+                loads none.
             kl_estimator: "k1", "abs", "k2" or "k3".
             entropy_coeff: Weight of the entropy bonus (0.001).
             dynamic_sampling: Sample again for groups whose returns are all equal (DAPO).
-            dynamic_sampling_rounds: Most sampling rounds of a step; the last keeps what there is (10).
-            importance_cap: Cap of the truncated importance weight between sampler and learner; none turns it
-                off. Its ratio is logged either way.
-            old_log_probs: Denominator of the ratio: recomputed by the "learner", or the "sampler"'s own.
+            dynamic_sampling_rounds: Most sampling rounds of a step; the last keeps what there is
+                (10).
+            importance_cap: Cap of the truncated importance weight between sampler and learner; none
+                turns it off. Its ratio is logged either way.
+            old_log_probs: Denominator of the ratio: recomputed by the "learner", or the "sampler"'s
+                own.
             weight_decay: Of AdamW (0.01).
             adam_betas: Of AdamW.
             adam_eps: Of AdamW.
             lr_warmup_steps: Optimizer steps of linear warm-up.
-            kwargs: RLlib's own, such as `lr`, `grad_clip`, `num_epochs` and `minibatch_size` (rows of one
-                optimizer step over all learners; none takes one step on everything).
+            kwargs: RLlib's own, such as `lr`, `grad_clip`, `num_epochs` and `minibatch_size` (rows
+                of one optimizer step over all learners; none takes one step on everything).
 
         Returns:
             This config.
@@ -149,50 +156,7 @@ class GRPOConfig(AgentConfig):
     def validate(self) -> None:
         """Checks the objective's keys."""
         super().validate()
-        for key, is_right, requirement in (
-            ("clip_low", 0 <= self.clip_low < 1, "in [0, 1)"),
-            ("clip_high", self.clip_high >= 0, "at least 0"),
-            ("dual_clip", self.dual_clip is None or self.dual_clip > 1, "above 1, or none"),
-            (
-                "importance_ratio",
-                self.importance_ratio in ("token", "sequence"),
-                "'token' or 'sequence'",
-            ),
-            (
-                "loss_aggregation",
-                self.loss_aggregation in AGGREGATIONS,
-                f"one of {', '.join(AGGREGATIONS)}",
-            ),
-            (
-                "advantage_statistics",
-                self.advantage_statistics in ("episodes", "rows"),
-                "'episodes' or 'rows'",
-            ),
-            ("advantage_eps", self.advantage_eps > 0, "above 0"),
-            ("invalid_action_penalty", self.invalid_action_penalty >= 0, "at least 0"),
-            ("kl_coeff", self.kl_coeff >= 0, "at least 0"),
-            (
-                "kl_estimator",
-                self.kl_estimator in KL_ESTIMATORS,
-                f"one of {', '.join(KL_ESTIMATORS)}",
-            ),
-            ("entropy_coeff", self.entropy_coeff >= 0, "at least 0"),
-            ("dynamic_sampling_rounds", self.dynamic_sampling_rounds >= 1, "at least 1"),
-            (
-                "importance_cap",
-                self.importance_cap is None or self.importance_cap > 0,
-                "above 0, or none",
-            ),
-            (
-                "old_log_probs",
-                self.old_log_probs in ("learner", "sampler"),
-                "'learner' or 'sampler'",
-            ),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("lr_warmup_steps", self.lr_warmup_steps >= 0, "at least 0"),
-        ):
-            if not is_right:
-                self._value_error(f"config.{key}={getattr(self, key)!r}: must be {requirement}.")
+        self.require(_RANGES)
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type[TokenLearner]:
@@ -234,7 +198,7 @@ class GRPOConfig(AgentConfig):
         return ReferenceLogProbs(max_tokens=self.micro_batch_tokens)
 
     def takes_one_step(self) -> bool:
-        """Whether a training step is one optimizer step on all rows, so that the old policy is the current one."""
+        """Whether a training step is one optimizer step; then the old policy is the current one."""
         return self.num_epochs == 1 and self.minibatch_size is None
 
     @override(AgentConfig)
@@ -244,6 +208,38 @@ class GRPOConfig(AgentConfig):
             "with_reference": self.kl_coeff > 0,
             "entropy_gradient": self.entropy_coeff > 0,
         }
+
+
+_RANGES: list[KeyCheck] = [
+    ("clip_low", lambda v: is_number(v, 0.0) and v < 1, "a number in [0, 1)"),
+    ("clip_high", lambda v: is_number(v, 0.0), "a number, at least 0"),
+    ("dual_clip", lambda v: v is None or (is_number(v, 1.0) and v > 1), "above 1, or none"),
+    ("importance_ratio", lambda v: v in ("token", "sequence"), "'token' or 'sequence'"),
+    ("loss_aggregation", lambda v: v in AGGREGATIONS, f"one of {', '.join(AGGREGATIONS)}"),
+    ("advantage_statistics", lambda v: v in ("episodes", "rows"), "'episodes' or 'rows'"),
+    ("normalize_advantages", lambda v: isinstance(v, bool), "true or false"),
+    ("advantage_eps", lambda v: is_number(v, 0.0) and v > 0, "a number above 0"),
+    ("invalid_action_penalty", lambda v: is_number(v, 0.0), "a number, at least 0"),
+    ("kl_coeff", lambda v: is_number(v, 0.0), "a number, at least 0"),
+    ("kl_estimator", lambda v: v in KL_ESTIMATORS, f"one of {', '.join(KL_ESTIMATORS)}"),
+    ("entropy_coeff", lambda v: is_number(v, 0.0), "a number, at least 0"),
+    ("dynamic_sampling", lambda v: isinstance(v, bool), "true or false"),
+    ("dynamic_sampling_rounds", lambda v: is_int(v, 1), "a whole number, at least 1"),
+    (
+        "importance_cap",
+        lambda v: v is None or (is_number(v, 0.0) and v > 0),
+        "a number above 0, or none",
+    ),
+    ("old_log_probs", lambda v: v in ("learner", "sampler"), "'learner' or 'sampler'"),
+    ("weight_decay", lambda v: is_number(v, 0.0), "a number, at least 0"),
+    (
+        "adam_betas",
+        lambda v: len(v) == 2 and all(is_number(beta, 0.0) and beta < 1 for beta in v),
+        "two numbers in [0, 1)",
+    ),
+    ("adam_eps", lambda v: is_number(v, 0.0), "a number, at least 0"),
+    ("lr_warmup_steps", lambda v: is_int(v, 0), "a whole number, at least 0"),
+]
 
 
 class GRPOLearner(TokenLearner):

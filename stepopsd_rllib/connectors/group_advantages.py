@@ -18,9 +18,10 @@ class GroupAdvantages(ConnectorV2):
 
     Requires complete groups of finished episodes, and the columns of `TokenBatch`.
 
-    With `statistics="episodes"` an episode has one score, its return minus `penalty` for each of its invalid
-    actions, in both row layouts. With `statistics="rows"` every row is scored on its own, as the verl-agent
-    family does: a row of one turn is penalised for its own action only, and long episodes count more often.
+    With `statistics="episodes"` an episode has one score, its return minus `penalty` for each of
+    its invalid actions, in both row layouts. With `statistics="rows"` every row is scored on its
+    own, as the verl-agent family does: a row of one turn is penalised for its own action only, and
+    long episodes count more often.
     """
 
     def __init__(

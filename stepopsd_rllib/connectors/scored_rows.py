@@ -41,17 +41,20 @@ def score_rows(
 
 
 class OldLogProbs(ConnectorV2):
-    """Writes `old_log_probs` [B, T]: the learner's own log-probs before the first update of the step.
+    """Writes `old_log_probs` [B, T]: the learner's log-probs before the first update of the step.
 
-    Left out where one optimizer step is taken on the whole batch: there the old policy is the current one.
+    Left out where one optimizer step is taken on the whole batch: there the old policy is the
+    current one.
     """
 
     def __init__(self, *, max_tokens: int, **kwargs: Any):
+        """Keeps the budget of one forward pass, padded tokens."""
         super().__init__(**kwargs)
         self.max_tokens = max_tokens
 
     @override(ConnectorV2)
     def __call__(self, *, rl_module: Any, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Scores all rows."""
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
         columns = batch[DEFAULT_MODULE_ID]
         columns["old_log_probs"] = score_rows(
@@ -73,15 +76,18 @@ class ReferenceLogProbs(ConnectorV2):
         model: Literal["reference", "teacher"] = "reference",
         **kwargs: Any,
     ):
+        """Keeps the budget of one forward pass, padded tokens, and which model is the anchor."""
         super().__init__(**kwargs)
         self.max_tokens = max_tokens
         self.model = model
 
     @override(ConnectorV2)
     def __call__(self, *, rl_module: Any, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Scores all rows."""
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
         columns = batch[DEFAULT_MODULE_ID]
+        anchor = module.reference if self.model == "reference" else module.teacher
         columns["reference_log_probs"] = score_rows(
-            module, module.reference, columns, max_tokens=self.max_tokens
+            module, anchor, columns, max_tokens=self.max_tokens
         )
         return batch

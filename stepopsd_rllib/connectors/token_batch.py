@@ -12,20 +12,21 @@ from ray.rllib.utils.annotations import override
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib, pack_episodes
 
 AGENT_EPISODES = "agent_episodes"
-"""Key of `shared_data` under which later pieces find the episodes, in the order of `episode_index`."""
+"""Key of `shared_data` for the episodes, in the order of `episode_index`."""
 
 
 class TokenBatch(ConnectorV2):
-    """Writes `input_ids`, `lengths`, `response_mask`, `behaviour_log_probs`, `turn_index`, `episode_index`.
+    """Writes the columns of `TokenRows`.
 
-    Requires finished episodes of this package's env runner. Writes also `weights_version` int64 [B], the
-    version of the weights that sampled each row's first turn.
+    Requires finished episodes of this package's env runner. Writes also `weights_version` int64
+    [B], the version of the weights that sampled each row's first turn.
     """
 
     @override(ConnectorV2)
     def __call__(
         self, *, batch: dict[str, Any], episodes: list, shared_data: dict, **kwargs: Any
     ) -> dict[str, Any]:
+        """Packs the episodes."""
         agent_episodes = [from_rllib(episode) for episode in episodes]
         shared_data[AGENT_EPISODES] = agent_episodes
         columns = pack_episodes(agent_episodes).columns()

@@ -1,7 +1,7 @@
 """An agent's episode as turns, and as RLlib's `SingleAgentEpisode`, lossless both ways.
 
-One environment step of the RLlib episode is one turn: observation and action are texts, token ids and
-log-probs are extra model outputs, everything else is custom data (which survives pickling).
+One environment step of the RLlib episode is one turn: observation and action are texts, token ids
+and log-probs are extra model outputs, everything else is custom data (which survives pickling).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class AgentEpisode:
         group: Group of the episode, unique within a training run.
         rollout: Index of the episode inside its group.
         seed: Seed of the episode's sampling and environment.
-        context: "append" (one growing chat, one row an episode) or "window" (rebuilt prompts, one row a turn).
+        context: "append" (one growing chat, one row an episode) or "window" (rebuilt prompts, one
+            row a turn).
         status: Why the episode ended.
         won: Whether the task was solved.
         turns: The turns, in order.
@@ -105,8 +106,9 @@ def from_rllib(rllib_episode: SingleAgentEpisode) -> AgentEpisode:
     data: dict[str, Any] = rllib_episode.custom_data
     if "turns" not in data or len(data["turns"]) != len(rllib_episode):
         raise ValueError(
-            f"Episode {rllib_episode.id_}: {len(rllib_episode)} steps but {len(data.get('turns', []))} turn records. It was "
-            "cut on the way to the learner, or sampled by another env runner. Send whole groups with episodes_refs."
+            f"Episode {rllib_episode.id_}: {len(rllib_episode)} steps but "
+            f"{len(data.get('turns', []))} turn records. It was cut on the way to the learner, or "
+            "sampled by another env runner. Send whole groups with episodes_refs."
         )
     observations = list(rllib_episode.get_observations())
     responses = list(rllib_episode.get_actions())

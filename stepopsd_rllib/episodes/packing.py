@@ -1,8 +1,9 @@
-"""Turns to padded token rows: the only file that pads, and that knows which token a log-prob belongs to.
+"""Turns to padded token rows: the only file that pads, and that shifts by one token.
 
 Two layouts, decided by the context policy of the episodes:
 
-- `append`: one row an episode. `delta_0 response_0 delta_1 response_1 ...`, all in one causal context.
+- `append`: one row an episode. `delta_0 response_0 delta_1 response_1 ...`, all in one causal
+  context.
 - `window`: one row a turn. `prompt_k response_k`.
 
 Every `[B, T]` column is aligned to token positions: `log_probs[b, t]` is the log-probability of
@@ -31,7 +32,8 @@ class TokenRows:
         lengths: int64 [B], number of real tokens of each row.
         response_mask: bool [B, T], True where the policy sampled the token.
         behaviour_log_probs: float32 [B, T], 0 outside the response mask.
-        turn_index: int64 [B, T], 0-based turn of each sampled token within its episode; -1 elsewhere.
+        turn_index: int64 [B, T], 0-based turn of each sampled token within its episode; -1
+            elsewhere.
         episode_index: int64 [B], position of the row's episode in the batch of episodes.
     """
 
@@ -88,12 +90,12 @@ def micro_batches(lengths_B: Tensor, *, max_tokens: int) -> list[Tensor]:
 
     Args:
         lengths_B: int64 [B], real tokens of each row.
-        max_tokens: Largest number of padded tokens, rows times the longest row, of a micro-batch. A row that is
-            longer than the budget forms a micro-batch of its own.
+        max_tokens: Largest number of padded tokens, rows times the longest row, of a micro-batch. A
+            row that is longer than the budget forms a micro-batch of its own.
 
     Returns:
-        Row indices, int64, one tensor a micro-batch; every row appears once. Rows are sorted by length, so that
-        padding stays small; the order is deterministic.
+        Row indices, int64, one tensor a micro-batch; every row appears once. Rows are sorted by
+        length, so that padding stays small; the order is deterministic.
     """
     order = torch.argsort(lengths_B, descending=True, stable=True).tolist()
     parts: list[list[int]] = []

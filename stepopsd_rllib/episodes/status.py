@@ -8,8 +8,9 @@ from enum import StrEnum
 class Status(StrEnum):
     """Every way in which an episode can end; each is counted in the results of an iteration.
 
-    The first four are outcomes of the policy and are trained on. An error is not the policy's doing: such an
-    episode leaves its group, so that nothing is learnt from a broken game or a dead retriever.
+    The first four are outcomes of the policy and are trained on. An error is not the policy's
+    doing: such an episode leaves its group, so that nothing is learnt from a broken game or a dead
+    retriever.
     """
 
     SUCCESS = "success"

@@ -16,18 +16,20 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Bytes of float32 logits that are held at once; 256 MiB are 440 positions of a vocabulary of 152,000.
+# Bytes of float32 logits held at once; 256 MiB are 440 positions of a vocabulary of 152,000.
 LOGIT_CHUNK_BYTES = 1 << 28
 
 
 class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     """A causal language model as RLModule.
 
-    `model_config` keys: `model_path` (Hugging Face folder), `temperature` (of the sampling distribution),
-    `gradient_checkpointing`, `autocast_dtype` (None or "bfloat16"), `random_weights` (architecture only),
+    `model_config` keys: `model_path` (Hugging Face folder), `temperature` (of the sampling
+    distribution), `gradient_checkpointing`, `autocast_dtype` (None or "bfloat16"), `random_weights`
+    (architecture only), `entropy_gradient` (entropies of the forward pass are differentiated),
     `with_reference` (frozen KL anchor) and `with_teacher` (snapshot that the learner refreshes).
 
-    Weights are float32 masters. The frozen copies live outside optimizer and weight sync, inside checkpoints.
+    Weights are float32 masters. The frozen copies live outside optimizer and weight sync, inside
+    checkpoints.
     """
 
     @override(TorchRLModule)
@@ -38,6 +40,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             options["model_path"], random_weights=options.get("random_weights", False)
         )
         self.temperature = float(options.get("temperature", 1.0))
+        self.entropy_mode = "gradient" if options.get("entropy_gradient") else "value"
         self.autocast_dtype = {None: None, "bfloat16": torch.bfloat16}[
             options.get("autocast_dtype")
         ]
@@ -56,16 +59,17 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
 
         Args:
             batch: `input_ids` int64 [B, T] and `response_mask` bool [B, T].
-            kwargs: `entropy_gradient` (bool): whether the entropy is differentiated.
+            kwargs: Ignored (RLlib passes more).
 
         Returns:
             `policy_log_probs` and `entropy`, float32 [B, T], 0 outside the response mask.
         """
+        del kwargs
         log_probs_BT, entropy_BT = self.score(
             self.language_model,
             batch["input_ids"],
             batch["response_mask"],
-            entropy="gradient" if kwargs.get("entropy_gradient") else "value",
+            entropy=self.entropy_mode,
         )
         return {"policy_log_probs": log_probs_BT, "entropy": entropy_BT}
 
@@ -97,7 +101,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         return _scatter(log_probs_N, mask_BT), _scatter(entropy_N, mask_BT)
 
     def head_scores(self, model: nn.Module, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
-        """Log-probs of targets given the hidden states that predict them, float32 [N], without gradient."""
+        """Log-probs of targets given their hidden states, float32 [N], without gradient."""
         with torch.no_grad():
             log_probs_N, _ = head_log_probs(
                 model.get_output_embeddings(),
@@ -154,7 +158,8 @@ def load_causal_lm(model_path: str, *, random_weights: bool = False) -> nn.Modul
         random_weights: Build the architecture only; for tests of configurations.
 
     Raises:
-        ValueError: The folder is no causal language model, or one whose logits are not `head(hidden)`.
+        ValueError: The folder is no causal language model, or one whose logits are not
+            `head(hidden)`.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -167,8 +172,8 @@ def load_causal_lm(model_path: str, *, random_weights: bool = False) -> nn.Modul
             model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"agent.model={model_path!r} cannot be loaded as a causal language model ({error}). Give the folder of a "
-            "Hugging Face model, or model='tiny'."
+            f"config.model={model_path!r} cannot be loaded as a causal language model ({error}). "
+            "Give the folder of a Hugging Face model, or model='tiny'."
         ) from error
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -183,7 +188,7 @@ def load_causal_lm(model_path: str, *, random_weights: bool = False) -> nn.Modul
 def head_log_probs(
     head: nn.Module, hidden_NH: Tensor, targets_N: Tensor, *, temperature: float, entropy: str
 ) -> tuple[Tensor, Tensor]:
-    """log p(target) and entropy at each position, in chunks that bound the memory of the logits.
+    """Log p(target) and entropy at each position, in chunks that bound the memory of the logits.
 
     Args:
         head: Output embedding, [H] -> [V].
@@ -259,7 +264,7 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
 
 
 def _check_head(model: nn.Module, model_path: str) -> None:
-    """Refuses a model that scales or caps its logits after the head, which `score` would leave out."""
+    """Refuses a model that changes its logits after the head, which `score` would leave out."""
     ids = torch.arange(4)[None] % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
@@ -268,6 +273,7 @@ def _check_head(model: nn.Module, model_path: str) -> None:
         )
     if not torch.allclose(expected, actual, atol=1e-3, rtol=1e-3):
         raise ValueError(
-            f"agent.model={model_path!r}: its logits are not head(hidden states) (a model with scaled or capped logits). "
-            "Such architectures are not supported; Qwen, Llama and Mistral are."
+            f"config.model={model_path!r}: its logits are not head(hidden states) (a model with "
+            "scaled or capped logits). Such architectures are not supported; Qwen, Llama and "
+            "Mistral are."
         )

@@ -1,7 +1,8 @@
 """The only place where chat text becomes token ids.
 
-A growing chat is never tokenized twice. What the environment adds after a response is rendered on its
-own and appended to the ids that the policy sampled, so that history keeps exactly the sampled tokens.
+A growing chat is never tokenized twice. What the environment adds after a response is rendered on
+its own and appended to the ids that the policy sampled, so that history keeps exactly the sampled
+tokens.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ class ChatFormat:
 
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template.
-        template_kwargs: Extra arguments of the template, such as `{"enable_thinking": False}` for Qwen3.
+        template_kwargs: Extra arguments of the template, such as `{"enable_thinking": False}`
+            for Qwen3.
+        grows: Whether chats will be continued; a template that rewrites earlier messages then does
+            not do.
 
     Raises:
-        ValueError: The tokenizer has no chat template, or one that does not keep earlier responses.
+        ValueError: The tokenizer has no chat template, or one in which a chat cannot grow.
 
     Example:
         A ChatML template gives, with `chat = ChatFormat(tokenizer)`,
@@ -39,16 +43,22 @@ class ChatFormat:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template_kwargs: Mapping[str, Any] | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template_kwargs: Mapping[str, Any] | None = None,
+        *,
+        grows: bool = True,
     ):
+        """Reads the template once, to learn how it ends a response and begins a message."""
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                f"agent.model={tokenizer.name_or_path!r}: its tokenizer has no chat template, so turns cannot be told "
-                "apart. Use an instruction-tuned model, or add a chat_template.jinja to the model's folder."
+                f"config.model={tokenizer.name_or_path!r}: its tokenizer has no chat template, so "
+                "turns cannot be told apart. Use an instruction-tuned model, or add a "
+                "chat_template.jinja to the model's folder."
             )
         self.tokenizer = tokenizer
         self.template_kwargs = dict(template_kwargs or {})
-        self._turn_start, self._turn_end = self._split_reply()
+        self._turn_start, self._turn_end = self._split_reply() if grows else (("", ""), "")
         self.end_of_turn_ids = self._find_end_of_turn_ids()
 
     def first_prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -60,8 +70,9 @@ class ChatFormat:
 
         Args:
             message: The user message that answers the response.
-            response_ended: Whether the response's last token already closed the assistant turn. A response
-                that ran into its token limit is closed here, with tokens the policy is not trained on.
+            response_ended: Whether the response's last token already closed the assistant turn. A
+                response that ran into its token limit is closed here, with tokens the policy is
+                not trained on.
 
         Returns:
             Ids to append to the response's ids: end of the turn, user message, generation prompt.
@@ -91,7 +102,7 @@ class ChatFormat:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _split_reply(self) -> tuple[tuple[str, str], str]:
-        """Splits what follows a response into (end of turn, text before the message), text after it."""
+        """What follows a response: (end of its turn, text before the message), text after it."""
         rendered = self._render(
             [
                 {"role": "user", "content": "."},
@@ -103,8 +114,9 @@ class ChatFormat:
         before_user, found, after_user = after_response.partition(_USER_MARK)
         if not found:
             raise ValueError(
-                f"agent.model={self.tokenizer.name_or_path!r}: its chat template drops or rewrites earlier messages, so a "
-                "chat cannot grow token for token. Use context='window', or another template."
+                f"config.model={self.tokenizer.name_or_path!r}: its chat template drops or "
+                "rewrites earlier messages, so a chat cannot grow token for token. Use "
+                "context='window', or another template."
             )
         end = self._end_of_turn_text(before_user)
         return (end, before_user[len(end) :]), after_user

@@ -1,4 +1,4 @@
-"""The RLlib EnvRunner that plays text environments with a language-model sampler in its own process."""
+"""The RLlib EnvRunner that plays text environments with a sampler in its own process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import torch
-from envs.text_env import TextEnv
 from gymnasium.envs.registration import load_env_creator
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
@@ -18,8 +17,9 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 
+from envs.text_env import TextEnv
 from stepopsd_rllib.episodes import to_rllib
-from stepopsd_rllib.rollout.sampler import Sampler
+from stepopsd_rllib.rollout.sampler import NO_VERSION, Sampler
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class TextEnvRunner(EnvRunner, Checkpointable):
     """Samples whole episodes of requested tasks; one environment step of an episode is one turn.
 
-    The local runner of an algorithm that has remote ones holds an environment (for task lists) but no sampler.
-    Weights arrive through `load_weights` alone, blocking and with a version; `set_state` never carries any.
+    The local runner of an algorithm that has remote ones holds an environment (for task lists) but
+    no sampler. Weights arrive through `load_weights` alone, blocking and with a version;
+    `set_state` never carries any.
     """
 
     def __init__(self, *, config: GRPOConfig, **kwargs: Any):
@@ -68,6 +69,11 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         settings = self.config.rollout_settings(explore=explore)
         episodes = {(e.group, e.rollout): e for e in self._started_loop().run(requests, settings)}
         return [to_rllib(episodes[request.group, request.rollout]) for request in requests]
+
+    @property
+    def weights_version(self) -> int:
+        """Version of the sampler's weights; -1 before the first `load_weights`."""
+        return NO_VERSION if self._sampler is None else self._sampler.weights_version
 
     def load_weights(self, weights: Mapping[str, Any], version: int) -> int:
         """Loads a complete set of weights into the sampler, blocking.
@@ -164,8 +170,8 @@ def text_env_class(env_id: str) -> type[TextEnv]:
     """The class of a registered text environment.
 
     Args:
-        env_id: Gymnasium id, with the module that registers it in front where that is not one of ours:
-            "module:namespace/Name-v0".
+        env_id: Gymnasium id, with the module that registers it in front where that is not one of
+            ours: "module:namespace/Name-v0".
 
     Raises:
         ValueError: No such environment, or one that does not keep the text contract.
@@ -179,14 +185,15 @@ def text_env_class(env_id: str) -> type[TextEnv]:
         entry_point = gym.spec(name).entry_point
     except (gym.error.Error, ImportError) as error:
         raise ValueError(
-            f"config.env={env_id!r}: {error} The package brings 'stepopsd/ALFWorld-v0' and 'stepopsd/SearchQA-v0'; "
-            "another module's environment is written 'module:namespace/Name-v0'."
+            f"config.env={env_id!r}: {error} The package brings 'stepopsd/ALFWorld-v0' and "
+            "'stepopsd/SearchQA-v0'; another module's environment is written "
+            "'module:namespace/Name-v0'."
         ) from error
     loaded = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     if not (isinstance(loaded, type) and issubclass(loaded, TextEnv)):
         raise ValueError(
-            f"config.env={env_id!r} is {loaded!r}, not a text environment: it has no task list and no messages. "
-            "Derive it from envs.text_env.TextEnv."
+            f"config.env={env_id!r} is {loaded!r}, not a text environment: it has no task list and "
+            "no messages. Derive it from envs.text_env.TextEnv."
         )
     return loaded
 

@@ -1,4 +1,4 @@
-"""The order in which training tasks are visited: seeded, without repetition inside a pass, resumable."""
+"""The order of the training tasks: seeded, without repetition inside a pass, resumable."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class TaskCursor:
     """
 
     def __init__(self, tasks: Sequence[str], *, seed: int):
+        """Starts at the first task of the first pass."""
         self._tasks = tuple(tasks)
         self._seed = seed
         self.visited = 0
@@ -47,7 +48,8 @@ class TaskCursor:
         """
         if state["num_tasks"] != len(self._tasks):
             raise ValueError(
-                f"The checkpoint was trained on {state['num_tasks']} tasks, the environment now lists {len(self._tasks)}. "
-                "Restore with the environment data and env_config of the run."
+                f"The checkpoint was trained on {state['num_tasks']} tasks, the environment now "
+                f"lists {len(self._tasks)}. Restore with the environment data and env_config of "
+                "the run."
             )
         self.visited = state["visited"]

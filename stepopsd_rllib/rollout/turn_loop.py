@@ -1,7 +1,8 @@
 """Drives text environments through a sampler into episodes, without a turn barrier.
 
 An episode advances the moment its own turn is done: environments step in threads while the sampler
-decodes the responses of the others. Nothing that an episode sees depends on which others run beside it.
+decodes the responses of the others. Nothing that an episode sees depends on which others run beside
+it.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
-from envs.text_env import HistoryTurn, TextEnv
 
+from envs.text_env import HistoryTurn, TextEnv
 from stepopsd_rllib.episodes import AgentEpisode, Status, Turn
 from stepopsd_rllib.episodes.agent_episode import ContextPolicy
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.rollout.sampler import SampleRequest, SampleResult, Sampler, SamplerRefusal
+from stepopsd_rllib.rollout.sampler import Sampler, SampleRequest, SampleResult, SamplerRefusal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeRequest:
-    """One episode to sample: a task, its group and its place in it, and the seed of everything random."""
+    """One episode to sample: its task, its group, its place there, the seed of its sampling."""
 
     task_id: str
     group: int
@@ -101,13 +102,15 @@ class TurnLoop:
         chat: ChatFormat,
         max_concurrent: int,
     ):
+        """Makes the first environment; the others follow when they are needed."""
         self._make_env = make_env
         self._sampler = sampler
         self._chat = chat
         self._max_concurrent = max_concurrent
         self._idle_envs: list[TextEnv] = [make_env()]
         self._num_envs = 1
-        # An environment that is not thread-safe is stepped from one thread, all its copies included.
+        # An environment that is not thread-safe is stepped from one thread, all its copies
+        # included.
         workers = min(max_concurrent, 32) if self._idle_envs[0].thread_safe else 1
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="env")
 
@@ -165,6 +168,7 @@ class TurnLoop:
         """Keeps an environment for the next episode; one that raised is not trusted again."""
         if broken:
             self._num_envs -= 1
+            self._executor.submit(env.close)  # whatever that raises stays in the unread future
         else:
             self._idle_envs.append(env)
 
@@ -234,7 +238,7 @@ class TurnLoop:
         )
 
     def _next_prompt(self, state: _Running, reply: _Reply, settings: RolloutSettings) -> None:
-        """Sets the prompt of the next turn: a delta that extends the chat, or a rebuilt conversation."""
+        """Sets the prompt of the next turn: what extends the chat, or a rebuilt conversation."""
         env, chat = state.env, self._chat
         if state.sampled is None:
             state.prompt_ids = chat.first_prompt(

@@ -1,19 +1,25 @@
 """Learner weights to samplers: blocking, versioned, and checked.
 
-RLlib's own `sync_weights` may drop an update while an earlier one is in flight, without an error. Here every
-sampler answers with the version it has loaded, and an answer that is missing or wrong is an error.
+RLlib's own `sync_weights` may drop an update while an earlier one is in flight, without an error.
+Here every sampler answers with the version it has loaded, and an answer that is missing or wrong is
+an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from stepopsd_rllib.rollout.runner_failure import RunnerFailure
+
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner_group import LearnerGroup
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+logger = logging.getLogger(__name__)
 
 
 class WeightSyncError(RuntimeError):
@@ -32,17 +38,20 @@ def sync_weights(
 
     Args:
         learner_group: Source; all learners hold the same weights, the first one gives them.
-        env_runner_group: Targets: its remote runners, or the local one where there are no remote ones.
+        env_runner_group: Targets: its remote runners, or the local one where there are no remote
+            ones.
         version: Number of the weights, checked in every answer.
         runner_ids: Only these remote runners; all healthy ones by default.
         timeout_s: Seconds to wait for the slowest runner.
 
     Returns:
-        Number of samplers that loaded the weights. Runners that died meanwhile are not counted: RLlib marks
-        them, and they get their weights when they are restored.
+        Number of samplers that loaded the weights. Runners that died meanwhile are not counted:
+        RLlib marks them, and they get their weights when they are restored.
 
     Raises:
-        WeightSyncError: A runner that is alive did not load these weights.
+        WeightSyncError: A runner that is alive did not load these weights; what it raised is
+            passed on.
+        ValueError: What it raised was a refusal of bad input.
     """
     if env_runner_group.num_remote_env_runners() == 0:
         weights = _learner_weights(learner_group, as_reference=False)
@@ -51,25 +60,44 @@ def sync_weights(
     else:
         reference = _learner_weights(learner_group, as_reference=True)
         loaded = env_runner_group.foreach_env_runner(
-            lambda runner: (runner.worker_index, runner.load_weights(ray.get(reference), version)),
+            _loading_call(reference, version),
             local_env_runner=False,
             remote_worker_ids=list(runner_ids) if runner_ids is not None else None,
             timeout_seconds=timeout_s,
         )
+        for _, answer in loaded:
+            if isinstance(answer, RunnerFailure):
+                answer.raise_here(WeightSyncError)
         alive = set(env_runner_group.healthy_env_runner_ids())
         expected = alive if runner_ids is None else alive & set(runner_ids)
     wrong = {index: got for index, got in loaded if got != version}
     missing = expected - {index for index, _ in loaded}
     if wrong or missing:
         raise WeightSyncError(
-            f"Weights of version {version}: runners {sorted(missing)} did not answer within {timeout_s:.0f} s, "
-            f"runners {wrong} answered with another version. Raise config.weight_sync_timeout_s if the model is large."
+            f"Weights of version {version}: runners {sorted(missing)} did not answer within "
+            f"{timeout_s:.0f} s, runners {wrong} answered with another version. Raise "
+            "config.weight_sync_timeout_s if the model is large."
         )
     return len(loaded)
 
 
+def _loading_call(
+    reference: ray.ObjectRef, version: int
+) -> Callable[[Any], tuple[int, int | RunnerFailure]]:
+    """A call that loads weights into a runner and answers with its number and its version."""
+
+    def call(runner: Any) -> tuple[int, int | RunnerFailure]:
+        try:
+            return runner.worker_index, runner.load_weights(ray.get(reference), version)
+        except Exception as error:
+            logger.exception("Loading weights failed")
+            return runner.worker_index, RunnerFailure.of(error, runner.worker_index)
+
+    return call
+
+
 def _learner_weights(learner_group: LearnerGroup, *, as_reference: bool) -> Any:
-    """The first learner's weights; as a reference to arrays in the object store, or as live tensors."""
+    """The first learner's weights, as a reference to arrays in the store or as live tensors."""
     if not as_reference and learner_group.is_local:
         return learner_group._learner.sampler_weights()
     if learner_group.is_local:
