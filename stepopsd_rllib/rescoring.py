@@ -1,15 +1,17 @@
 """Scores sampled tokens again under another context, forwarding shared context once.
 
-A teacher judges a turn after a text that the policy did not see. Scored naively, every turn of every episode is
-a forward pass over its whole history. Here the history of an episode is forwarded once, and the turns hang on
-it as branches: the inserted text and the turn's own tokens, which attend to the history up to their turn, at the
-positions they would have had. One pass over the branches scores all turns.
+A teacher judges a turn after a text that the policy did not see. Scored naively, every turn of
+every episode is a forward pass over its whole history. Here the history of an episode is forwarded
+once, and the turns hang on it as branches: the inserted text and the turn's own tokens, which
+attend to the history up to their turn, at the positions they would have had. A pass over several
+branches scores several turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from stepopsd_rllib.episodes.packing import micro_batches
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 
 NOT_SCORED = -1
+# Branches of one pass attend (in vain, masked) to each other: with at most as many tokens as their
+# history has, that costs no more than attending to the history. Shorter passes waste their start.
+SHORTEST_ROUND_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +32,8 @@ class ScoredSequence:
 
     Attributes:
         ids: int64 [L].
-        target: int64 [L], where the log-prob of each token goes, an index into the flattened output; -1 for
-            tokens that are context only. The first token cannot be scored.
+        target: int64 [L], where the log-prob of each token goes, an index into the flattened
+            output; -1 for tokens that are context only. The first token cannot be scored.
     """
 
     ids: np.ndarray
@@ -41,8 +46,8 @@ class BranchedSequence:
 
     Attributes:
         history: int64 [L].
-        branches: (start, branch): the branch continues `history[:start]`. Its first token is never scored, and
-            `start` is at least 1.
+        branches: (start, branch): the branch continues `history[:start]`. Its first token is never
+            scored, and `start` is at least 1.
     """
 
     history: np.ndarray
@@ -75,6 +80,7 @@ def score_sequences(
         rows = [sequences[i] for i in part.tolist()]
         ids_BT = _padded([row.ids for row in rows], 0)
         target_BT = _padded([row.target for row in rows], NOT_SCORED)
+        target_BT[:, 0] = NOT_SCORED
         mask_BT = target_BT != NOT_SCORED
         with torch.no_grad():
             scores_BT, _ = module.score(model, ids_BT.to(device), mask_BT.to(device))
@@ -92,8 +98,8 @@ def score_branches(
 ) -> int:
     """Writes the log-probs of the branches' target tokens into `log_probs`; see `score_sequences`.
 
-    Every history is forwarded once, whatever the number of its branches. A batch holds histories of at most
-    `max_tokens` padded tokens; its branches follow in rounds of at most as many.
+    Every history is forwarded once, whatever the number of its branches. A batch holds histories of
+    at most `max_tokens` padded tokens; its branches follow in rounds of at most as many.
 
     Returns:
         Number of tokens forwarded, without padding.
@@ -106,14 +112,13 @@ def score_branches(
         cache = _forward_history(module, model, [histories[i] for i in part.tolist()])
         length = int(lengths[part].max())
         num_forwarded += int(lengths[part].sum())
-        for round_ in _rounds([s.branches for s in batch], max_tokens // len(batch)):
+        round_tokens = min(max_tokens // len(batch), max(length, SHORTEST_ROUND_TOKENS))
+        for round_ in _rounds([s.branches for s in batch], round_tokens):
             num_forwarded += _score_round(module, model, cache, length, round_, log_probs)
     return num_forwarded
 
 
-def _forward_history(
-    module: CausalLMModule, model: nn.Module, histories: list[np.ndarray]
-) -> nn.Module:
+def _forward_history(module: CausalLMModule, model: nn.Module, histories: list[np.ndarray]) -> Any:
     """Keys and values of the padded histories."""
     device = next(model.parameters()).device
     with torch.no_grad(), module.autocast():
@@ -127,7 +132,7 @@ Round = list[list[tuple[int, ScoredSequence]]]
 def _rounds(
     branches: Sequence[Sequence[tuple[int, ScoredSequence]]], max_tokens: int
 ) -> Iterator[Round]:
-    """Deals each row's branches into rounds of at most `max_tokens` tokens (or one branch) a row."""
+    """Deals each row's branches into rounds of at most `max_tokens` tokens (or one branch)."""
     waiting = [list(row) for row in branches]
     while any(waiting):
         round_: Round = []
@@ -143,7 +148,7 @@ def _rounds(
 def _score_round(
     module: CausalLMModule,
     model: nn.Module,
-    cache: nn.Module,
+    cache: Any,
     length: int,
     round_: Round,
     log_probs: Tensor,
@@ -161,15 +166,10 @@ def _score_round(
         [_joined([np.full(len(b.ids), start) for start, b in row]) for row in round_], 0
     )
     offset_BQ = _padded([_joined([np.arange(len(b.ids)) for _, b in row]) for row in round_], 0)
-    num_queries = ids_BQ.shape[1]
-    sees_history_BQT = torch.arange(length)[None, None] < start_BQ[:, :, None]
-    is_earlier_QQ = torch.ones(num_queries, num_queries, dtype=torch.bool).tril()
-    sees_branch_BQQ = (index_BQ[:, :, None] == index_BQ[:, None, :]) & is_earlier_QQ
-    attends_B1QK = torch.cat((sees_history_BQT, sees_branch_BQQ), dim=2)[:, None]
     with torch.no_grad(), module.autocast():
         hidden_BQH = model.base_model(
             input_ids=ids_BQ.to(device),
-            attention_mask=attends_B1QK.to(device),
+            attention_mask=_attends(start_BQ.to(device), index_BQ.to(device), length),
             position_ids=(start_BQ + offset_BQ).to(device),
             past_key_values=cache,
             use_cache=True,
@@ -180,8 +180,27 @@ def _score_round(
         model, hidden_BQH[:, :-1][scored_BQ[:, 1:].to(device)], ids_BQ[scored_BQ].to(device)
     )
     log_probs[target_BQ[scored_BQ]] = scores_N.cpu()
-    cache.crop(-num_queries)
+    cache.crop(-ids_BQ.shape[1])
     return int((index_BQ >= 0).sum())
+
+
+def _attends(start_BQ: Tensor, index_BQ: Tensor, length: int) -> Tensor:
+    """Which keys each branch token sees: its history up to its start, and its own branch so far.
+
+    Args:
+        start_BQ: Length of the history that each token continues, int64 [B, Q]; 0 where padded.
+        index_BQ: Branch of each token, int64 [B, Q]; -1 where padded.
+        length: Keys of the padded histories, L.
+
+    Returns:
+        Bool [B, 1, Q, L + Q]. A padded token sees padded ones, so that no row is without a key.
+    """
+    num_queries = start_BQ.shape[1]
+    position_L = torch.arange(length, device=start_BQ.device)
+    sees_history_BQL = position_L[None, None] < start_BQ[:, :, None]
+    is_earlier_QQ = start_BQ.new_ones(num_queries, num_queries, dtype=torch.bool).tril()
+    sees_branch_BQQ = (index_BQ[:, :, None] == index_BQ[:, None, :]) & is_earlier_QQ
+    return torch.cat((sees_history_BQL, sees_branch_BQQ), dim=2)[:, None]
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:

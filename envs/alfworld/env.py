@@ -26,6 +26,7 @@ class ALFWorldEnv(TextEnv):
     Reward: `reward_scale` in the turn that wins, else 0. A win terminates, `max_turns` truncates.
     Beyond the keys that every text environment writes, `info` has `admissible_commands` (tuple),
     `turn` (turns taken) and `task` (the task sentence); `anchor` is the observation.
+    `reset` adds `golden_rollout`, the expert's commands, for games that have a walkthrough.
     """
 
     def __init__(
@@ -105,7 +106,11 @@ class ALFWorldEnv(TextEnv):
         reply = self._engine.reset()
         self._task_id, self._task = task_id, protocol.task_sentence(reply.text)
         self._turn, self._is_over = 0, False
-        return reply.text, self._info(reply, protocol.ProjectedAction("", True))
+        info = self._info(reply, protocol.ProjectedAction("", True))
+        walkthrough = self._source.game(task_id).walkthrough
+        if walkthrough:
+            info["golden_rollout"] = protocol.golden_rollout(walkthrough)
+        return reply.text, info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Executes the command in a response; see `protocol.project_action`."""

@@ -83,6 +83,11 @@ def task_sentence(first_observation: str) -> str:
     return first_observation.partition(_TASK_MARKER)[2].strip()
 
 
+def golden_rollout(walkthrough: Sequence[str]) -> str:
+    """Writes an expert's commands, one a line, as a teacher's hindsight shows actions."""
+    return "\n".join(f"> {command}" for command in walkthrough)
+
+
 def history_lines(history: Sequence[HistoryTurn]) -> str:
     """Writes past turns one a line, numbered from 1 over the whole episode."""
     return "\n".join(

@@ -1,27 +1,28 @@
 """StepOPSD: step-aware credit from a hindsight teacher, on top of GRPO.
 
-After the rollout, a teacher that knows how things ended scores every agent step again. With Δ = log-prob under the
-teacher − log-prob under the policy, on the sampled tokens of the step's span,
+After the rollout, a teacher that knows how things ended scores every agent step again. With Δ the
+log-prob under the teacher − that under the policy, on the sampled tokens of the step's span,
 
     w = clip(2σ(sign(A)·Δ), 1 − alpha_clip, 1 + alpha_clip)
-    Ã = (1 − λ)·A + λ·w·A          λ = lambda_mix · max(0, 1 − t / lambda_decay_steps), t = 1, 2, ...
+    Ã = (1 − λ)·A + λ·w·A        λ = lambda_mix · max(0, 1 − t / lambda_decay_steps), t = 1, 2, ...
 
-and the steps of an episode get an equal mean |Ã| (`step_normalization`). The sign of A never flips, and
-|Ã/A − 1| ≤ λ·alpha_clip before the normalisation: with the defaults at most 4 %. The functions are in
-`stepopsd_rllib.objectives.stepopsd`.
+and the steps of an episode get an equal mean |Ã| (`step_normalization`). The sign of A never flips,
+and |Ã/A − 1| ≤ λ·alpha_clip before the normalisation: with the defaults at most 4 %. The functions
+are in `stepopsd_rllib.objectives.stepopsd`.
 
-Where the paper and the released code disagree, the paper is the default; the key that restores the code:
+Where the paper and the released code disagree, the paper is the default; what restores the code:
 
-- hindsight is a successful sibling's episode, told to failed episodes of a mixed group; the code's default knows
-  none (`hindsight="none"`), its launch script the outcome label alone (`hindsight="none",
-  hindsight_outcome=True`);
-- the step normalisation is on; in the released code its options never arrive (`step_normalization="none"`);
+- hindsight is a successful sibling's episode, told to failed episodes of a mixed group; the code's
+  default knows none (`hindsight="none"`), its launch script the outcome label alone
+  (`hindsight="none", hindsight_outcome=True`);
+- the step normalisation is on; in the released code its options never arrive
+  (`step_normalization="none"`);
 - λ starts at 0.2; the code's default is 0.5 (`lambda_mix=0.5`);
-- the KL reference is the initial model; in the released code it is the teacher, so that the anchor moves
-  (`kl_reference="teacher"`).
+- the KL reference is the initial model; in the released code it is the teacher, so that the anchor
+  moves (`kl_reference="teacher"`).
 
-`hindsight_position="prefix"` is ours: the hindsight stands once in front of the episode instead of in front of
-every step, so that one pass over the episode scores all of its steps.
+`hindsight_position="prefix"` is ours: the hindsight stands once in front of the episode instead of
+in front of every step, so that one pass over the episode scores all of its steps.
 """
 
 from __future__ import annotations
@@ -32,22 +33,18 @@ from typing import Any, Literal, Self
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.hindsight import HindsightContext
+from stepopsd_rllib.connectors.hindsight_shaping import HindsightShaping
 from stepopsd_rllib.connectors.scored_rows import ReferenceLogProbs
 from stepopsd_rllib.connectors.step_spans import StepSpans
-from stepopsd_rllib.connectors.teacher_gap import TeacherGap, update_number
-from stepopsd_rllib.connectors.token_batch import episodes_of
-from stepopsd_rllib.episodes.segmentation import SPAN_MODES, SpanMode
-from stepopsd_rllib.objectives.gap_diagnostics import effect_diagnostics, gap_diagnostics
+from stepopsd_rllib.connectors.teacher_gap import TeacherGap
+from stepopsd_rllib.episodes.segmentation import CREDITED_TAGS, SPAN_MODES, SpanMode
 from stepopsd_rllib.objectives.schedules import linear_decay
-from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
-from stepopsd_rllib.objectives.steps import StepTokens
 
 
 class StepOPSDConfig(GRPOConfig):
@@ -104,25 +101,29 @@ class StepOPSDConfig(GRPOConfig):
         """Sets the shaping.
 
         Args:
-            alpha_clip: α, half width of the trust region of the weights (0.2; 0.05 in the reduced-clip runs).
+            alpha_clip: α, half width of the trust region of the weights (0.2; 0.05 in the
+                reduced-clip runs).
             lambda_mix: λ₀, share of the weighted advantage (0.2 or 0.05).
-            lambda_decay_steps: D, updates until λ is 0 (50); 0 or less keeps λ₀.
+            lambda_decay_steps: D, updates until λ is 0 (50); 0 keeps λ₀.
             weight_fn: "sigmoid", or "exp" (an earlier draft).
             step_normalization: "equal_step_mean_abs", or "none".
             step_normalization_eps: Added to a step's mean |Ã|.
             step_normalization_clip: C, largest factor of a step (2).
-            span_mode: "action_only" (ALFWorld), "clean_step_no_observation" (Search-QA), "answer_only" or
-                "final_answer_only".
+            span_mode: "action_only" (ALFWorld), "clean_step_no_observation" (Search-QA),
+                "answer_only" or "final_answer_only".
             hindsight: "peer", "golden" or "none".
             hindsight_outcome: Tell the teacher also whether the episode succeeded.
-            hindsight_position: "suffix": after the causal prefix of each span; "prefix": once in front.
-            hindsight_max_tokens: Cap of the hindsight; what exceeds it is cut from its own end.
+            hindsight_position: "suffix": after the causal prefix of each span (the paper);
+                "prefix": once in front of the row.
+            hindsight_max_tokens: Cap of the hindsight; what exceeds it, or the positions of the
+                model, is cut from its own end.
             teacher: "stale", a snapshot, or "live", the current policy.
-            teacher_refresh_interval: Updates between snapshots (10): updates 1-10 use the initial weights.
+            teacher_refresh_interval: Updates between snapshots (10): updates 1-10 use the initial
+                weights.
             student_log_probs: "recomputed" by the learner, or the "rollout"'s own.
             kl_reference: "initial" model, or the "teacher", as in the released code.
             score_all: Score also where the result cannot matter, for diagnostics.
-            credit_trace_interval: Updates between samples written to `credit.jsonl`; 0 for none.
+            credit_trace_interval: Updates between samples written to `credit.jsonl`; 0: none.
             credit_trace_episodes: Episodes of a sample.
             kwargs: Keys of GRPO and RLlib.
 
@@ -143,58 +144,38 @@ class StepOPSDConfig(GRPOConfig):
     def validate(self) -> None:
         """Checks the shaping's keys."""
         super().validate()
-        for key, is_right, requirement in (
-            (
-                "alpha_clip",
-                0 <= self.alpha_clip < 1,
-                "in [0, 1), or the sign of the advantage could flip",
-            ),
-            ("lambda_mix", 0 <= self.lambda_mix <= 1, "in [0, 1]"),
-            ("weight_fn", self.weight_fn in ("sigmoid", "exp"), "'sigmoid' or 'exp'"),
-            (
-                "step_normalization",
-                self.step_normalization in ("equal_step_mean_abs", "none"),
-                "'equal_step_mean_abs' or 'none'",
-            ),
-            ("step_normalization_eps", self.step_normalization_eps > 0, "above 0"),
-            ("span_mode", self.span_mode in SPAN_MODES, f"one of {', '.join(SPAN_MODES)}"),
-            (
-                "hindsight",
-                self.hindsight in ("peer", "golden", "none"),
-                "'peer', 'golden' or 'none'",
-            ),
-            (
-                "hindsight_position",
-                self.hindsight_position in ("suffix", "prefix"),
-                "'suffix' or 'prefix'",
-            ),
-            ("hindsight_max_tokens", self.hindsight_max_tokens >= 1, "at least 1 token"),
-            ("teacher", self.teacher in ("stale", "live"), "'stale' or 'live'"),
-            ("teacher_refresh_interval", self.teacher_refresh_interval >= 1, "at least 1 update"),
-            (
-                "student_log_probs",
-                self.student_log_probs in ("recomputed", "rollout"),
-                "'recomputed' or 'rollout'",
-            ),
-            ("kl_reference", self.kl_reference in ("initial", "teacher"), "'initial' or 'teacher'"),
-            ("credit_trace_interval", self.credit_trace_interval >= 0, "at least 0"),
-            ("credit_trace_episodes", self.credit_trace_episodes >= 1, "at least 1"),
-        ):
-            if not is_right:
-                self._value_error(f"config.{key}={getattr(self, key)!r}: must be {requirement}.")
+        self.require(_RANGES)
         if self.kl_reference == "teacher" and self.teacher != "stale":
             self._value_error(
-                "config.kl_reference='teacher' needs teacher='stale': a live teacher is the policy itself, so its KL is 0."
+                "config.kl_reference='teacher' needs teacher='stale': a live teacher is the policy "
+                "itself, so its KL is 0. Set teacher='stale' or kl_reference='initial'."
             )
-        if self.span_mode.endswith("answer_only") and "answer" not in self.action_tags():
+        if self.student_log_probs == "rollout" and self.top_p < 1:
             self._value_error(
-                f"config.span_mode={self.span_mode!r}: turns of {self.env} have no <answer>. Use 'action_only' or "
-                "'clean_step_no_observation'."
+                f"config.student_log_probs='rollout' with top_p={self.top_p}: the sampler's "
+                "log-probs are those of the truncated distribution, the teacher's are not. Set "
+                "student_log_probs='recomputed' or top_p=1.0."
+            )
+        self._check_span_mode()
+
+    def _check_span_mode(self) -> None:
+        """Refuses spans that the environment's turns do not have."""
+        tags = self.action_tags()
+        needed = {"answer"} if self.span_mode.endswith("answer_only") else set(CREDITED_TAGS)
+        if self.span_mode != "clean_step_no_observation" and not needed & set(tags):
+            self._value_error(
+                f"config.span_mode={self.span_mode!r}: turns of {self.env} have no "
+                f"<{sorted(needed)[0]}>, but {', '.join(f'<{tag}>' for tag in tags) or 'no tags'}. "
+                "Use 'action_only' where turns have an action tag, or 'clean_step_no_observation'."
             )
 
     def lambda_at(self, update: int) -> float:
         """λ of an update, counted from 1."""
         return linear_decay(self.lambda_mix, step=update, decay_steps=self.lambda_decay_steps)
+
+    def largest_effect(self, update: int) -> float:
+        """Bound λ·α of |Ã/A − 1| before the step normalisation."""
+        return self.lambda_at(update) * self.alpha_clip
 
     @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
@@ -212,12 +193,20 @@ class StepOPSDConfig(GRPOConfig):
             TeacherGap(
                 position=self.hindsight_position,
                 teacher=self.teacher,
+                refresh_interval=self.teacher_refresh_interval,
                 student=self.student_log_probs,
-                weight=self.lambda_at,
+                effect=self.largest_effect,
                 score_all=self.score_all,
                 max_tokens=self.micro_batch_tokens,
             ),
-            StepOPSDShaping(config=self),
+            HindsightShaping(
+                alpha_clip=self.alpha_clip,
+                lambda_at=self.lambda_at,
+                weight_fn=self.weight_fn,
+                step_normalization=self.step_normalization,
+                eps=self.step_normalization_eps,
+                coefficient_clip=self.step_normalization_clip,
+            ),
             CreditTrace(
                 interval=self.credit_trace_interval,
                 num_episodes=self.credit_trace_episodes,
@@ -240,69 +229,43 @@ class StepOPSDConfig(GRPOConfig):
         return options
 
 
-class StepOPSDShaping(ConnectorV2):
-    """Replaces `advantages` A by Ã; keeps A as `group_advantages`. Requires `log_prob_gap`, `step_index`."""
-
-    def __init__(self, *, config: StepOPSDConfig, **kwargs: Any):
-        """Keeps the knobs."""
-        super().__init__(**kwargs)
-        self.config = config
-
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        batch: dict[str, Any],
-        shared_data: dict,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Shapes, and logs the size of the effect."""
-        config, columns = self.config, batch[DEFAULT_MODULE_ID]
-        weight = config.lambda_at(update_number(columns))
-        columns["group_advantages"] = columns["advantages"]
-        shaped = stepopsd_advantages(
-            columns["advantages"],
-            columns["log_prob_gap"],
-            columns["response_mask"],
-            StepTokens.from_index(columns["step_index"], columns["episode_index"]),
-            alpha_clip=config.alpha_clip,
-            lambda_mix=weight,
-            weight_fn=config.weight_fn,
-            step_normalization=config.step_normalization,
-            eps=config.step_normalization_eps,
-            coefficient_clip=config.step_normalization_clip,
-        )
-        columns["advantages"] = shaped.advantages
-        if metrics is not None:
-            effect = effect_diagnostics(
-                shaped.advantages,
-                columns["group_advantages"],
-                shaped.weights,
-                columns["response_mask"],
-                columns["is_scored"],
-                alpha_clip=config.alpha_clip,
-            )
-            log_gap(columns, episodes_of(shared_data), metrics)
-            for name, value in (effect | {"lambda": weight}).items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
-        return batch
-
-
-def log_gap(columns: dict[str, Any], episodes: list, metrics: MetricsLogger) -> None:
-    """Logs the distribution of Δ over all scored tokens, and its mean and deviation by task type."""
-    gap_BT, is_scored_BT = columns["log_prob_gap"], columns["is_scored"]
-    for name, value in gap_diagnostics(gap_BT, is_scored_BT).items():
-        metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
-    types = [episodes[n].task_type for n in columns["episode_index"].tolist()]
-    for task_type in sorted(set(types)):
-        rows = [b for b, name in enumerate(types) if name == task_type]
-        part = gap_diagnostics(gap_BT[rows], is_scored_BT[rows])
-        for name in ("gap_mean", "gap_std"):
-            if name in part:
-                metrics.log_value(
-                    (DEFAULT_MODULE_ID, "task_type", task_type, name), float(part[name]), window=1
-                )
+_RANGES: list[KeyCheck] = [
+    (
+        "alpha_clip",
+        lambda v: is_number(v, 0.0) and v < 1,
+        "in [0, 1), or the sign of the advantage could flip",
+    ),
+    ("lambda_mix", lambda v: is_number(v, 0.0, 1.0), "a number in [0, 1]"),
+    (
+        "lambda_decay_steps",
+        lambda v: is_int(v, 0),
+        "a whole number of updates; 0 never decays",
+    ),
+    ("weight_fn", lambda v: v in ("sigmoid", "exp"), "'sigmoid' or 'exp'"),
+    (
+        "step_normalization",
+        lambda v: v in ("equal_step_mean_abs", "none"),
+        "'equal_step_mean_abs' or 'none'",
+    ),
+    ("step_normalization_eps", lambda v: is_number(v, 0.0) and v > 0, "a number above 0"),
+    ("step_normalization_clip", lambda v: is_number(v, 1.0), "a number, at least 1 (off)"),
+    ("span_mode", lambda v: v in SPAN_MODES, f"one of {', '.join(SPAN_MODES)}"),
+    ("hindsight", lambda v: v in ("peer", "golden", "none"), "'peer', 'golden' or 'none'"),
+    ("hindsight_outcome", lambda v: isinstance(v, bool), "true or false"),
+    ("hindsight_position", lambda v: v in ("suffix", "prefix"), "'suffix' or 'prefix'"),
+    ("hindsight_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
+    ("teacher", lambda v: v in ("stale", "live"), "'stale' or 'live'"),
+    ("teacher_refresh_interval", lambda v: is_int(v, 1), "a whole number of updates, at least 1"),
+    (
+        "student_log_probs",
+        lambda v: v in ("recomputed", "rollout"),
+        "'recomputed' or 'rollout'",
+    ),
+    ("kl_reference", lambda v: v in ("initial", "teacher"), "'initial' or 'teacher'"),
+    ("score_all", lambda v: isinstance(v, bool), "true or false"),
+    ("credit_trace_interval", lambda v: is_int(v, 0), "a whole number of updates; 0 for none"),
+    ("credit_trace_episodes", lambda v: is_int(v, 1), "a whole number of episodes, at least 1"),
+]
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
@@ -311,6 +274,20 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 class StepOPSD(GRPO):
     """StepOPSD as an RLlib algorithm."""
+
+    @override(GRPO)
+    def setup(self, config: Any) -> None:
+        """Also refuses golden hindsight where the environment has none."""
+        super().setup(config)
+        if self.config.hindsight != "golden":
+            return
+        _, info = self._env.reset(seed=0, options={"task": self._env.tasks("train")[0]})
+        if not info.get("golden_rollout"):
+            raise ValueError(
+                f"config.hindsight='golden': {self.config.env} gives no golden rollout with this "
+                "env_config (no info['golden_rollout'] at reset). Use hindsight='peer', or data "
+                "that has golden rollouts."
+            )
 
     @classmethod
     @override(Algorithm)

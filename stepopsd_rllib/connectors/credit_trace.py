@@ -12,13 +12,22 @@ from ray.rllib.utils.annotations import override
 from stepopsd_rllib.connectors.teacher_gap import update_number
 from stepopsd_rllib.connectors.token_batch import episodes_of
 
+TOKEN_FIELDS = {
+    "behaviour_log_prob": "behaviour_log_probs",
+    "log_prob_gap": "log_prob_gap",
+    "weight": "token_weights",
+    "group_advantage": "group_advantages",
+    "advantage": "advantages",
+}
+"""Fields of a turn's tokens, and the columns they come from: Δ, w, A and Ã among them."""
+
 
 class CreditTrace(ConnectorV2):
     """Keeps, every `interval` updates, `num_episodes` episodes as JSON-ready records in `records`.
 
-    Requires the columns of `TokenBatch`, `group_advantages` (before shaping) and `advantages`; takes
-    `log_prob_gap` where there is one. Episodes with an advantage come first. The learner hands the records to
-    the algorithm, which writes them to the run folder.
+    Requires the columns of `TokenBatch`, `group_advantages` (before shaping) and `advantages`;
+    takes `log_prob_gap` and `token_weights` where there are any. Episodes with an advantage come
+    first. The learner hands the records to the algorithm, which writes them to the run folder.
     """
 
     def __init__(
@@ -53,15 +62,11 @@ class CreditTrace(ConnectorV2):
         for k, turn in enumerate(episode.turns):
             b = rows[k] if episode.context == "window" else rows[0]
             mask_T = columns["turn_index"][b] == k
-            before_T, after_T = (
-                columns["group_advantages"][b][mask_T],
-                columns["advantages"][b][mask_T],
-            )
-            gap_T = (
-                columns["log_prob_gap"][b][mask_T]
-                if "log_prob_gap" in columns
-                else before_T.new_zeros(len(before_T))
-            )
+            credit = {
+                name: _rounded(columns[column][b][mask_T])
+                for name, column in TOKEN_FIELDS.items()
+                if column in columns
+            }
             turns.append(
                 {
                     "observation": turn.observation,
@@ -69,10 +74,7 @@ class CreditTrace(ConnectorV2):
                     "is_action_valid": turn.is_action_valid,
                     "reward": turn.reward,
                     "tokens": [self.decode([i]) for i in turn.response_ids.tolist()],
-                    "log_prob_gap": _rounded(gap_T),
-                    "group_advantage": _rounded(before_T),
-                    "advantage": _rounded(after_T),
-                    "behaviour_log_prob": _rounded(columns["behaviour_log_probs"][b][mask_T]),
+                    **credit,
                 }
             )
         return {

@@ -13,17 +13,27 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.hindsight.contexts import hindsight_texts, render_episode
+from stepopsd_rllib.hindsight.contexts import InfoMode, hindsight_texts, render_episode
 
 HINDSIGHT = "hindsight"
 """Key of `shared_data` under which `TeacherGap` finds a `Hindsight` for every episode."""
 
 HindsightSource = Literal["peer", "golden", "none"]
+_MODES: dict[HindsightSource, InfoMode] = {
+    "peer": "peer_traj",
+    "golden": "golden_rollout",
+    "none": "none",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hindsight:
-    """Token ids that the teacher reads beside an episode; empty where it knows no more than the policy."""
+    """Token ids that the teacher reads beside an episode.
+
+    Attributes:
+        ids: Empty where the teacher is told no more than the policy.
+        was_cut: Whether the cap took tokens from the end.
+    """
 
     ids: tuple[int, ...] = ()
     was_cut: bool = False
@@ -32,9 +42,12 @@ class Hindsight:
 class HindsightContext(ConnectorV2):
     """Puts one `Hindsight` an episode into `shared_data[HINDSIGHT]`.
 
-    `peer` tells the failed episodes of a mixed group about a successful sibling (the paper), `golden` tells every
-    episode its recorded golden rollout; `include_outcome` adds the line that says how the episode ended. Text
-    beyond `max_tokens` is cut from its own end, and counted.
+    `peer` tells the failed episodes of a mixed group about a successful sibling (the paper),
+    `golden` tells every episode its recorded golden rollout; `include_outcome` adds the line that
+    says how the episode ended. Text beyond `max_tokens` is cut from its own end, and counted.
+
+    Hindsight that should be there and is not raises: the teacher would be a mere stale policy, and
+    the numbers would look like a run of the method.
     """
 
     def __init__(
@@ -64,16 +77,25 @@ class HindsightContext(ConnectorV2):
     ) -> dict[str, Any]:
         """Renders, encodes and caps the texts."""
         episodes = episodes_of(shared_data)
-        shared_data[HINDSIGHT] = hindsights = [
-            capped(self.encode(text), self.max_tokens) if text else Hindsight()
-            for text in self._texts(episodes)
-        ]
+        texts = self._texts(episodes)
+        # All failures of a group read the same sibling: encode it once.
+        by_text = {
+            text: capped(self.encode(text), self.max_tokens) if text else Hindsight()
+            for text in dict.fromkeys(texts)
+        }
+        hindsights = [by_text[text] for text in texts]
+        shared_data[HINDSIGHT] = hindsights
+        arrived = self._arrived(episodes, hindsights)
+        if arrived and not any(arrived):
+            raise ValueError(self._nothing_arrived(len(arrived)))
         if metrics is not None:
+            num_told = sum(bool(h.ids) for h in hindsights)
             counted = {
-                "hindsight_share": sum(bool(h.ids) for h in hindsights) / max(1, len(hindsights)),
-                "hindsight_cut_share": sum(h.was_cut for h in hindsights) / max(1, len(hindsights)),
-                "hindsight_tokens_mean": sum(len(h.ids) for h in hindsights)
-                / max(1, sum(bool(h.ids) for h in hindsights)),
+                "hindsight_share": num_told / max(1, len(hindsights)),
+                "hindsight_due_share": len(arrived) / max(1, len(hindsights)),
+                "hindsight_arrived_share": sum(arrived) / len(arrived) if arrived else 1.0,
+                "hindsight_cut_share": sum(h.was_cut for h in hindsights) / max(1, num_told),
+                "hindsight_tokens_mean": sum(len(h.ids) for h in hindsights) / max(1, num_told),
             }
             for name, value in counted.items():
                 metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
@@ -85,9 +107,35 @@ class HindsightContext(ConnectorV2):
             [_rendered(episode) if uses_peers and episode.won else "" for episode in episodes],
             [episode.won for episode in episodes],
             [episode.group for episode in episodes],
-            mode={"peer": "peer_traj", "golden": "golden_rollout", "none": "none"}[self.source],
+            mode=_MODES[self.source],
             include_outcome=self.include_outcome,
             golden=[episode.golden or None for episode in episodes],
+        )
+
+    def _arrived(self, episodes: list[AgentEpisode], hindsights: list[Hindsight]) -> list[bool]:
+        """Whether it came, for every episode that the source promises something about."""
+        if self.source == "golden":
+            return [bool(episode.golden) for episode in episodes]
+        if self.source == "none":
+            return []
+        won_groups = {episode.group for episode in episodes if episode.won}
+        return [
+            bool(hindsight.ids)
+            for episode, hindsight in zip(episodes, hindsights, strict=True)
+            if not episode.won and episode.group in won_groups
+        ]
+
+    def _nothing_arrived(self, num_due: int) -> str:
+        if self.source == "golden":
+            return (
+                "config.hindsight='golden': the environment gives no golden rollout (no "
+                f"info['golden_rollout'] at reset) for any of {num_due} episodes. Use "
+                "hindsight='peer', or data that has golden rollouts."
+            )
+        return (
+            f"config.hindsight='peer': {num_due} failed episodes have a successful sibling, but no "
+            "sibling's text arrived: its turns are empty. The environment must give observations "
+            "and info['action']."
         )
 
 

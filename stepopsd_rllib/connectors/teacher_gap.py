@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,28 +16,30 @@ from torch import Tensor
 
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight
 from stepopsd_rllib.connectors.scored_rows import score_rows
+from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 from stepopsd_rllib.objectives.stepopsd import log_prob_gap
-from stepopsd_rllib.rescoring import (
-    NOT_SCORED,
-    BranchedSequence,
-    ScoredSequence,
-    score_branches,
-    score_sequences,
-)
+from stepopsd_rllib.rescoring import score_branches, score_sequences
+
+logger = logging.getLogger(__name__)
 
 Position = Literal["suffix", "prefix"]
 Columns = dict[str, Tensor]
+Counts = dict[str, float]
 
 
 class TeacherGap(ConnectorV2):
-    """Writes `log_prob_gap` float32 [B, T] and `is_scored` bool [B, T], on the tokens of the step spans.
+    """Writes `log_prob_gap`, `teacher_log_probs`, float32 [B, T], and `is_scored`, bool [B, T].
 
-    Requires `step_index`, `advantages` and a `Hindsight` for every episode. With `position="suffix"` the hindsight
-    stands right before each span, after its causal prefix; with "prefix" once in front of the row.
+    All three are on the tokens of the spans. Requires `step_index`, `advantages` and a `Hindsight`
+    for every episode. With `position="suffix"` the hindsight stands right before each span, after
+    its causal prefix; with "prefix" once in front of the row.
 
-    Rows are left out (gap 0) where the result cannot matter: when `weight(update)` is 0, where the advantage
-    is 0 everywhere, and where a live teacher has no hindsight; `score_all` scores them too, for diagnostics.
+    Not scored (gap 0) is what cannot matter: everything when `effect(update)`, the largest relative
+    change of an advantage, is 0, and rows whose advantage is 0 (with `every_row`, for methods that
+    act without one, only the former). `score_all` scores them too, for diagnostics. Rows without
+    hindsight whose teacher is the policy itself (a live one, or a snapshot that was just taken)
+    count as scored with the gap 0 that they have; the teacher does not forward them.
     """
 
     def __init__(
@@ -44,19 +47,23 @@ class TeacherGap(ConnectorV2):
         *,
         position: Position,
         teacher: Literal["stale", "live"],
+        refresh_interval: int,
         student: Literal["recomputed", "rollout"],
-        weight: Callable[[int], float],
+        effect: Callable[[int], float],
         score_all: bool,
         max_tokens: int,
+        every_row: bool = False,
         **kwargs: Any,
     ):
         """Keeps the settings; `max_tokens` is the budget of one forward pass."""
         super().__init__(**kwargs)
         self.position: Position = position
         self.teacher = teacher
+        self.refresh_interval = refresh_interval
         self.student = student
-        self.weight = weight
+        self.effect = effect
         self.score_all = score_all
+        self.every_row = every_row
         self.max_tokens = max_tokens
 
     @override(ConnectorV2)
@@ -74,125 +81,112 @@ class TeacherGap(ConnectorV2):
         columns: Columns = batch[DEFAULT_MODULE_ID]
         hindsights: list[Hindsight] = shared_data[HINDSIGHT]
         row_hindsights = [hindsights[n] for n in columns["episode_index"].tolist()]
-        is_scored_BT = self._rows_that_matter(columns, row_hindsights)[:, None] & (
-            columns["step_index"] >= 0
+        is_scored_BT = self._rows_that_matter(columns)[:, None] & (columns["step_index"] >= 0)
+        is_forwarded_BT = is_scored_BT & self._rows_with_gap(columns, row_hindsights)[:, None]
+        teacher_BT, counts = self._teacher_log_probs(
+            module, columns, row_hindsights, is_forwarded_BT
         )
-        teacher_BT, num_forwarded = self._teacher_log_probs(
-            module, columns, row_hindsights, is_scored_BT
+        student_BT, counts["student_tokens_forwarded"] = self._student_log_probs(
+            module, columns, is_scored_BT if self.every_row else is_forwarded_BT
         )
-        student_BT = self._student_log_probs(module, columns, is_scored_BT)
         columns["is_scored"] = is_scored_BT
-        columns["log_prob_gap"] = log_prob_gap(teacher_BT, student_BT, is_scored_BT)
+        columns["teacher_log_probs"] = torch.where(is_forwarded_BT, teacher_BT, student_BT)
+        columns["log_prob_gap"] = log_prob_gap(teacher_BT, student_BT, is_forwarded_BT)
         if metrics is not None:
-            metrics.log_value(
-                (DEFAULT_MODULE_ID, "teacher_tokens_forwarded"), num_forwarded, window=1
-            )
+            for name, value in counts.items():
+                metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
         return batch
 
-    def _rows_that_matter(self, columns: Columns, hindsights: list[Hindsight]) -> Tensor:
-        """Bool [B]."""
-        num_rows = len(hindsights)
+    def _rows_that_matter(self, columns: Columns) -> Tensor:
+        """Bool [B]: rows whose gap can change an advantage."""
         if self.score_all:
-            return torch.ones(num_rows, dtype=torch.bool)
-        if self.weight(update_number(columns)) == 0:
-            return torch.zeros(num_rows, dtype=torch.bool)
-        knows_more_B = torch.tensor(
-            [self.teacher == "stale" or bool(h.ids) for h in hindsights], dtype=torch.bool
-        )
-        return knows_more_B & (columns["advantages"] != 0).any(dim=1)
+            return torch.ones(len(columns["lengths"]), dtype=torch.bool)
+        can_change = self.effect(update_number(columns)) > 0
+        has_advantage_B = (columns["advantages"] != 0).any(dim=1)
+        return (has_advantage_B | self.every_row) & can_change
+
+    def _rows_with_gap(self, columns: Columns, hindsights: list[Hindsight]) -> Tensor:
+        """Bool [B]: rows in which teacher and policy can differ."""
+        is_snapshot_new = (update_number(columns) - 1) % self.refresh_interval == 0
+        is_policy = self.teacher == "live" or is_snapshot_new
+        return torch.tensor([not is_policy or bool(h.ids) for h in hindsights], dtype=torch.bool)
 
     def _teacher_log_probs(
         self,
         module: CausalLMModule,
         columns: Columns,
         hindsights: list[Hindsight],
-        is_scored_BT: Tensor,
-    ) -> tuple[Tensor, int]:
+        is_forwarded_BT: Tensor,
+    ) -> tuple[Tensor, Counts]:
         model = module.language_model if self.teacher == "live" else module.teacher
         assert model is not None
-        rows = is_scored_BT.any(dim=1).nonzero()[:, 0].tolist()
-        branched, plain = [], []
-        for b in rows:
-            row = _Row(columns, b, is_scored_BT[b])
-            ids = np.asarray(hindsights[b].ids, dtype=np.int64)
-            if self.position == "prefix" or len(ids) == 0:
-                plain.append(row.after(ids))
+        max_positions = getattr(model.config, "max_position_embeddings", None)
+        rows = [
+            TeacherRow(
+                columns,
+                b,
+                is_forwarded_BT[b],
+                np.asarray(hindsights[b].ids, dtype=np.int64),
+                max_positions=max_positions,
+            )
+            for b in is_forwarded_BT.any(dim=1).nonzero()[:, 0].tolist()
+        ]
+        plain, branched = [], []
+        for row in rows:
+            if self.position == "prefix" or not row.has_hindsight:
+                plain.append(row.after())
             elif len(row.spans) == 1:
-                plain.append(row.around(ids))
+                plain.append(row.around())
             else:
-                branched.append(row.branched(ids))
-        log_probs = torch.zeros(is_scored_BT.numel())
+                branched.append(row.branched())
+        log_probs = torch.zeros(is_forwarded_BT.numel())
         forwarded = score_sequences(module, model, plain, log_probs, max_tokens=self.max_tokens)
         forwarded += score_branches(module, model, branched, log_probs, max_tokens=self.max_tokens)
-        return log_probs.view_as(is_scored_BT), forwarded
+        counts = self._context_counts(rows) | {"teacher_tokens_forwarded": forwarded}
+        return log_probs.view_as(is_forwarded_BT), counts
+
+    def _context_counts(self, rows: list[TeacherRow]) -> Counts:
+        """Shares of the contexts whose hindsight the model's positions cut or crowded out."""
+        told = [row for row in rows if row.has_hindsight]
+        per_row = 1 if self.position == "prefix" else None
+        num_contexts = sum(per_row or len(row.spans) for row in told)
+        num_lost = sum(row.num_lost for row in told)
+        if num_lost:
+            logger.warning(
+                "config.hindsight: %d of %d contexts already fill the model's positions, so that "
+                "the teacher reads no hindsight there. Lower max_context_tokens, or use "
+                "hindsight_position='suffix'.",
+                num_lost,
+                num_contexts,
+            )
+        return {
+            "hindsight_context_cut_share": sum(r.num_cut for r in told) / max(1, num_contexts),
+            "hindsight_context_lost_share": num_lost / max(1, num_contexts),
+        }
 
     def _student_log_probs(
-        self, module: CausalLMModule, columns: Columns, is_scored_BT: Tensor
-    ) -> Tensor:
+        self, module: CausalLMModule, columns: Columns, is_needed_BT: Tensor
+    ) -> tuple[Tensor, float]:
+        """The policy's log-probs [B, T], and how many tokens were forwarded for them."""
         if self.student == "rollout":
-            return columns["behaviour_log_probs"]
+            return columns["behaviour_log_probs"], 0
         if "old_log_probs" in columns:
-            return columns["old_log_probs"]
-        rows = is_scored_BT.any(dim=1).nonzero()[:, 0]
+            return columns["old_log_probs"], 0
+        rows = is_needed_BT.any(dim=1).nonzero()[:, 0]
         student_BT = torch.zeros_like(columns["behaviour_log_probs"])
-        if len(rows):
-            needed = ("input_ids", "lengths", "response_mask", "behaviour_log_probs")
-            part = {name: columns[name][rows] for name in needed}
-            student_BT[rows] = score_rows(
-                module, module.language_model, part, max_tokens=self.max_tokens
-            )
-        return student_BT
-
-
-class _Row:
-    """One row of the batch and its scored spans, half-open token ranges."""
-
-    def __init__(self, columns: Columns, b: int, is_scored_T: Tensor):
-        length, self._width = int(columns["lengths"][b]), columns["input_ids"].shape[1]
-        self._ids = columns["input_ids"][b, :length].numpy()
-        self._base = b * self._width
-        step_T = (
-            columns["step_index"][b, :length].masked_fill(~is_scored_T[:length], NOT_SCORED).numpy()
+        if len(rows) == 0:
+            return student_BT, 0
+        part = {name: columns[name][rows] for name in ("input_ids", "behaviour_log_probs")}
+        part["response_mask"] = is_needed_BT[rows]
+        # A row is forwarded up to its last scored token.
+        position_T = torch.arange(is_needed_BT.shape[1])
+        part["lengths"] = (position_T * part["response_mask"]).amax(dim=1) + 1
+        student_BT[rows] = score_rows(
+            module, module.language_model, part, max_tokens=self.max_tokens
         )
-        edges = np.flatnonzero(np.diff(step_T, prepend=NOT_SCORED, append=NOT_SCORED))
-        ranges = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-        self.spans = [(start, stop) for start, stop in ranges if step_T[start] != NOT_SCORED]
-
-    def after(self, hindsight: np.ndarray) -> ScoredSequence:
-        """The whole row, with the hindsight once in front of it."""
-        target = np.full(len(self._ids), NOT_SCORED)
-        for start, stop in self.spans:
-            target[start:stop] = self._base + np.arange(start, stop)
-        inserted = np.full(len(hindsight), NOT_SCORED)
-        end = self.spans[-1][1]
-        return ScoredSequence(
-            ids=np.concatenate((hindsight, self._ids[:end])),
-            target=np.concatenate((inserted, target[:end])),
-        )
-
-    def around(self, hindsight: np.ndarray) -> ScoredSequence:
-        """The only span's causal prefix, the hindsight, the span."""
-        start, branch = self._branch(*self.spans[0], hindsight)
-        return ScoredSequence(
-            ids=np.concatenate((self._ids[:start], branch.ids)),
-            target=np.concatenate((np.full(start, NOT_SCORED), branch.target)),
-        )
-
-    def branched(self, hindsight: np.ndarray) -> BranchedSequence:
-        """The row as shared history; every span a branch behind the hindsight."""
-        return BranchedSequence(
-            history=self._ids,
-            branches=tuple(self._branch(start, stop, hindsight) for start, stop in self.spans),
-        )
-
-    def _branch(self, start: int, stop: int, hindsight: np.ndarray) -> tuple[int, ScoredSequence]:
-        inserted = np.full(len(hindsight), NOT_SCORED)
-        return start, ScoredSequence(
-            ids=np.concatenate((hindsight, self._ids[start:stop])),
-            target=np.concatenate((inserted, self._base + np.arange(start, stop))),
-        )
+        return student_BT, int(part["lengths"].sum())
 
 
 def update_number(columns: Columns) -> int:
-    """Number of the update that is being prepared, counted from 1: the sampling weights' version plus one."""
+    """Number of the update in preparation, from 1: the version of the sampling weights plus one."""
     return int(columns["weights_version"].max()) + 1 if len(columns["weights_version"]) else 1

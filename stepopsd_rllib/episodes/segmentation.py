@@ -20,13 +20,15 @@ from typing import Literal, get_args
 Span = tuple[int, int]
 SpanMode = Literal["clean_step_no_observation", "action_only", "answer_only", "final_answer_only"]
 SPAN_MODES: tuple[SpanMode, ...] = get_args(SpanMode)
+# Tags of the actions that spans are made of.
+CREDITED_TAGS = ("action", "search", "answer")
 
 FEEDBACK_OPENING = "My previous action is invalid."
 FEEDBACK_CLOSING = "Let me try again.\n"
 
 _SEARCH_ACTION = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL)
 # Environments accept the tags of an action in any case.
-_TURN_ACTION = re.compile(r"<(action|search|answer)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_TURN_ACTION = re.compile(rf"<({'|'.join(CREDITED_TAGS)})>.*?</\1>", re.DOTALL | re.IGNORECASE)
 # How tokenizers decode a character of which some bytes are still missing.
 _REPLACEMENT = "\ufffd"
 _OBSERVATION_OPENING = "<information>"

@@ -116,18 +116,28 @@ def hindsight_texts(
 
 
 def render_episode(turns: Sequence[tuple[str, str]]) -> str:
-    """An episode as text for a sibling's teacher: what was seen and done, turn by turn.
+    """An episode as text for a sibling's teacher: what was done, and what was seen after it.
 
-        Observation 1: You are in the middle of a room. ...
-        Action 1: go to desk 1
+        > go to desk 1
+        You arrive at desk 1. On the desk 1, you see a pen 2.
+        > take pen 2 from desk 1
+
+    The first observation is left out: the sibling had the same task and the same start.
 
     Args:
-        turns: (observation, action) of every turn, in order. The first observation holds the task.
+        turns: (observation, action) of every turn, in order.
 
     Returns:
-        Two lines a turn; the caller caps the number of tokens.
+        Two lines a turn but for the first; the caller caps the number of tokens.
     """
-    return "\n".join(
-        f"Observation {k}: {observation.strip()}\nAction {k}: {action.strip()}"
-        for k, (observation, action) in enumerate(turns, start=1)
-    )
+    lines = []
+    for k, (observation, action) in enumerate(turns):
+        if k > 0:
+            lines.append(observation.strip())
+        lines.append(render_action(action))
+    return "\n".join(lines)
+
+
+def render_action(action: str) -> str:
+    """The line of an action in `render_episode`."""
+    return f"> {action.strip()}"

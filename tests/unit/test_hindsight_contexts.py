@@ -71,10 +71,7 @@ def test_an_episode_is_told_turn_by_turn():
         ("You are in a room.\n\nYour task is to: look.\n", " look "),
         ("You see a lamp.", "use lamp"),
     ]
-    assert render_episode(turns) == (
-        "Observation 1: You are in a room.\n\nYour task is to: look.\nAction 1: look\n"
-        "Observation 2: You see a lamp.\nAction 2: use lamp"
-    )
+    assert render_episode(turns) == "> look\nYou see a lamp.\n> use lamp"
 
 
 def test_targets_of_known_turns():

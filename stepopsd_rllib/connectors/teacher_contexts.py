@@ -1,0 +1,104 @@
+"""Where hindsight stands in a token row, and how much of it fits into the model's positions."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from stepopsd_rllib.rescoring import NOT_SCORED, BranchedSequence, ScoredSequence
+
+
+class TeacherRow:
+    """One row of the batch, its scored spans (half-open token ranges), and hindsight put into it.
+
+    The row's own tokens are never cut. Hindsight that would push the last scored token beyond
+    `max_positions` is cut from its own end.
+
+    Attributes:
+        spans: The scored spans, in order.
+        num_cut: Contexts in which hindsight was cut for want of positions.
+        num_lost: Those of them that had no room for a single token of it.
+    """
+
+    def __init__(
+        self,
+        columns: dict[str, Tensor],
+        row: int,
+        is_scored_T: Tensor,
+        hindsight: np.ndarray,
+        *,
+        max_positions: int | None,
+    ):
+        """Finds the spans.
+
+        Args:
+            columns: `input_ids` and `step_index` [B, T], `lengths` [B].
+            row: Which row.
+            is_scored_T: bool [T].
+            hindsight: Token ids, int64 [H].
+            max_positions: Positions of the model; None where it has no limit.
+        """
+        length, width = int(columns["lengths"][row]), columns["input_ids"].shape[1]
+        self._ids = columns["input_ids"][row, :length].numpy()
+        self._base = row * width
+        self._hindsight = hindsight
+        self._max_positions = max_positions
+        self.num_cut = self.num_lost = 0
+        is_context_T = ~is_scored_T[:length]
+        step_T = columns["step_index"][row, :length].masked_fill(is_context_T, NOT_SCORED).numpy()
+        edges = np.flatnonzero(np.diff(step_T, prepend=NOT_SCORED, append=NOT_SCORED))
+        ranges = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+        self.spans = [(start, stop) for start, stop in ranges if step_T[start] != NOT_SCORED]
+
+    @property
+    def has_hindsight(self) -> bool:
+        """Whether there is any to put in."""
+        return len(self._hindsight) > 0
+
+    def after(self) -> ScoredSequence:
+        """The whole row, with the hindsight once in front of it."""
+        end = self.spans[-1][1]
+        hindsight = self._that_fits(end)
+        target = np.full(end, NOT_SCORED)
+        for start, stop in self.spans:
+            target[start:stop] = self._base + np.arange(start, stop)
+        return ScoredSequence(
+            ids=np.concatenate((hindsight, self._ids[:end])),
+            target=np.concatenate((np.full(len(hindsight), NOT_SCORED), target)),
+        )
+
+    def around(self) -> ScoredSequence:
+        """The only span's causal prefix, the hindsight, the span."""
+        start, branch = self._branch(*self.spans[0])
+        return ScoredSequence(
+            ids=np.concatenate((self._ids[:start], branch.ids)),
+            target=np.concatenate((np.full(start, NOT_SCORED), branch.target)),
+        )
+
+    def branched(self) -> BranchedSequence:
+        """The row as shared history; every span a branch behind the hindsight."""
+        return BranchedSequence(
+            history=self._ids,
+            branches=tuple(self._branch(start, stop) for start, stop in self.spans),
+        )
+
+    def _branch(self, start: int, stop: int) -> tuple[int, ScoredSequence]:
+        hindsight = self._that_fits(stop)
+        target = self._base + np.arange(start, stop)
+        if len(hindsight) == 0:
+            # The first token of a branch is never scored: let it be the last one of the prefix.
+            start, hindsight = start - 1, self._ids[start - 1 : start]
+        context = np.full(len(hindsight), NOT_SCORED)
+        return start, ScoredSequence(
+            ids=np.concatenate((hindsight, self._ids[stop - len(target) : stop])),
+            target=np.concatenate((context, target)),
+        )
+
+    def _that_fits(self, num_own_tokens: int) -> np.ndarray:
+        """The hindsight, cut so that it and the row's own tokens fit."""
+        if self._max_positions is None:
+            return self._hindsight
+        room = max(0, self._max_positions - num_own_tokens)
+        self.num_cut += len(self._hindsight) > room
+        self.num_lost += room == 0 and len(self._hindsight) > 0
+        return self._hindsight[:room]
