@@ -9,8 +9,9 @@ from typing import Any
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from transformers.utils.logging import disable_progress_bar
 
-from stepopsd_rllib.ray_start import start_ray
+from stepopsd_rllib.ray_start import quiet_ray, start_ray
 from stepopsd_rllib.report.run_files import evaluation_of
 from stepopsd_rllib.report.tables import single_table
 
@@ -72,12 +73,16 @@ def newest_checkpoint(path: str) -> Path:
 
 def restored(checkpoint: str, changes: dict[str, Any]) -> Algorithm:
     """The algorithm of a checkpoint with some keys of its config changed; starts Ray."""
+    quiet_ray()
+    disable_progress_bar()
     folder = newest_checkpoint(checkpoint)
     print(f"checkpoint  {folder}", flush=True)
-    # The config that the algorithm was built with is the first of its constructor's arguments.
+    # The state of the config is the first of the constructor's arguments that RLlib writes down.
     written = pickle.loads((folder / Algorithm.CLASS_AND_CTOR_ARGS_FILE_NAME).read_bytes())
     algorithm_class: type[Algorithm] = written["class"]
-    config: AlgorithmConfig = written["ctor_args_and_kwargs"][0][0].copy(copy_frozen=False)
+    state = dict(written["ctor_args_and_kwargs"][0][0])
+    config: AlgorithmConfig = state["class"]()
+    vars(config).update({key: value for key, value in state.items() if key != "class"})
     config.update_from_dict(changes)
     config.validate()
     start_ray(algorithm_class, [config])

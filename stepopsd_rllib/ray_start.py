@@ -16,6 +16,15 @@ from ray.tune import PlacementGroupFactory
 ONE_PROCESS_STORE_BYTES = 256 * 1024**2
 
 
+def quiet_ray() -> None:
+    """Leaves to the command what Ray would print: a banner, warnings, failed trials' tracebacks."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
 def start_ray(
     algorithm: type[Algorithm], configs: Iterable[AlgorithmConfig], *, dashboard: bool = False
 ) -> None:

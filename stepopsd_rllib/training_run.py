@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import platform
 import signal
 import sys
@@ -22,7 +20,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from stepopsd_rllib import failures, tuned
 from stepopsd_rllib.progress import ProgressLines, StopConditions
-from stepopsd_rllib.ray_start import start_ray
+from stepopsd_rllib.ray_start import quiet_ray, start_ray
 from stepopsd_rllib.report.curves import draw_curves
 from stepopsd_rllib.report.run_files import read_trial, trial_folders
 from stepopsd_rllib.report.tables import success_table
@@ -48,7 +46,7 @@ def train(
     Raises:
         ValueError: A mistake that is found before the run starts.
     """
-    _quiet_ray()
+    quiet_ray()
     example = tuned.read(file, overrides)
     configs = tuned.configs(example)
     name = name or f"{example.name}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
@@ -127,15 +125,6 @@ def show_reports(folder: Path) -> None:
 def say(text: str) -> None:
     """Prints at once, so that a log file shows a run as it happens."""
     print(text, flush=True)
-
-
-def _quiet_ray() -> None:
-    """Leaves to this module what Ray prints itself: a banner, warnings, tracebacks of failed trials."""
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 @contextmanager
