@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from ray.tune import register_trainable
 
-from stepopsd_rllib.algorithms import (
-    ALGORITHMS,
-    GRPO,
-    GRPOConfig,
-    StepOPSD,
-    StepOPSDConfig,
-)
+from stepopsd_rllib import algorithms
+from stepopsd_rllib.algorithms import *  # noqa: F403  (its public names are this package's)
+from stepopsd_rllib.algorithms import ALGORITHMS
 
-__all__ = ["ALGORITHMS", "GRPO", "GRPOConfig", "StepOPSD", "StepOPSDConfig"]
+__all__ = ["ALGORITHMS"]
+__all__ += algorithms.__all__
 
 for _name, _algorithm in ALGORITHMS.items():
     register_trainable(_name, _algorithm)

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from ray.rllib.algorithms.algorithm import Algorithm
 
+from stepopsd_rllib.algorithms.agentopsd import AgentOPSD, AgentOPSDConfig
+from stepopsd_rllib.algorithms.gigpo import GiGPO, GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.rlsd import RLSD, RLSDConfig
+from stepopsd_rllib.algorithms.sdar import SDAR, SDARConfig
+from stepopsd_rllib.algorithms.skill_sd import SkillSD, SkillSDConfig
 from stepopsd_rllib.algorithms.stepopsd import StepOPSD, StepOPSDConfig
 
-ALGORITHMS: dict[str, type[Algorithm]] = {"GRPO": GRPO, "StepOPSD": StepOPSD}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    algorithm.__name__: algorithm
+    for algorithm in (GRPO, StepOPSD, SDAR, SkillSD, RLSD, AgentOPSD, GiGPO)
+}
 
-__all__ = ["ALGORITHMS", "GRPO", "GRPOConfig", "StepOPSD", "StepOPSDConfig"]
+__all__ = [
+    "ALGORITHMS",
+    "GRPO",
+    "RLSD",
+    "SDAR",
+    "AgentOPSD",
+    "AgentOPSDConfig",
+    "GRPOConfig",
+    "GiGPO",
+    "GiGPOConfig",
+    "RLSDConfig",
+    "SDARConfig",
+    "SkillSD",
+    "SkillSDConfig",
+    "StepOPSD",
+    "StepOPSDConfig",
+]

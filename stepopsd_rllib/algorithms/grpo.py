@@ -59,6 +59,7 @@ class GRPOConfig(AgentConfig):
     def __init__(self, algo_class: type | None = None):
         """Sets the defaults."""
         super().__init__(algo_class=algo_class or GRPO)
+        self.policy_coeff = 1.0
         self.clip_low = 0.2
         self.clip_high = 0.2
         self.dual_clip: float | None = 3.0
@@ -84,6 +85,7 @@ class GRPOConfig(AgentConfig):
     def training(
         self,
         *,
+        policy_coeff: float | NotProvided = NotProvided,
         clip_low: float | NotProvided = NotProvided,
         clip_high: float | NotProvided = NotProvided,
         dual_clip: float | NotProvided | None = NotProvided,
@@ -109,6 +111,7 @@ class GRPOConfig(AgentConfig):
         """Sets the objective and the optimizer.
 
         Args:
+            policy_coeff: Weight of the clipped surrogate (1; 0 in OPSD leaves the other terms).
             clip_low: ε_lo, lower clip of the ratio (0.2).
             clip_high: ε_hi, upper clip (0.2; 0.28 in DAPO).
             dual_clip: c, bound of the loss of a negative advantage (3.0; none in the Search-R1
@@ -211,6 +214,7 @@ class GRPOConfig(AgentConfig):
 
 
 _RANGES: list[KeyCheck] = [
+    ("policy_coeff", lambda v: is_number(v, 0.0), "a number, at least 0"),
     ("clip_low", lambda v: is_number(v, 0.0) and v < 1, "a number in [0, 1)"),
     ("clip_high", lambda v: is_number(v, 0.0), "a number, at least 0"),
     ("dual_clip", lambda v: v is None or (is_number(v, 1.0) and v > 1), "above 1, or none"),
@@ -278,6 +282,7 @@ class GRPOLearner(TokenLearner):
             )
         loss = weighted_sum(loss_BT, batch["loss_weights"])
         self.sums.add_loss("policy_loss", loss)
+        loss = config.policy_coeff * loss
         self.sums.add_mean("clip_fraction", surrogate.is_clipped, mask_BT)
         self.sums.add_mean("dual_clip_fraction", surrogate.is_dual_clipped, mask_BT)
         self.sums.add_mean("approximate_kl", old_BT - log_probs_BT, mask_BT)

@@ -1,1 +1,1 @@
-"""Learner connectors: each reads episodes or columns, calls one pure function, and writes one column."""
+"""Learner connectors: each reads episodes or columns and writes a column with a pure function."""

@@ -16,6 +16,8 @@ from stepopsd_rllib.objectives.advantages import group_advantages, invalid_actio
 class GroupAdvantages(ConnectorV2):
     """Writes `advantages` float32 [B, T]: one number a row, 0 outside the response mask.
 
+    Writes also `scores` float32 [B], what was compared: the return less the penalties.
+
     Requires complete groups of finished episodes, and the columns of `TokenBatch`.
 
     With `statistics="episodes"` an episode has one score, its return minus `penalty` for each of
@@ -59,8 +61,9 @@ class GroupAdvantages(ConnectorV2):
         else:
             num_invalid_N = torch.tensor([episode.num_invalid_actions for episode in episodes])
             penalties_B = (-self.penalty * num_invalid_N)[episode_B]
+        columns["scores"] = returns_N[episode_B] + penalties_B
         advantages_B = group_advantages(
-            returns_N[episode_B] + penalties_B,
+            columns["scores"],
             group_N[episode_B],
             episode_B=episode_B if self.statistics == "episodes" else None,
             normalize=self.normalize,

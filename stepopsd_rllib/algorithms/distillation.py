@@ -1,0 +1,64 @@
+"""A self-distillation loss beside GRPO's: what SDAR and Skill-SD share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from stepopsd_rllib.algorithms.grpo import GRPOConfig, GRPOLearner
+from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.objectives.reduction import weighted_sum
+
+
+class DistillationLearner(GRPOLearner):
+    """L = L_GRPO + c · aggregate(ℓ), with ℓ a method's loss of every token that was scored.
+
+    Requires `teacher_log_probs` and `is_scored`. At c = 0 nothing is added, not even a zero. The
+    aggregation is that of the policy loss.
+    """
+
+    def token_loss(
+        self,
+        config: Any,
+        batch: dict[str, Any],
+        fwd_out: dict[str, Tensor],
+        is_scored_BT: Tensor,
+    ) -> Tensor:
+        """ℓ, float [B, T], nats; 0 where nothing was scored. Adds the method's diagnostics."""
+        raise NotImplementedError
+
+    @override(GRPOLearner)
+    def compute_loss_for_module(
+        self,
+        *,
+        module_id: str,
+        config: Any,
+        batch: dict[str, Any],
+        fwd_out: dict[str, Tensor],
+    ) -> Tensor:
+        """GRPO's loss of a micro-batch and its share of the distillation loss."""
+        loss = super().compute_loss_for_module(
+            module_id=module_id, config=config, batch=batch, fwd_out=fwd_out
+        )
+        if config.distillation_coeff == 0:
+            return loss
+        is_scored_BT = batch["is_scored"] & batch["response_mask"]
+        distillation = weighted_sum(
+            self.token_loss(config, batch, fwd_out, is_scored_BT), batch["loss_weights"]
+        )
+        gap_BT = batch["teacher_log_probs"] - fwd_out["policy_log_probs"].detach()
+        self.sums.add_loss("distillation_loss", distillation)
+        self.sums.add_mean("teacher_gap_mean", gap_BT, is_scored_BT)
+        self.sums.add_mean("teacher_gap_square_mean", gap_BT.square(), is_scored_BT)
+        return loss + config.distillation_coeff * distillation
+
+    @override(GRPOLearner)
+    def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
+        """All rows, as the distillation loss has a gradient where GRPO is silent."""
+        config: GRPOConfig = self.config
+        if isinstance(config, SkillTeacherConfig) and config.uses_teacher():
+            return torch.arange(len(columns["lengths"]))
+        return super().rows_with_gradient(columns)

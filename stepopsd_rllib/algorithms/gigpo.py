@@ -1,0 +1,163 @@
+"""GiGPO: turns taken from the same state are compared with one another (arXiv:2505.10978).
+
+No teacher. With G_k = r_k + γ·G_{k+1} the discounted return from turn k on (invalid-action
+penalties included), and anchor groups of the turns of a task's rollouts that saw the same state,
+
+    A_step = G − mean(G of the anchor group)
+    A      = A_outcome + ω·A_step                         ω = step_weight
+
+A turn alone in its state gets no step advantage. The functions are in
+`stepopsd_rllib.objectives.gigpo`.
+
+The anchor is the environment's own text of the state (`info["anchor"]`), without history or list of
+actions. Both advantages are centred only, the paper's default; `normalize_advantages=True` divides
+both by their group's standard deviation. The authors' code takes group statistics over the rows of
+turns: `advantage_statistics="rows"`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_number
+from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.objectives.gigpo import (
+    anchor_advantages,
+    anchor_groups,
+    discounted_returns,
+    gigpo_advantages,
+)
+from stepopsd_rllib.objectives.turns import turn_ids
+
+
+class GiGPOConfig(GRPOConfig):
+    """Configuration of GiGPO; defaults follow the paper."""
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class or GiGPO)
+        self.step_weight = 1.0
+        self.step_discount = 0.95
+        self.anchor_similarity: float | None = None
+        self.normalize_advantages = False
+
+    @override(GRPOConfig)
+    def training(
+        self,
+        *,
+        step_weight: float = UNSET,
+        step_discount: float = UNSET,
+        anchor_similarity: float | None = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the step advantage.
+
+        Args:
+            step_weight: ω (1). 0 is GRPO.
+            step_discount: γ a turn (0.95).
+            anchor_similarity: None: states are the same if their texts are. A ratio in (0, 1]
+                clusters texts that are at least that similar (0.95 in the authors' option).
+            kwargs: Keys of GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(GRPOConfig)
+    def validate(self) -> None:
+        """Checks the step advantage's keys."""
+        super().validate()
+        self.require(_RANGES)
+
+    @override(GRPOConfig)
+    def learner_connectors(self) -> list[ConnectorV2]:
+        """GRPO's pieces, then the step advantage."""
+        pieces = super().learner_connectors()
+        return [*pieces, StepAdvantages(config=self)] if self.step_weight > 0 else pieces
+
+
+_RANGES: list[KeyCheck] = [
+    ("step_weight", lambda v: is_number(v, 0), "a number, at least 0"),
+    ("step_discount", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
+    (
+        "anchor_similarity",
+        lambda v: v is None or (is_number(v, 0, 1) and v > 0),
+        "a number in (0, 1], or none",
+    ),
+]
+
+
+class StepAdvantages(ConnectorV2):
+    """Adds the step advantage to `advantages`; keeps the outcome's as `group_advantages`."""
+
+    def __init__(self, *, config: GiGPOConfig, **kwargs: Any):
+        """Keeps the knobs."""
+        super().__init__(**kwargs)
+        self.config = config
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        batch: dict[str, Any],
+        shared_data: Any = None,
+        metrics: MetricsLogger | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Compares every turn with its anchor group."""
+        config, columns = self.config, batch[DEFAULT_MODULE_ID]
+        episodes = episodes_of(shared_data)
+        turns = [turn for episode in episodes for turn in episode.turns]
+        if not all(turn.anchor for turn in turns):
+            raise ValueError(
+                f"config.env={config.env!r}: a turn has no anchor, so states cannot be compared. "
+                "The environment must write the text of the state as info['anchor']."
+            )
+        turn_BT, episode_S = turn_ids(columns["turn_index"], columns["episode_index"])
+        penalty = config.invalid_action_penalty
+        reward_S = torch.tensor([t.reward - penalty * (not t.is_action_valid) for t in turns])
+        group_S = torch.tensor([episode.group for episode in episodes])[episode_S]
+        anchor_S = anchor_groups(
+            [turn.anchor for turn in turns], group_S, similarity=config.anchor_similarity
+        )
+        step_S = anchor_advantages(
+            discounted_returns(reward_S, episode_S, gamma=config.step_discount),
+            anchor_S,
+            scale=config.normalize_advantages,
+            eps=config.advantage_eps,
+        )
+        columns["group_advantages"] = columns["advantages"]
+        columns["advantages"] = gigpo_advantages(
+            columns["advantages"], step_S, turn_BT, step_weight=config.step_weight
+        )
+        if metrics is not None:
+            sizes_K = anchor_S.unique(return_counts=True)[1].double()
+            values = {
+                "anchor_group_size_mean": sizes_K.mean(),
+                "anchor_shared_turn_share": sizes_K[sizes_K > 1].sum() / len(turns),
+                "step_advantage_magnitude": step_S.abs().mean(),
+            }
+            for name, value in values.items():
+                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
+        return batch
+
+
+class GiGPO(GRPO):
+    """GiGPO as an RLlib algorithm."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> GiGPOConfig:
+        """The default config."""
+        return GiGPOConfig()

@@ -1,0 +1,155 @@
+"""SDAR: gated self-distillation beside an untouched GRPO.
+
+The teacher is the current policy with skills in front of its prompt (`skill_teacher`). On every
+sampled token, with the gap δ = lp_T − sg(lp),
+
+    g = σ(β·δ)                          the gate: detached, without parameters, not learnt
+    ℓ = g · (lp_T − lp)
+    L = policy_coeff · L_GRPO + λ · aggregate(ℓ)          λ = distillation_coeff
+
+so the gradient is g-weighted likelihood ascent on tokens that the skill-informed teacher likes
+better, whatever the sign of the advantage: also in groups that all failed or all succeeded. The
+functions are in `stepopsd_rllib.objectives.sdar`.
+
+Where paper and code disagree, the paper is the default:
+
+- λ = 0.01 (as in the authors' scripts); the code defaults to `distillation_coeff=0.1`;
+- skill text beyond its budget is cut from its own end and counted; the code cuts the front of the
+  joined prompt, where the skills are, in silence;
+- the paper's other gates and divergences: `gate="entropy"` or `"soft_or"`,
+  `divergence="jensen_shannon"` or `"forward_kl"`.
+
+Two published baselines are settings of this loss:
+
+- OPSD (arXiv:2601.18734), distillation alone, on the sampled token instead of the full vocabulary:
+  `policy_coeff=0, gate="none"`. As it was run in the comparison: `policy_coeff=0` with SDAR's gate.
+- GRPO+OPSD, ungated: `gate="none"`. As it was run: `gate_beta=0`, a constant gate of 1/2. Its
+  on-policy expectation is zero: all of SDAR's signal is the covariance of gate and score.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self, get_args
+
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_number
+from stepopsd_rllib.algorithms.distillation import DistillationLearner
+from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.objectives import sdar
+
+
+class SDARConfig(SkillTeacherConfig):
+    """Configuration of SDAR; defaults follow the paper."""
+
+    acts_without_advantage = True
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class or SDAR)
+        self.distillation_coeff = sdar.SDAR.distillation_coefficient
+        self.gate: sdar.GateName = sdar.SDAR.gate
+        self.gate_beta = sdar.SDAR.gate_beta
+        self.divergence: sdar.Divergence = "reverse_kl"
+
+    @override(SkillTeacherConfig)
+    def training(
+        self,
+        *,
+        distillation_coeff: float = UNSET,
+        gate: str = UNSET,
+        gate_beta: float = UNSET,
+        divergence: str = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the distillation loss.
+
+        Args:
+            distillation_coeff: λ (0.01; 0.001 is weak and 0.1 collapses in the paper). 0 is GRPO.
+            gate: "gap" (the paper's), "entropy", "soft_or", or "none" (constant 1).
+            gate_beta: β, sharpness of the gate per nat (5); 0 makes it the constant 1/2.
+            divergence: "reverse_kl" (the paper's), "jensen_shannon" or "forward_kl".
+            kwargs: Keys of the skill teacher, GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(SkillTeacherConfig)
+    def validate(self) -> None:
+        """Checks the loss's keys."""
+        super().validate()
+        self.require(_RANGES)
+
+    @override(SkillTeacherConfig)
+    def uses_teacher(self) -> bool:
+        """Whether there is a distillation loss."""
+        return self.distillation_coeff > 0
+
+    @override(SkillTeacherConfig)
+    def get_default_learner_class(self) -> type[DistillationLearner]:
+        """The SDAR learner."""
+        return SDARLearner
+
+
+_RANGES: list[KeyCheck] = [
+    ("distillation_coeff", lambda v: is_number(v, 0), "a number, at least 0"),
+    (
+        "gate",
+        lambda v: v in get_args(sdar.GateName),
+        f"one of {', '.join(get_args(sdar.GateName))}",
+    ),
+    ("gate_beta", lambda v: is_number(v, 0), "a number, at least 0"),
+    ("divergence", lambda v: v in sdar.TOKEN_LOSSES, f"one of {', '.join(sdar.TOKEN_LOSSES)}"),
+]
+
+
+class SDARLearner(DistillationLearner):
+    """GRPO's loss plus the gated distillation loss."""
+
+    @override(DistillationLearner)
+    def token_loss(
+        self,
+        config: SDARConfig,
+        batch: dict[str, Any],
+        fwd_out: dict[str, Tensor],
+        is_scored_BT: Tensor,
+    ) -> Tensor:
+        """The gated loss of every token; logs what the gate lets through."""
+        policy_BT, teacher_BT = fwd_out["policy_log_probs"], batch["teacher_log_probs"]
+        gate_BT = self._gate(config, policy_BT, teacher_BT, fwd_out["entropy"])
+        self.sums.add_mean("gate_mean", gate_BT, is_scored_BT)
+        self.sums.add_mean("gate_active_share", gate_BT > 0.5, is_scored_BT)
+        return sdar.gated_token_loss(
+            policy_BT, teacher_BT, gate_BT, is_scored_BT, divergence=config.divergence
+        )
+
+    def _gate(
+        self, config: SDARConfig, policy_BT: Tensor, teacher_BT: Tensor, entropy_BT: Tensor
+    ) -> Tensor:
+        if config.gate == "none":
+            return torch.ones_like(policy_BT)
+        if config.gate == "gap":
+            return sdar.gap_gate(policy_BT, teacher_BT, beta=config.gate_beta)
+        model: Any = self.language_module.language_model
+        share_BT = sdar.normalized_entropy(entropy_BT, vocabulary_size=model.config.vocab_size)
+        if config.gate == "entropy":
+            return sdar.entropy_gate(share_BT, beta=config.gate_beta)
+        return sdar.soft_or_gate(policy_BT, teacher_BT, share_BT, beta=config.gate_beta)
+
+
+class SDAR(GRPO):
+    """SDAR as an RLlib algorithm."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> SDARConfig:
+        """The default config."""
+        return SDARConfig()

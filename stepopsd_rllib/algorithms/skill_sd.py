@@ -1,0 +1,107 @@
+"""Skill-SD: an importance-weighted k3 self-distillation loss beside GRPO (arXiv:2604.10674).
+
+The teacher is the policy with skills in front of its prompt (`skill_teacher`). On every sampled
+token, with d = lp − lp_T,
+
+    k3 = exp(min(−d, 20)) − 1 + d
+    ρ  = exp(min(lp − lp_old, 10))
+    L  = L_GRPO + λ · aggregate(ρ·k3)                     λ = distillation_coeff
+
+with a gradient through both ρ and k3. The function is in `stepopsd_rllib.objectives.skill_sd`.
+
+Departures: the paper's skills are written by another model from the agent's own episodes and
+retrieved with a UCB bandit; here, as in the published comparison, they come from a fixed library by
+task type. The comparison's schedule of λ was logged and never applied, so there is none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_number
+from stepopsd_rllib.algorithms.distillation import DistillationLearner
+from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
+
+
+class SkillSDConfig(SkillTeacherConfig):
+    """Configuration of Skill-SD; defaults follow the paper."""
+
+    acts_without_advantage = True
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class or SkillSD)
+        self.distillation_coeff = 0.001
+
+    @override(SkillTeacherConfig)
+    def training(self, *, distillation_coeff: float = UNSET, **kwargs: Any) -> Self:
+        """Sets the distillation loss.
+
+        Args:
+            distillation_coeff: λ (0.001; 0.01 over-regularises in the paper). 0 is GRPO.
+            kwargs: Keys of the skill teacher, GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(SkillTeacherConfig)
+    def validate(self) -> None:
+        """Checks the coefficient."""
+        super().validate()
+        self.require(_RANGES)
+
+    @override(SkillTeacherConfig)
+    def uses_teacher(self) -> bool:
+        """Whether there is a distillation loss."""
+        return self.distillation_coeff > 0
+
+    @override(SkillTeacherConfig)
+    def get_default_learner_class(self) -> type[DistillationLearner]:
+        """The Skill-SD learner."""
+        return SkillSDLearner
+
+
+_RANGES: list[KeyCheck] = [
+    ("distillation_coeff", lambda v: is_number(v, 0), "a number, at least 0"),
+]
+
+
+class SkillSDLearner(DistillationLearner):
+    """GRPO's loss plus the importance-weighted k3 loss."""
+
+    @override(DistillationLearner)
+    def token_loss(
+        self,
+        config: SkillSDConfig,
+        batch: dict[str, Any],
+        fwd_out: dict[str, Tensor],
+        is_scored_BT: Tensor,
+    ) -> Tensor:
+        """ρ·k3 of every token."""
+        policy_BT = fwd_out["policy_log_probs"]
+        return skill_sd_token_loss(
+            policy_BT,
+            self.old_log_probs(batch, policy_BT),
+            batch["teacher_log_probs"],
+            is_scored_BT,
+        )
+
+
+class SkillSD(GRPO):
+    """Skill-SD as an RLlib algorithm."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> SkillSDConfig:
+        """The default config."""
+        return SkillSDConfig()
