@@ -125,7 +125,8 @@ class HindsightShaping(ConnectorV2):
                 metrics.log_value(key, point, reduce="item_series")
 
     def _diagnostics(self, columns: Columns) -> dict[str, Tensor]:
-        return gap_diagnostics(columns["log_prob_gap"], columns["is_scored"]) | effect_diagnostics(
+        gap = gap_diagnostics(columns["log_prob_gap"], columns["is_scored"])
+        effect = effect_diagnostics(
             columns["advantages"],
             columns["group_advantages"],
             columns["token_weights"],
@@ -133,6 +134,10 @@ class HindsightShaping(ConnectorV2):
             columns["is_scored"],
             alpha_clip=self.alpha_clip,
         )
+        if gap["num_scored_tokens"] == 0:
+            # Nothing has no mean weight; 0 would read as a token that was switched off.
+            effect = {"effect_size": effect["effect_size"]}
+        return gap | effect
 
 
 def histogram_points(values_BT: Tensor, is_kept_BT: Tensor) -> list[float]:
