@@ -12,10 +12,10 @@ from stepopsd_rllib.modules.batched_play import PlayedEpisode, play
 from stepopsd_rllib.prompts.chat import ChatFormat
 
 SPLIT = "valid_unseen"
-SAMPLES_PER_TASK = 8
-"""Sampled episodes of one task: the group size of the tuned examples."""
+SAMPLES_PER_TASK = 4
+"""Sampled episodes of one task."""
 
-_EPISODES_AT_ONCE = 72
+_EPISODES_AT_ONCE = 144
 _MAX_RESPONSE_TOKENS = 24
 
 

@@ -25,7 +25,7 @@ from stepopsd_rllib.modules.warm_start import CloningSettings
 from stepopsd_rllib.prompts.chat import ChatFormat
 
 MAX_BYTES = 8_000_000
-FRESH_GAMES = 18
+FRESH_GAMES = 12
 
 
 @pytest.fixture(params=sorted(RECIPES))
@@ -74,6 +74,14 @@ def test_shipped_model_acts_in_the_right_format_on_games_it_was_not_trained_on(e
     turns = sum(episode.turns for episode in episodes)
     assert turns > FRESH_GAMES
     assert sum(episode.valid_turns for episode in episodes) / turns >= 0.95
+
+
+def test_recorded_success_before_reinforcement_learning_leaves_room_and_signal(environment):
+    recorded = json.loads((package_folder(environment) / RECIPE_FILE).read_text())
+    sampled = recorded["success_before_rl"]["sampled"]
+    assert 0.2 <= sampled["success_rate"] <= 0.4
+    assert sampled["mixed_groups"] >= 0.3
+    assert all(kind["num_wins"] > 0 for kind in sampled["task_type"].values())
 
 
 @pytest.fixture
