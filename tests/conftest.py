@@ -1,5 +1,6 @@
 """Settings that all tests share."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Wall-clock limits of single examples would make busy machines fail. Examples are the same in every
@@ -12,3 +13,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("repository")
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """A small Ray of this test session's own, without dashboard."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

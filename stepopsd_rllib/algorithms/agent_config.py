@@ -187,8 +187,8 @@ class AgentConfig(AlgorithmConfig):
     @override(AlgorithmConfig)
     def validate(self) -> None:
         """Checks every key that this package adds, and the pairs that cannot work together."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
         if self.group_size < 2:
             self._value_error(
                 f"config.group_size={self.group_size!r}: GRPO compares episodes of one task, so a "

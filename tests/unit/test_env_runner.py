@@ -1,0 +1,179 @@
+"""Runners, groups and the algorithm around them, in this process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import ray
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stepopsd_rllib.episodes import from_rllib
+from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env
+from stepopsd_rllib.rollout.group_sampling import RolloutError
+from stepopsd_rllib.rollout.sampler import NO_VERSION
+from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
+from tests.agents import largest_difference, small_config, weights_of
+from tests.houses import BARE, FAULTY_ENV
+
+# Episodes of four turns are rarely won; the entropy bonus has a gradient without a win.
+ALWAYS_LEARNS = {"entropy_coeff": 0.01}
+TASKS = make_text_env("stepopsd/ALFWorld-v0", BARE).tasks("train")
+
+
+@pytest.fixture
+def build(local_ray):
+    algorithms = []
+
+    def make(config):
+        algorithms.append(config.build_algo())
+        return algorithms[-1]
+
+    yield make
+    for algorithm in algorithms:
+        algorithm.stop()
+
+
+def visited(algo, steps: int) -> list[str]:
+    """The tasks of the next steps, in order; the cursor stays where it is."""
+    before = algo._tasks.visited
+    tasks = algo._tasks.next(steps * algo.config.groups_per_step)
+    algo._tasks.visited = before
+    return tasks
+
+
+def test_a_runner_answers_requests_in_their_order():
+    runner = TextEnvRunner(config=small_config(), worker_index=0)
+    assert runner.weights_version == NO_VERSION
+    requests = [
+        EpisodeRequest(task_id=TASKS[g], group=g, rollout=i, seed=i) for g in (4, 1) for i in (1, 0)
+    ]
+    episodes = [from_rllib(episode) for episode in runner.sample(requests=requests)]
+    assert [(e.group, e.rollout, e.task_id) for e in episodes] == [
+        (r.group, r.rollout, r.task_id) for r in requests
+    ]
+    assert len(runner.sample(num_episodes=2)) == 2
+    runner.stop()
+
+
+def test_two_runs_of_one_seed_are_the_same_and_another_seed_is_not(build):
+    weights, returns = [], []
+    for seed in (1, 1, 2):
+        algo = build(small_config(training=ALWAYS_LEARNS).debugging(seed=seed))
+        results = [algo.train() for _ in range(2)]
+        weights.append(weights_of(algo.learner_group._learner))
+        returns.append([r["learners"]["default_policy"]["total_loss"] for r in results])
+    assert largest_difference(weights[0], weights[1]) == 0.0 and returns[0] == returns[1]
+    assert largest_difference(weights[0], weights[2]) > 0.0
+
+
+def test_results_carry_what_reports_read(build):
+    algo = build(small_config().evaluation(evaluation_interval=2))
+    first, second, third = (algo.train() for _ in range(3))
+    for result in (first, second, third):
+        rollouts, learner = result["env_runners"], result["learners"]["default_policy"]
+        assert rollouts["num_episodes"] == 12 and rollouts["turns_mean"] <= 4
+        assert sum(rollouts["status"].values()) == 12
+        assert learner["sampler_log_prob_difference_max"] < 1e-4
+    assert first["evaluation"]["iteration"] == 0, "before any update"
+    assert second["evaluation"]["iteration"] == 2
+    assert "evaluation" not in third
+    assert second["evaluation"]["num_episodes"] == 3
+    lines = (algo.run_folder() / "evaluation.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["iteration"] for row in rows] == [0, 0, 0, 2, 2, 2]
+    expected = make_text_env("stepopsd/ALFWorld-v0", BARE).tasks("valid_unseen")[:3]
+    assert [row["task_id"] for row in rows] == list(expected) * 2, "each task once"
+
+
+def test_evaluation_leaves_training_as_it_was(build):
+    with_evaluation = build(small_config(training=ALWAYS_LEARNS))
+    with_evaluation.evaluate()
+    without = build(small_config(training=ALWAYS_LEARNS))
+    start = weights_of(without.learner_group._learner)
+    for algo in (with_evaluation, without):
+        algo.train()
+    left, right = (weights_of(a.learner_group._learner) for a in (with_evaluation, without))
+    assert largest_difference(left, right) == 0.0 < largest_difference(start, left)
+
+
+def faulty(faults: dict[str, str], **agent):
+    return small_config(env=FAULTY_ENV, env_config={"faults": faults}, **agent)
+
+
+def test_a_broken_group_is_dropped_and_counted(build):
+    broken = visited(build(small_config()), 1)[0]
+    algo = build(faulty({broken: "step"}))
+    result = algo.train()["env_runners"]
+    assert result["groups_broken"] == 1 and result["status"]["environment_error"] == 3
+    assert result["num_episodes"] == 9
+
+
+def test_too_many_broken_groups_raise_with_the_first_errors(build):
+    broken = visited(build(small_config()), 1)[1:]
+    algo = build(faulty(dict.fromkeys(broken, "reset")))
+    with pytest.raises(RolloutError, match="1 of 4 groups are usable") as raised:
+        algo.train()
+    assert "environment_error: OSError: the game file is gone" in str(raised.value)
+
+
+def test_dynamic_sampling_replaces_groups_without_signal(build):
+    training = {"dynamic_sampling": True, "dynamic_sampling_rounds": 4}
+    algo = build(small_config(training=training, groups_per_step=2))
+    result = algo.train()
+    dropped = result["env_runners"]["groups_without_signal"]
+    assert dropped > 0
+    assert result["env_runners"]["num_episodes"] > 6
+    groups = algo._sample_step()
+    assert len(groups) <= 2
+    assert algo._num_groups_sampled == algo._tasks.visited
+
+
+def test_a_checkpoint_goes_on_bit_for_bit(build, tmp_path):
+    training = {"lr_warmup_steps": 3, "kl_coeff": 0.1, **ALWAYS_LEARNS}
+    algo = build(small_config(training=training))
+    algo.train()
+    saved = weights_of(algo.learner_group._learner)
+    path = algo.save_to_path(str(tmp_path / "checkpoint"))
+    uninterrupted = algo.train()
+    restored = build(small_config(training=training))
+    restored.restore_from_path(path)
+    result = restored.train()
+    expected = weights_of(algo.learner_group._learner)
+    assert largest_difference(expected, saved) > 0
+    assert largest_difference(expected, weights_of(restored.learner_group._learner)) == 0
+    for section in ("num_episodes", "episode_return_mean", "num_env_steps_sampled_lifetime"):
+        assert result["env_runners"][section] == uninterrupted["env_runners"][section]
+    # Back to the earlier checkpoint in the same process, with later weights loaded.
+    algo.restore_from_path(path)
+    assert largest_difference(saved, weights_of(algo.learner_group._learner)) == 0
+    algo.train()
+    assert largest_difference(expected, weights_of(algo.learner_group._learner)) == 0
+
+
+def test_the_exported_model_has_the_trained_weights(build, tmp_path):
+    algo = build(small_config())
+    algo.train()
+    algo.export_hf(str(tmp_path / "export"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    trained = weights_of(algo.learner_group._learner)
+    assert largest_difference(dict(model.state_dict()), trained) == 0.0
+    assert AutoTokenizer.from_pretrained(tmp_path / "export").chat_template
+
+
+@pytest.mark.parametrize(
+    ("agent", "env_config", "message"),
+    [
+        ({"max_context_tokens": 14}, {}, r"max_context_tokens=14: the first prompt of task"),
+        ({"eval_split": "valid"}, {}, r"valid"),
+        ({}, {"siez": "tiny"}, r"siez='tiny': ALFWorldEnv has no such key\. Did you mean 'size'"),
+    ],
+)
+def test_what_only_a_built_run_can_know_is_refused_in_one_line(build, agent, env_config, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        build(small_config(env_config=env_config, **agent))
+    assert "\n" not in str(raised.value)
+
+
+def test_ray_is_the_local_one(local_ray):
+    assert ray.cluster_resources()["CPU"] == 4
