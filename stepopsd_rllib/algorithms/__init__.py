@@ -7,6 +7,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from stepopsd_rllib.algorithms.agentopsd import AgentOPSD, AgentOPSDConfig
 from stepopsd_rllib.algorithms.gigpo import GiGPO, GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.opid import OPID, OPIDConfig
 from stepopsd_rllib.algorithms.rlsd import RLSD, RLSDConfig
 from stepopsd_rllib.algorithms.sdar import SDAR, SDARConfig
 from stepopsd_rllib.algorithms.skill_sd import SkillSD, SkillSDConfig
@@ -14,12 +15,13 @@ from stepopsd_rllib.algorithms.stepopsd import StepOPSD, StepOPSDConfig
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.__name__: algorithm
-    for algorithm in (GRPO, StepOPSD, SDAR, SkillSD, RLSD, AgentOPSD, GiGPO)
+    for algorithm in (GRPO, StepOPSD, SDAR, SkillSD, RLSD, OPID, AgentOPSD, GiGPO)
 }
 
 __all__ = [
     "ALGORITHMS",
     "GRPO",
+    "OPID",
     "RLSD",
     "SDAR",
     "AgentOPSD",
@@ -27,6 +29,7 @@ __all__ = [
     "GRPOConfig",
     "GiGPO",
     "GiGPOConfig",
+    "OPIDConfig",
     "RLSDConfig",
     "SDARConfig",
     "SkillSD",

@@ -7,7 +7,7 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,6 +87,36 @@ class ChatFormat:
         return len(response_ids) > 0 and response_ids[-1] == self.tokenizer.convert_tokens_to_ids(
             closing
         )
+
+    def with_changed_message(
+        self, prompt_ids: Sequence[int], change: Callable[[str], str]
+    ) -> list[int]:
+        """A prompt or continuation with another text in its last user message.
+
+        Args:
+            prompt_ids: From `first_prompt` or `continuation`.
+            change: From the message's text to the new one.
+
+        Returns:
+            Ids of the changed prompt; everything around the message is the same text.
+
+        Raises:
+            ValueError: The ids do not end with a user message and the generation prompt.
+        """
+        before, _, ending = self._render([{"role": "user", "content": _USER_MARK}]).partition(
+            _USER_MARK
+        )
+        start = max((before.rfind(token) for token in self.tokenizer.all_special_tokens), default=0)
+        opening = before[max(start, 0) :]
+        prompt = str(self.tokenizer.decode(list(prompt_ids), skip_special_tokens=False))
+        head, found, message = prompt.removesuffix(ending).rpartition(opening)
+        if not prompt.endswith(ending) or not found:
+            raise ValueError(
+                f"config.model={self.tokenizer.name_or_path!r}: a prompt does not end with its "
+                "chat template's user message, so no text can be put into it. Use a template that "
+                "marks messages with special tokens."
+            )
+        return self._encode(head + opening + change(message) + ending)
 
     def text(self, response_ids: Sequence[int]) -> str:
         """Text of a response without special tokens."""

@@ -1,0 +1,198 @@
+"""Log-probs of each turn's response with a hindsight skill in the turn's prompt (OPID)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from torch import Tensor
+
+from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
+from stepopsd_rllib.connectors.scored_rows import score_rows
+from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.hindsight.analyzer import EpisodeSkills
+from stepopsd_rllib.hindsight.skill_insertion import insert_skills
+from stepopsd_rllib.objectives.opid import SkillRoute
+from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.rescoring import (
+    NOT_SCORED,
+    BranchedSequence,
+    ScoredSequence,
+    score_branches,
+    score_sequences,
+)
+
+Columns = dict[str, Tensor]
+Route = Callable[[str], SkillRoute]
+
+
+class SkillLogProbs(ConnectorV2):
+    """Writes the log-probs under both kinds of skills, and the policy's own before the update.
+
+    `episode_skill_log_probs`, `step_skill_log_probs`, `plain_log_probs`, float32 [B, T], and
+    `has_episode_skill`, `has_step_skill`, bool [B, T]: which tokens were scored. Requires
+    `shared_data[EPISODE_SKILLS]`. The old policy scores. Each skill stands in its turn's user
+    message; with a growing chat the episode's skill stands in the first message, where the task is,
+    and a step's in the message that the step answers.
+    """
+
+    def __init__(self, *, route: Route, chat: ChatFormat, max_tokens: int, **kwargs: Any):
+        """Keeps routing (from a turn's step skill), chat format and token budget of a pass."""
+        super().__init__(**kwargs)
+        self.route = route
+        self.chat = chat
+        self.max_tokens = max_tokens
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        rl_module: Any,
+        batch: dict[str, Any],
+        shared_data: Any = None,
+        metrics: MetricsLogger | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Builds the skill prompts and scores them."""
+        module = rl_module[DEFAULT_MODULE_ID].unwrapped()
+        columns: Columns = batch[DEFAULT_MODULE_ID]
+        plain: dict[str, list[ScoredSequence]] = {"episode": [], "step": []}
+        branched: list[BranchedSequence] = []
+        first_row = 0
+        for episode, skills in zip(
+            episodes_of(shared_data), shared_data[EPISODE_SKILLS], strict=True
+        ):
+            if skills is not None:
+                view = _EpisodeRows(columns, episode, first_row, self.chat)
+                routes = [self.route(skills.step_skills.get(k, "")) for k in view.turns]
+                plain["episode"] += view.with_episode_skill(skills, routes)
+                alone, sharing = view.with_step_skills(skills, routes)
+                plain["step"] += alone
+                branched += sharing
+            first_row += 1 if episode.context == "append" else len(episode.turns)
+        num_forwarded = 0
+        for kind, sequences in plain.items():
+            scores = torch.zeros(columns["input_ids"].numel())
+            limit = {"max_tokens": self.max_tokens}
+            model = module.language_model
+            num_forwarded += score_sequences(module, model, sequences, scores, **limit)
+            if kind == "step":
+                num_forwarded += score_branches(module, model, branched, scores, **limit)
+            columns[f"{kind}_skill_log_probs"] = scores.view_as(columns["behaviour_log_probs"])
+            targets = [s.target for s in sequences]
+            if kind == "step":
+                targets += [b.target for s in branched for _, b in s.branches]
+            columns[f"has_{kind}_skill"] = _marked(targets, columns["response_mask"])
+        columns["plain_log_probs"] = self._plain(module, columns)
+        if metrics is not None:
+            self._log(columns, num_forwarded, metrics)
+        return batch
+
+    def _plain(self, module: Any, columns: Columns) -> Tensor:
+        """The policy's log-probs before the update, on rows with a skill."""
+        if "old_log_probs" in columns:
+            return columns["old_log_probs"]
+        is_scored_B = (columns["has_episode_skill"] | columns["has_step_skill"]).any(dim=1)
+        rows = is_scored_B.nonzero()[:, 0]
+        plain_BT = torch.zeros_like(columns["behaviour_log_probs"])
+        if len(rows):
+            names = ("input_ids", "lengths", "response_mask", "behaviour_log_probs")
+            part = {name: columns[name][rows] for name in names}
+            plain_BT[rows] = score_rows(
+                module, module.language_model, part, max_tokens=self.max_tokens
+            )
+        return plain_BT
+
+    def _log(self, columns: Columns, num_forwarded: int, metrics: MetricsLogger) -> None:
+        metrics.log_value((DEFAULT_MODULE_ID, "teacher_tokens_forwarded"), num_forwarded, window=1)
+        for kind in ("episode", "step"):
+            scored_P = columns[f"{kind}_skill_log_probs"][columns[f"has_{kind}_skill"]]
+            mean = float(scored_P.mean()) if len(scored_P) else 0.0
+            metrics.log_value((DEFAULT_MODULE_ID, f"{kind}_skill_log_prob_mean"), mean, window=1)
+
+
+class _EpisodeRows:
+    """The token rows of one episode, and where its turns stand in them."""
+
+    def __init__(self, columns: Columns, episode: AgentEpisode, first_row: int, chat: ChatFormat):
+        self._width = columns["input_ids"].shape[1]
+        self._episode = episode
+        self._row = first_row
+        self._chat = chat
+        self._grows = episode.context == "append"
+        self._starts: list[int] = []
+        end = 0
+        for turn in episode.turns:
+            self._starts.append(end if self._grows else 0)
+            end += len(turn.prompt_ids) + len(turn.response_ids)
+        self._ids = columns["input_ids"][first_row, :end].numpy() if self._grows else None
+
+    @property
+    def turns(self) -> range:
+        return range(len(self._episode.turns))
+
+    def with_episode_skill(
+        self, skills: EpisodeSkills, routes: list[SkillRoute]
+    ) -> Iterator[ScoredSequence]:
+        """A whole growing chat with the skill in its first message, or one prompt a turn."""
+        routed = [k for k in self.turns if routes[k].episode_skill]
+        if not self._grows:
+            yield from (self._turn(k, {"episode_skill": skills.episode_skill}) for k in routed)
+        elif routed:
+            parts = [self._turn(0, {"episode_skill": skills.episode_skill}, routes[0])]
+            parts += [self._turn(k, {}, routes[k]) for k in self.turns[1 : routed[-1] + 1]]
+            yield ScoredSequence(
+                ids=np.concatenate([part.ids for part in parts]),
+                target=np.concatenate([part.target for part in parts]),
+            )
+
+    def with_step_skills(
+        self, skills: EpisodeSkills, routes: list[SkillRoute]
+    ) -> tuple[list[ScoredSequence], list[BranchedSequence]]:
+        """One prompt a turn that has a skill; in a growing chat on the shared history."""
+        changed = {
+            k: self._turn(k, {"step_skill": skills.step_skills[k]})
+            for k in self.turns
+            if routes[k].step_skill
+        }
+        if self._ids is None:
+            return list(changed.values()), []
+        alone = [changed.pop(0)] if 0 in changed else []
+        branches = tuple((self._starts[k], sequence) for k, sequence in changed.items())
+        return alone, [BranchedSequence(history=self._ids, branches=branches)] if branches else []
+
+    def _turn(
+        self, k: int, skill: dict[str, str], route: SkillRoute | None = None
+    ) -> ScoredSequence:
+        """Prompt and response of a turn; a route without the episode skill leaves it unscored."""
+        turn = self._episode.turns[k]
+        prompt_ids = turn.prompt_ids
+        if skill:
+            changed = self._chat.with_changed_message(
+                prompt_ids.tolist(), lambda message: insert_skills(message, **skill)
+            )
+            prompt_ids = np.asarray(changed)
+        start = self._starts[k] + len(turn.prompt_ids)
+        row = self._row if self._grows else self._row + k
+        target = row * self._width + start + np.arange(len(turn.response_ids))
+        if route is not None and not route.episode_skill:
+            target = np.full(len(target), NOT_SCORED)
+        return ScoredSequence(
+            ids=np.concatenate((prompt_ids, turn.response_ids)).astype(np.int64),
+            target=np.concatenate((np.full(len(prompt_ids), NOT_SCORED), target)),
+        )
+
+
+def _marked(targets: list[np.ndarray], mask_BT: Tensor) -> Tensor:
+    """Bool [B, T], True where some target points."""
+    marked_BT = torch.zeros_like(mask_BT)
+    for target in targets:
+        marked_BT.view(-1)[torch.from_numpy(target[target != NOT_SCORED])] = True
+    return marked_BT
