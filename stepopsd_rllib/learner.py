@@ -52,7 +52,8 @@ class TokenLearner(TorchLearner):
     @property
     def language_module(self) -> CausalLMModule:
         """The RLModule, out of its DDP wrapper."""
-        return self.module[DEFAULT_MODULE_ID].unwrapped()
+        module: Any = self.module
+        return module[DEFAULT_MODULE_ID].unwrapped()
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -116,7 +117,8 @@ class TokenLearner(TorchLearner):
     def take_credit_records(self) -> list[dict[str, Any]]:
         """Records of `CreditTrace` since the last call."""
         records: list[dict[str, Any]] = []
-        for piece in self._learner_connector.connectors:
+        pipeline: Any = self._learner_connector
+        for piece in pipeline.connectors:
             if isinstance(piece, CreditTrace):
                 records, piece.records = piece.records, []
         return records
@@ -165,7 +167,8 @@ class TokenLearner(TorchLearner):
         """One optimizer step on a minibatch; returns its loss."""
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         optimizer.zero_grad(set_to_none=True)
-        module = self.module[DEFAULT_MODULE_ID]
+        whole: Any = self.module
+        module = whole[DEFAULT_MODULE_ID]
         loss = torch.zeros((), device=self._device)
         parts = list(self._micro_batches(columns, rows, is_on_policy=is_on_policy))
         for i, micro_batch in enumerate(parts):
@@ -173,7 +176,7 @@ class TokenLearner(TorchLearner):
             is_last = i == len(parts) - 1
             with contextlib.nullcontext() if is_last or not self.distributed else module.no_sync():
                 fwd_out = module.forward_train(micro_batch)
-                part_loss = self.compute_loss_for_module(
+                part_loss: Any = self.compute_loss_for_module(
                     module_id=DEFAULT_MODULE_ID,
                     config=self.config,
                     batch=micro_batch,
@@ -262,7 +265,7 @@ class TokenLearner(TorchLearner):
 
     @property
     def _world_size(self) -> int:
-        return max(1, self.config.num_learners)
+        return max(1, self.config.num_learners or 0)
 
     def _all_reduce(self, tensor: Tensor, operation: str) -> Tensor:
         if not self.distributed:

@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.from_config import NotProvided, _NotProvided
 from ray.tune.result import STDERR_FILE, STDOUT_FILE, TRIAL_INFO
 
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
@@ -93,29 +94,29 @@ class AgentConfig(AlgorithmConfig):
     def agent(
         self,
         *,
-        model: str | NotProvided = NotProvided,
-        sampler: str | NotProvided = NotProvided,
-        sampler_config: dict[str, Any] | NotProvided = NotProvided,
-        chat_template_kwargs: dict[str, Any] | NotProvided = NotProvided,
-        group_size: int | NotProvided = NotProvided,
-        groups_per_step: int | NotProvided = NotProvided,
-        context: str | NotProvided = NotProvided,
-        window_turns: int | NotProvided = NotProvided,
-        max_response_tokens: int | NotProvided = NotProvided,
-        max_context_tokens: int | NotProvided = NotProvided,
-        temperature: float | NotProvided = NotProvided,
-        top_p: float | NotProvided = NotProvided,
-        eval_split: str | NotProvided = NotProvided,
-        eval_num_tasks: int | NotProvided | None = NotProvided,
-        eval_temperature: float | NotProvided = NotProvided,
-        eval_at_start: bool | NotProvided = NotProvided,
-        gradient_checkpointing: bool | NotProvided = NotProvided,
-        autocast_dtype: str | NotProvided = NotProvided,
-        micro_batch_tokens: int | NotProvided = NotProvided,
-        max_sampler_difference: float | str | NotProvided | None = NotProvided,
-        weight_sync_timeout_s: float | NotProvided = NotProvided,
-        min_groups_fraction: float | NotProvided = NotProvided,
-        random_weights: bool | NotProvided = NotProvided,
+        model: str | _NotProvided = NotProvided,
+        sampler: str | _NotProvided = NotProvided,
+        sampler_config: dict[str, Any] | _NotProvided = NotProvided,
+        chat_template_kwargs: dict[str, Any] | _NotProvided = NotProvided,
+        group_size: int | _NotProvided = NotProvided,
+        groups_per_step: int | _NotProvided = NotProvided,
+        context: str | _NotProvided = NotProvided,
+        window_turns: int | _NotProvided = NotProvided,
+        max_response_tokens: int | _NotProvided = NotProvided,
+        max_context_tokens: int | _NotProvided = NotProvided,
+        temperature: float | _NotProvided = NotProvided,
+        top_p: float | _NotProvided = NotProvided,
+        eval_split: str | _NotProvided = NotProvided,
+        eval_num_tasks: int | _NotProvided | None = NotProvided,
+        eval_temperature: float | _NotProvided = NotProvided,
+        eval_at_start: bool | _NotProvided = NotProvided,
+        gradient_checkpointing: bool | _NotProvided = NotProvided,
+        autocast_dtype: str | _NotProvided = NotProvided,
+        micro_batch_tokens: int | _NotProvided = NotProvided,
+        max_sampler_difference: float | str | _NotProvided | None = NotProvided,
+        weight_sync_timeout_s: float | _NotProvided = NotProvided,
+        min_groups_fraction: float | _NotProvided = NotProvided,
+        random_weights: bool | _NotProvided = NotProvided,
     ) -> Self:
         """Sets model, sampler, groups and budgets: what is ours and not a paper's.
 
@@ -194,7 +195,7 @@ class AgentConfig(AlgorithmConfig):
                 f"config.group_size={self.group_size!r}: GRPO compares episodes of one task, so a "
                 "group of one always has advantage 0. Set config.agent(group_size=8)."
             )
-        if self.num_learners > 1 and self.groups_per_step % self.num_learners:
+        if self.groups_per_step % max(1, self.num_learners or 0):
             self._value_error(
                 f"config.groups_per_step={self.groups_per_step} does not divide over "
                 f"num_learners={self.num_learners}, and groups are never cut. Set groups_per_step "

@@ -31,10 +31,11 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.connectors.common import NumpyToTensor
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.from_config import NotProvided, _NotProvided
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.agent_algorithm import AgentAlgorithm
@@ -43,8 +44,8 @@ from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
 from stepopsd_rllib.connectors.token_batch import TokenBatch
 from stepopsd_rllib.learner import TokenLearner
-from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, kl_divergence
-from stepopsd_rllib.objectives.reduction import AGGREGATIONS, weighted_sum
+from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, KLEstimator, kl_divergence
+from stepopsd_rllib.objectives.reduction import AGGREGATIONS, Aggregation, weighted_sum
 from stepopsd_rllib.objectives.surrogate import (
     clipped_surrogate,
     sequence_log_ratio,
@@ -64,13 +65,13 @@ class GRPOConfig(AgentConfig):
         self.clip_high = 0.2
         self.dual_clip: float | None = 3.0
         self.importance_ratio: Literal["token", "sequence"] = "token"
-        self.loss_aggregation = "token-mean"
+        self.loss_aggregation: Aggregation = "token-mean"
         self.advantage_statistics: Literal["episodes", "rows"] = "episodes"
         self.normalize_advantages = True
         self.advantage_eps = 1e-6
         self.invalid_action_penalty = 0.1
         self.kl_coeff = 0.01
-        self.kl_estimator = "k3"
+        self.kl_estimator: KLEstimator = "k3"
         self.entropy_coeff = 0.001
         self.dynamic_sampling = False
         self.dynamic_sampling_rounds = 10
@@ -85,27 +86,27 @@ class GRPOConfig(AgentConfig):
     def training(
         self,
         *,
-        policy_coeff: float | NotProvided = NotProvided,
-        clip_low: float | NotProvided = NotProvided,
-        clip_high: float | NotProvided = NotProvided,
-        dual_clip: float | NotProvided | None = NotProvided,
-        importance_ratio: str | NotProvided = NotProvided,
-        loss_aggregation: str | NotProvided = NotProvided,
-        advantage_statistics: str | NotProvided = NotProvided,
-        normalize_advantages: bool | NotProvided = NotProvided,
-        advantage_eps: float | NotProvided = NotProvided,
-        invalid_action_penalty: float | NotProvided = NotProvided,
-        kl_coeff: float | NotProvided = NotProvided,
-        kl_estimator: str | NotProvided = NotProvided,
-        entropy_coeff: float | NotProvided = NotProvided,
-        dynamic_sampling: bool | NotProvided = NotProvided,
-        dynamic_sampling_rounds: int | NotProvided = NotProvided,
-        importance_cap: float | NotProvided | None = NotProvided,
-        old_log_probs: str | NotProvided = NotProvided,
-        weight_decay: float | NotProvided = NotProvided,
-        adam_betas: tuple[float, float] | NotProvided = NotProvided,
-        adam_eps: float | NotProvided = NotProvided,
-        lr_warmup_steps: int | NotProvided = NotProvided,
+        policy_coeff: float | _NotProvided = NotProvided,
+        clip_low: float | _NotProvided = NotProvided,
+        clip_high: float | _NotProvided = NotProvided,
+        dual_clip: float | _NotProvided | None = NotProvided,
+        importance_ratio: str | _NotProvided = NotProvided,
+        loss_aggregation: str | _NotProvided = NotProvided,
+        advantage_statistics: str | _NotProvided = NotProvided,
+        normalize_advantages: bool | _NotProvided = NotProvided,
+        advantage_eps: float | _NotProvided = NotProvided,
+        invalid_action_penalty: float | _NotProvided = NotProvided,
+        kl_coeff: float | _NotProvided = NotProvided,
+        kl_estimator: str | _NotProvided = NotProvided,
+        entropy_coeff: float | _NotProvided = NotProvided,
+        dynamic_sampling: bool | _NotProvided = NotProvided,
+        dynamic_sampling_rounds: int | _NotProvided = NotProvided,
+        importance_cap: float | _NotProvided | None = NotProvided,
+        old_log_probs: str | _NotProvided = NotProvided,
+        weight_decay: float | _NotProvided = NotProvided,
+        adam_betas: tuple[float, float] | _NotProvided = NotProvided,
+        adam_eps: float | _NotProvided = NotProvided,
+        lr_warmup_steps: int | _NotProvided = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the objective and the optimizer.
@@ -171,7 +172,7 @@ class GRPOConfig(AgentConfig):
         self, input_observation_space: Any, input_action_space: Any, device: Any = None
     ) -> ConnectorV2:
         """Rows, advantages and scores, then the user's own pieces, then tensors on the device."""
-        pipeline = super().build_learner_connector(
+        pipeline: Any = super().build_learner_connector(
             input_observation_space, input_action_space, device
         )
         for piece in reversed(self.learner_connectors()):
@@ -252,7 +253,7 @@ class GRPOLearner(TokenLearner):
     config: GRPOConfig
 
     @override(TokenLearner)
-    def compute_loss_for_module(
+    def compute_loss_for_module(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         *,
         module_id: str,

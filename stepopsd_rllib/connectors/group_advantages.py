@@ -43,7 +43,7 @@ class GroupAdvantages(ConnectorV2):
         self.penalty = penalty
 
     @override(ConnectorV2)
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *, batch: dict[str, Any], shared_data: dict, **kwargs: Any
     ) -> dict[str, Any]:
         """Scores the rows and compares each with its group."""

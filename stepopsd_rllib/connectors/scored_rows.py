@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from torch import Tensor, nn
+from torch import Tensor
 
 from stepopsd_rllib.episodes.packing import micro_batches
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def score_rows(
-    module: CausalLMModule, model: nn.Module, columns: dict[str, Tensor], *, max_tokens: int
+    module: CausalLMModule, model: PreTrainedModel, columns: dict[str, Tensor], *, max_tokens: int
 ) -> Tensor:
     """Log-probs of the response tokens under `model`.
 

@@ -23,7 +23,7 @@ class TokenBatch(ConnectorV2):
     """
 
     @override(ConnectorV2)
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, *, batch: dict[str, Any], episodes: list, shared_data: dict, **kwargs: Any
     ) -> dict[str, Any]:
         """Packs the episodes."""

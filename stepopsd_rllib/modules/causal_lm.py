@@ -7,7 +7,7 @@ position, so no `[B, T, V]` tensor exists.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
@@ -15,6 +15,9 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Bytes of float32 logits held at once; 256 MiB are 440 positions of a vocabulary of 152,000.
 LOGIT_CHUNK_BYTES = 1 << 28
@@ -47,7 +50,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         self.reference = (
             _frozen_copy(self.language_model) if options.get("with_reference") else None
         )
-        self.teacher: nn.Module | None = None
+        self.teacher: PreTrainedModel | None = None
         if options.get("with_teacher"):
             self.make_target_networks()
         if options.get("gradient_checkpointing"):
@@ -74,7 +77,12 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         return {"policy_log_probs": log_probs_BT, "entropy": entropy_BT}
 
     def score(
-        self, model: nn.Module, input_ids_BT: Tensor, mask_BT: Tensor, *, entropy: str = "none"
+        self,
+        model: PreTrainedModel,
+        input_ids_BT: Tensor,
+        mask_BT: Tensor,
+        *,
+        entropy: str = "none",
     ) -> tuple[Tensor, Tensor]:
         """Log-probs (and entropies) of the masked tokens under one of this module's models.
 
@@ -100,7 +108,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         )
         return _scatter(log_probs_N, mask_BT), _scatter(entropy_N, mask_BT)
 
-    def head_scores(self, model: nn.Module, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
+    def head_scores(self, model: PreTrainedModel, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
         """Log-probs of targets given their hidden states, float32 [N], without gradient."""
         with torch.no_grad():
             log_probs_N, _ = head_log_probs(
@@ -150,7 +158,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         return dict(self.language_model.state_dict())
 
 
-def load_causal_lm(model_path: str, *, random_weights: bool = False) -> nn.Module:
+def load_causal_lm(model_path: str, *, random_weights: bool = False) -> PreTrainedModel:
     """Loads a Hugging Face causal language model in float32, without dropout.
 
     Args:
@@ -180,13 +188,13 @@ def load_causal_lm(model_path: str, *, random_weights: bool = False) -> nn.Modul
             module.p = 0.0
         # Attention dropout is a number on the attention modules, not a module of its own.
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+            module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]
     _check_head(model, model_path)
     return model
 
 
 def head_log_probs(
-    head: nn.Module, hidden_NH: Tensor, targets_N: Tensor, *, temperature: float, entropy: str
+    head: Any, hidden_NH: Tensor, targets_N: Tensor, *, temperature: float, entropy: str
 ) -> tuple[Tensor, Tensor]:
     """Log p(target) and entropy at each position, in chunks that bound the memory of the logits.
 
@@ -257,20 +265,20 @@ def _scatter(values_N: Tensor, mask_BT: Tensor) -> Tensor:
     return out_BT.masked_scatter(scored_BT, values_N)
 
 
-def _frozen_copy(model: nn.Module) -> nn.Module:
+def _frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     frozen = copy.deepcopy(model)
     frozen.requires_grad_(False)
     return frozen.eval()
 
 
-def _check_head(model: nn.Module, model_path: str) -> None:
+def _check_head(model: PreTrainedModel, model_path: str) -> None:
     """Refuses a model that changes its logits after the head, which `score` would leave out."""
-    ids = torch.arange(4)[None] % model.get_input_embeddings().weight.shape[0]
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    ids = torch.arange(4)[None] % len(embedding.weight)
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
-        actual = model.get_output_embeddings()(
-            model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        )
+        actual = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     if not torch.allclose(expected, actual, atol=1e-3, rtol=1e-3):
         raise ValueError(
             f"config.model={model_path!r}: its logits are not head(hidden states) (a model with "

@@ -160,7 +160,7 @@ class ChatFormat:
 
     def _find_end_of_turn_ids(self) -> tuple[int, ...]:
         closing, _ = self._turn_start
-        ids = {self.tokenizer.eos_token_id}
+        found = [self.tokenizer.eos_token_id]
         if closing:
-            ids.add(self.tokenizer.convert_tokens_to_ids(closing))
-        return tuple(sorted(i for i in ids if isinstance(i, int)))
+            found.append(self.tokenizer.convert_tokens_to_ids(closing))
+        return tuple(sorted({i for i in found if isinstance(i, int)}))

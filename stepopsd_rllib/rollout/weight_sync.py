@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
 from stepopsd_rllib.rollout.runner_failure import RunnerFailure
-
-if TYPE_CHECKING:
-    from ray.rllib.core.learner.learner_group import LearnerGroup
-    from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +23,8 @@ class WeightSyncError(RuntimeError):
 
 
 def sync_weights(
-    learner_group: LearnerGroup,
-    env_runner_group: EnvRunnerGroup,
+    learner_group: Any,
+    env_runner_group: Any,
     *,
     version: int,
     runner_ids: Sequence[int] | None = None,
@@ -37,9 +33,10 @@ def sync_weights(
     """Loads the learners' weights into samplers and waits for all of them.
 
     Args:
-        learner_group: Source; all learners hold the same weights, the first one gives them.
-        env_runner_group: Targets: its remote runners, or the local one where there are no remote
-            ones.
+        learner_group: RLlib's `LearnerGroup`, the source; all learners hold the same weights, the
+            first one gives them.
+        env_runner_group: RLlib's `EnvRunnerGroup`, the targets: its remote runners, or the local
+            one where there are no remote ones.
         version: Number of the weights, checked in every answer.
         runner_ids: Only these remote runners; all healthy ones by default.
         timeout_s: Seconds to wait for the slowest runner.
@@ -96,7 +93,7 @@ def _loading_call(
     return call
 
 
-def _learner_weights(learner_group: LearnerGroup, *, as_reference: bool) -> Any:
+def _learner_weights(learner_group: Any, *, as_reference: bool) -> Any:
     """The first learner's weights, as a reference to arrays in the store or as live tensors."""
     if not as_reference and learner_group.is_local:
         return learner_group._learner.sampler_weights()
