@@ -63,7 +63,7 @@ $(BIN)/python:
 # The real TextWorld engine is C++ source. Without a compiler its differential tests are skipped.
 .venv/installed-textworld: .venv/installed requirements/textworld.txt
 	@if command -v g++ >/dev/null || command -v c++ >/dev/null; then \
-	    echo "Building the TextWorld engine (C++): one or two minutes."; \
+	    echo "Building the TextWorld engine (C++): some minutes."; \
 	    PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --no-deps -r requirements/textworld.txt; \
 	else echo "No C++ compiler: the tests that compare with the TextWorld engine will be skipped."; fi
 	@touch $@
