@@ -10,12 +10,13 @@ from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.opid import OPID, OPIDConfig
 from stepopsd_rllib.algorithms.rlsd import RLSD, RLSDConfig
 from stepopsd_rllib.algorithms.sdar import SDAR, SDARConfig
+from stepopsd_rllib.algorithms.skill_grpo import SkillGRPO, SkillGRPOConfig
 from stepopsd_rllib.algorithms.skill_sd import SkillSD, SkillSDConfig
 from stepopsd_rllib.algorithms.stepopsd import StepOPSD, StepOPSDConfig
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.__name__: algorithm
-    for algorithm in (GRPO, StepOPSD, SDAR, SkillSD, RLSD, OPID, AgentOPSD, GiGPO)
+    for algorithm in (GRPO, StepOPSD, SDAR, SkillSD, SkillGRPO, RLSD, OPID, AgentOPSD, GiGPO)
 }
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "OPIDConfig",
     "RLSDConfig",
     "SDARConfig",
+    "SkillGRPO",
+    "SkillGRPOConfig",
     "SkillSD",
     "SkillSDConfig",
     "StepOPSD",

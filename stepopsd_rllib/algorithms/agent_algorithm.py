@@ -44,6 +44,10 @@ _EVALUATION_GROUP = 1 << 40
 class AgentAlgorithm(Algorithm):
     """Samples groups of episodes, updates on whole groups, hands verified weights to samplers."""
 
+    config: Any  # RLlib declares the three as optional, and of its own base classes
+    learner_group: Any
+    env_runner_group: Any
+
     @override(Algorithm)
     def setup(self, config: Any) -> None:
         """Builds runners and learners, checks a first prompt, syncs the initial weights."""
@@ -318,7 +322,11 @@ class AgentAlgorithm(Algorithm):
             if self._env.system_prompt
             else []
         )
-        message = {"role": "user", "content": self._env.first_message(observation, info)}
+        preamble = self.config.rollout_settings(explore=True).preamble
+        text = self._env.first_message(observation, info)
+        if preamble is not None:
+            text = preamble(info, observation) + text
+        message = {"role": "user", "content": text}
         length = len(self.config.chat_format().first_prompt([*system, message]))
         if length >= self.config.max_context_tokens:
             raise ValueError(

@@ -18,14 +18,14 @@ from ray.rllib.utils.annotations import override
 from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_int
 from stepopsd_rllib.algorithms.grpo import GRPOConfig
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.connectors.skill_context import (
-    SKILL_RETRIEVALS,
-    SkillChoice,
-    SkillContext,
-    SkillRetrieval,
-)
+from stepopsd_rllib.connectors.skill_context import SkillContext
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
+from stepopsd_rllib.hindsight.skill_retrieval import (
+    SKILL_RETRIEVALS,
+    SkillChoice,
+    SkillRetrieval,
+)
 from stepopsd_rllib.hindsight.skills import SkillLibrary, load_library, packaged_library
 
 PACKAGED = "packaged"
@@ -83,7 +83,7 @@ class SkillTeacherConfig(GRPOConfig):
         super().validate()
         self.require(_RANGES)
         if self.uses_teacher():
-            self.skill_library()
+            skill_library(self.skills, str(self.env))
             require_room(self, "skill_max_tokens")
 
     def uses_teacher(self) -> bool:
@@ -95,23 +95,6 @@ class SkillTeacherConfig(GRPOConfig):
         del update
         return 1.0
 
-    def skill_library(self) -> SkillLibrary:
-        """The library that `skills` names.
-
-        Raises:
-            ValueError: There is none, or it cannot be used.
-        """
-        if self.skills != PACKAGED:
-            path = Path(self.skills)
-            return load_library(path) if path.exists() else packaged_library(self.skills)
-        for name, library in _PACKAGED_LIBRARIES.items():
-            if name in str(self.env):
-                return packaged_library(library)
-        raise ValueError(
-            f"config.skills='packaged': no skills ship for env={self.env!r}, only for "
-            f"{', '.join(_PACKAGED_LIBRARIES)}. Give the folder of a skill library."
-        )
-
     @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then skills and teacher, then what the method makes of them."""
@@ -122,7 +105,9 @@ class SkillTeacherConfig(GRPOConfig):
             StepSpans(mode="clean_step_no_observation", decode=self.chat_format().text),
             SkillContext(
                 choice=SkillChoice(
-                    self.skill_library(), retrieval=self.skill_retrieval, env=str(self.env)
+                    skill_library(self.skills, str(self.env)),
+                    retrieval=self.skill_retrieval,
+                    env=str(self.env),
                 ),
                 max_tokens=self.skill_max_tokens,
                 encode=functools.partial(encode, self.tokenizer()),
@@ -164,6 +149,23 @@ _RANGES: list[KeyCheck] = [
     ("teacher", lambda v: v in ("live", "stale"), "'live' or 'stale'"),
     ("teacher_refresh_interval", lambda v: is_int(v, 1), "a whole number of updates, at least 1"),
 ]
+
+
+def skill_library(skills: str, env: str) -> SkillLibrary:
+    """The library that the key `skills` names: "packaged", a packaged one's name, or a path.
+
+    Raises:
+        ValueError: There is none, or it cannot be used.
+    """
+    if skills != PACKAGED:
+        return load_library(skills) if Path(skills).exists() else packaged_library(skills)
+    for name, library in _PACKAGED_LIBRARIES.items():
+        if name in env:
+            return packaged_library(library)
+    raise ValueError(
+        f"config.skills='packaged': no skills ship for env={env!r}, only for "
+        f"{', '.join(_PACKAGED_LIBRARIES)}. Give the folder of a skill library."
+    )
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

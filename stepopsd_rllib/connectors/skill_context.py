@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -14,50 +13,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.hindsight.skill_retrieval import (
-    alfworld_categories,
-    keyword_categories,
-    privileged_preamble,
-    search_qa_categories,
-)
-from stepopsd_rllib.hindsight.skills import SkillLibrary
-
-SkillRetrieval = Literal["task", "keyword", "random", "all"]
-SKILL_RETRIEVALS: tuple[SkillRetrieval, ...] = ("task", "keyword", "random", "all")
-
-
-class SkillChoice:
-    """Chooses the skills of a task: what SDAR's paper compares as retrieval.
-
-    "task" goes by the task type on ALFWorld and by data source and wording on Search-QA, "keyword"
-    by words of the first observation, "random" draws one category a task, "all" takes everything.
-    """
-
-    def __init__(self, library: SkillLibrary, *, retrieval: SkillRetrieval, env: str):
-        """Keeps the library; `env` is the environment's id."""
-        self.library = library
-        self.retrieval: SkillRetrieval = retrieval
-        self.env = env
-
-    def text(self, *, task_id: str, task_type: str, first_observation: str) -> str:
-        """The skills of a task.
-
-        Raises:
-            SkillLibraryError: A task type that is not known, or has no category.
-        """
-        if self.retrieval == "all":
-            return self.library.full_text()
-        if self.retrieval == "random":
-            draw = random.Random(task_id)  # by name: the same in every process and update
-            return self.library.text([draw.choice(sorted(self.library.categories))])
-        return self.library.text(self._categories(task_type, first_observation))
-
-    def _categories(self, task_type: str, first_observation: str) -> Sequence[str]:
-        if self.retrieval == "task" and "ALFWorld" in self.env:
-            return alfworld_categories(task_type)
-        if self.retrieval == "task" and "SearchQA" in self.env:
-            return search_qa_categories(task_type, first_observation)
-        return keyword_categories(self.library, first_observation)
+from stepopsd_rllib.hindsight.skill_retrieval import SkillChoice, privileged_preamble
 
 
 class SkillContext(ConnectorV2):

@@ -6,7 +6,14 @@ categories of a `SkillLibrary`; `library.text(categories)` assembles the text.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from typing import Literal
+
 from stepopsd_rllib.hindsight.skills import SkillLibrary, SkillLibraryError
+
+SkillRetrieval = Literal["task", "keyword", "random", "all"]
+SKILL_RETRIEVALS: tuple[SkillRetrieval, ...] = ("task", "keyword", "random", "all")
 
 PRIVILEGED_HEADER = "Privileged information, known to you alone: skills for this task."
 
@@ -101,3 +108,37 @@ def privileged_preamble(skill_text: str) -> str:
     if not skill_text.strip():
         return ""
     return f"{PRIVILEGED_HEADER}\n{skill_text.strip()}\n\n"
+
+
+class SkillChoice:
+    """Chooses the skills of a task: what SDAR's paper compares as retrieval.
+
+    "task" goes by the task type on ALFWorld and by data source and wording on Search-QA, "keyword"
+    by words of the first observation, "random" draws one category a task, "all" takes everything.
+    """
+
+    def __init__(self, library: SkillLibrary, *, retrieval: SkillRetrieval, env: str):
+        """Keeps the library; `env` is the environment's id."""
+        self.library = library
+        self.retrieval: SkillRetrieval = retrieval
+        self.env = env
+
+    def text(self, *, task_id: str, task_type: str, first_observation: str) -> str:
+        """The skills of a task.
+
+        Raises:
+            SkillLibraryError: A task type that is not known, or has no category.
+        """
+        if self.retrieval == "all":
+            return self.library.full_text()
+        if self.retrieval == "random":
+            draw = random.Random(task_id)  # by name: the same in every process and update
+            return self.library.text([draw.choice(sorted(self.library.categories))])
+        return self.library.text(self._categories(task_type, first_observation))
+
+    def _categories(self, task_type: str, first_observation: str) -> Sequence[str]:
+        if self.retrieval == "task" and "ALFWorld" in self.env:
+            return alfworld_categories(task_type)
+        if self.retrieval == "task" and "SearchQA" in self.env:
+            return search_qa_categories(task_type, first_observation)
+        return keyword_categories(self.library, first_observation)

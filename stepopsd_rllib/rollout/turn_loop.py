@@ -8,7 +8,7 @@ it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -44,6 +44,8 @@ class RolloutSettings:
         max_context_tokens: Longest prompt plus response.
         temperature: Of the sampling distribution; 0 is greedy.
         top_p: Nucleus mass.
+        preamble: Text in front of an episode's first message, and of every rebuilt one, from info
+            and observation of the reset; None for none.
     """
 
     context: ContextPolicy
@@ -52,6 +54,7 @@ class RolloutSettings:
     max_context_tokens: int
     temperature: float
     top_p: float
+    preamble: Callable[[Mapping[str, Any], str], str] | None = None
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class _Running:
     anchor: str = ""
     task_type: str = ""
     golden: str = ""
+    preamble: str = ""
     response: str = ""
     sampled: SampleResult | None = None
     history: list[HistoryTurn] = field(default_factory=list)
@@ -241,9 +245,10 @@ class TurnLoop:
         """Sets the prompt of the next turn: what extends the chat, or a rebuilt conversation."""
         env, chat = state.env, self._chat
         if state.sampled is None:
-            state.prompt_ids = chat.first_prompt(
-                _messages(env, env.first_message(reply.observation, reply.info))
-            )
+            if settings.preamble is not None:
+                state.preamble = settings.preamble(reply.info, reply.observation)
+            message = env.first_message(reply.observation, reply.info)
+            state.prompt_ids = chat.first_prompt(_messages(env, state.preamble + message))
             state.context_ids = list(state.prompt_ids)
         elif settings.context == "append":
             response_ids = state.sampled.token_ids.tolist()
@@ -255,7 +260,7 @@ class TurnLoop:
         else:
             history = state.history[-settings.window_turns :] if settings.window_turns else []
             message = env.window_message(history, reply.observation, reply.info)
-            state.prompt_ids = chat.first_prompt(_messages(env, message))
+            state.prompt_ids = chat.first_prompt(_messages(env, state.preamble + message))
             state.context_ids = list(state.prompt_ids)
         state.observation = reply.observation
         state.anchor = reply.info.get("anchor", "")

@@ -1,0 +1,118 @@
+"""Skill-GRPO and Skill-Prompt: skills in the student's own prompt, the baselines without a teacher.
+
+Skill-GRPO is GRPO whose training prompts begin with skills of a library, chosen by the words of the
+task. The published tables evaluate it twice: without skills (the default here), and with them,
+marked with a star: `eval_skills=True`.
+
+Skill-Prompt trains nothing: it is the evaluation before the first update (`eval_at_start`) with
+`eval_skills=True`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.annotations import override
+
+from stepopsd_rllib.algorithms.agent_config import KeyCheck
+from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.algorithms.skill_teacher import PACKAGED, skill_library
+from stepopsd_rllib.hindsight.skill_retrieval import (
+    SKILL_RETRIEVALS,
+    SkillChoice,
+    SkillRetrieval,
+)
+from stepopsd_rllib.rollout.turn_loop import RolloutSettings
+
+
+class SkillGRPOConfig(GRPOConfig):
+    """Configuration of Skill-GRPO."""
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class or SkillGRPO)
+        self.skills = PACKAGED
+        self.skill_retrieval: SkillRetrieval = "keyword"
+        self.train_skills = True
+        self.eval_skills = False
+
+    @override(GRPOConfig)
+    def training(
+        self,
+        *,
+        skills: str = UNSET,
+        skill_retrieval: str = UNSET,
+        train_skills: bool = UNSET,
+        eval_skills: bool = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the skills of the prompts.
+
+        Args:
+            skills: "packaged", the library that ships for the environment; the name of a packaged
+                one; or a folder of Markdown files or a JSON bank.
+            skill_retrieval: "keyword" (as published), "task", "random" or "all".
+            train_skills: Whether training prompts have skills. False is GRPO.
+            eval_skills: Whether evaluation prompts have them (the starred rows of the tables).
+            kwargs: Keys of GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(GRPOConfig)
+    def validate(self) -> None:
+        """Checks the keys, and that the skills can be read."""
+        super().validate()
+        self.require(_RANGES)
+        skill_library(self.skills, str(self.env))
+
+    @override(GRPOConfig)
+    def rollout_settings(self, *, explore: bool) -> RolloutSettings:
+        """Adds the skills where they belong."""
+        settings = super().rollout_settings(explore=explore)
+        if not (self.train_skills if explore else self.eval_skills):
+            return settings
+        choice = SkillChoice(
+            skill_library(self.skills, str(self.env)),
+            retrieval=self.skill_retrieval,
+            env=str(self.env),
+        )
+
+        def preamble(info: Mapping[str, Any], observation: str) -> str:
+            text = choice.text(
+                task_id=info["task_id"],
+                task_type=info["task_type"],
+                first_observation=observation,
+            )
+            return f"{text}\n\n"
+
+        return dataclasses.replace(settings, preamble=preamble)
+
+
+_RANGES: list[KeyCheck] = [
+    ("skills", lambda v: isinstance(v, str) and v != "", "'packaged', a name, or a path"),
+    (
+        "skill_retrieval",
+        lambda v: v in SKILL_RETRIEVALS,
+        f"one of {', '.join(SKILL_RETRIEVALS)}",
+    ),
+    ("train_skills", lambda v: isinstance(v, bool), "true or false"),
+    ("eval_skills", lambda v: isinstance(v, bool), "true or false"),
+]
+
+
+class SkillGRPO(GRPO):
+    """Skill-GRPO as an RLlib algorithm."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> SkillGRPOConfig:
+        """The default config."""
+        return SkillGRPOConfig()
