@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from stepopsd_rllib import failures
 
@@ -44,13 +45,17 @@ def _train(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from stepopsd_rllib.report.curves import draw_curves
+    from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
     from stepopsd_rllib.report.run_files import read_trial, trial_folders
     from stepopsd_rllib.report.tables import success_table
 
-    for folder in trial_folders(options.run):
-        trial = read_trial(folder)
-        print(f"{folder.name}\n{success_table(trial.evaluations)}\n")
+    trials = [read_trial(folder) for folder in trial_folders(options.run)]
+    for trial in trials:
+        print(f"{trial.folder.name}\n{success_table(trial.evaluations)}\n")
         print(f"curves      {draw_curves(trial)}\n")
+    heatmap = draw_heatmap(trials, Path(options.run) / HEATMAP)
+    if heatmap is not None:
+        print(f"heatmap     {heatmap}")
     return 0
 
 

@@ -20,6 +20,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("env_runners/valid_action_ratio", "valid", "{:.0%}".format),
     ("env_runners/turns_mean", "turns", "{:.1f}".format),
     ("learners/default_policy/entropy", "entropy", "{:.2f}".format),
+    ("learners/default_policy/effect_size", "effect", "{:.2%}".format),
 )
 
 

@@ -22,7 +22,8 @@ from stepopsd_rllib import failures, tuned
 from stepopsd_rllib.progress import ProgressLines, StopConditions
 from stepopsd_rllib.ray_start import quiet_ray, start_ray
 from stepopsd_rllib.report.curves import draw_curves
-from stepopsd_rllib.report.run_files import read_trial, trial_folders
+from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
+from stepopsd_rllib.report.run_files import Trial, read_trial, trial_folders
 from stepopsd_rllib.report.tables import success_table
 
 SUCCESS, RUN_FAILED, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -110,16 +111,21 @@ def versions() -> str:
 
 
 def show_reports(folder: Path) -> None:
-    """Prints the table of every trial that reported a result and draws its curves."""
+    """Prints table and curves of every trial with a result, and the heatmap of a grid."""
+    trials: list[Trial] = []
     for trial_folder in trial_folders(folder) if any(folder.glob("*/result.json")) else []:
         trial = read_trial(trial_folder)
         if not trial.results:
             continue
+        trials.append(trial)
         say(f"\n{success_table(trial.evaluations)}\n")
         say(f"curves      {draw_curves(trial)}")
         checkpoints = sorted(trial_folder.glob("checkpoint_*"))
         if checkpoints:
             say(f"checkpoint  {checkpoints[-1]}")
+    heatmap = draw_heatmap(trials, folder / HEATMAP)
+    if heatmap is not None:
+        say(f"heatmap     {heatmap}")
 
 
 def say(text: str) -> None:
