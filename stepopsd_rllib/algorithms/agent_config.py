@@ -181,6 +181,9 @@ class AgentConfig(AlgorithmConfig):
                     key, [k for k in known if not k.startswith("_")], n=1
                 )
                 hint = f" Did you mean {near[0]!r}?" if near else ""
+                owners = _methods_with(key)
+                if owners:
+                    hint = f" It belongs to {', '.join(owners)}: a run has the keys of one method."
                 raise ValueError(f"config.{key} is not a key of {type(self).__name__}.{hint}")
             _refuse_number_as_text(key, value, getattr(self, key, None))
         return super().update_from_dict(config_dict)
@@ -337,6 +340,18 @@ class AgentConfig(AlgorithmConfig):
 
     def _known_keys(self) -> set[str]:
         return set(vars(self)) | set(self.to_dict()) | {"model"} | _KEYS_OF_TUNE
+
+
+def _methods_with(key: str) -> list[str]:
+    """Names of the package's configs that do have a key."""
+    waiting: list[type[AgentConfig]] = [AgentConfig]
+    found = []
+    while waiting:
+        config = waiting.pop()
+        waiting += config.__subclasses__()
+        if config.__module__.startswith(__package__ or "") and key in vars(config()):
+            found.append(config.__name__)
+    return sorted(found)
 
 
 def _refuse_number_as_text(key: str, value: Any, current: Any) -> None:
