@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="stepopsd", description=DESCRIPTION)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_compare(commands)
     _add_evaluate(commands)
     _add_report(commands)
     _add_play(commands)
@@ -47,15 +48,31 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "file", metavar="FILE", help="for example tuned_examples/grpo/alfworld_tiny.yaml"
     )
     _add_overrides(train, "lr=1.0e-6, env_config.size=small, stop.training_iteration=5")
-    train.add_argument(
+    _add_run_options(train, "the example's, with the time")
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="run several methods with several seeds",
+        description="Run a comparison (YAML) as one Tune experiment; end with tables, a picture.",
+    )
+    compare.add_argument(
+        "file",
+        metavar="FILE",
+        help="for example tuned_examples/compare/alfworld_tiny.yaml; a run folder shows it again",
+    )
+    _add_run_options(compare, "the comparison's")
+
+
+def _add_run_options(command: argparse.ArgumentParser, default_name: str) -> None:
+    command.add_argument(
         "--storage", metavar="DIR", default="runs", help="where run folders go (default: runs)"
     )
-    train.add_argument(
-        "--name",
-        metavar="NAME",
-        help="name of the run folder (default: the example's, with the time)",
+    command.add_argument(
+        "--name", metavar="NAME", help=f"name of the run folder (default: {default_name})"
     )
-    train.add_argument("--dashboard", action="store_true", help="start Ray's dashboard too")
+    command.add_argument("--dashboard", action="store_true", help="start Ray's dashboard too")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -43,6 +43,14 @@ def _train(options: argparse.Namespace) -> int:
     )
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from stepopsd_rllib import comparison
+
+    return comparison.run(
+        options.file, storage=options.storage, name=options.name, dashboard=options.dashboard
+    )
+
+
 def _report(options: argparse.Namespace) -> int:
     from stepopsd_rllib.report.curves import draw_curves
     from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
@@ -92,6 +100,7 @@ def _build_tiny(options: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
+    "compare": _compare,
     "evaluate": _evaluate,
     "report": _report,
     "play": _play,

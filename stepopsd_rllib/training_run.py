@@ -61,7 +61,7 @@ def train(
         example, storage=storage, name=name, callbacks=[ProgressLines(stop, say)], stopper=stop
     )
     try:
-        with _ending_on_ctrl_c(stop):
+        with ending_on_ctrl_c(stop):
             results = runner.fit()
     finally:
         show_reports(folder)
@@ -134,7 +134,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def _ending_on_ctrl_c(stop: StopConditions) -> Iterator[None]:
+def ending_on_ctrl_c(stop: StopConditions) -> Iterator[None]:
     """First Ctrl-C: end after this iteration, with a checkpoint. Second: at once."""
 
     def handle(_signal: int, _frame: FrameType | None) -> None:

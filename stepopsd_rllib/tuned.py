@@ -100,7 +100,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> TunedExample:
         raise ValueError(f"{source}: {name} holds no keys. Write run, env, stop and config.")
     for override in overrides:
         _apply(override, body)
-    return _checked(source, str(name), body)
+    return checked(source, str(name), body)
 
 
 def locate(path: str | Path) -> Path:
@@ -219,7 +219,8 @@ def _config(example: TunedExample, variant: dict[str, Any]) -> AlgorithmConfig:
     return config
 
 
-def _checked(source: str, name: str, body: dict[str, Any]) -> TunedExample:
+def checked(source: str, name: str, body: dict[str, Any]) -> TunedExample:
+    """The example that a mapping of keys describes; see `read` for what is refused."""
     for key in body:
         if key not in RUN_KEYS:
             raise ValueError(

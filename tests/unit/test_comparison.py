@@ -1,0 +1,126 @@
+"""Comparisons: the file, and tables from run files whose numbers are known."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stepopsd_rllib import comparison
+from stepopsd_rllib.report import comparison as report
+from stepopsd_rllib.report.comparison_curves import draw_comparison
+
+ROOT = Path(__file__).parents[2]
+TASKS = {"a": "heat", "b": "heat", "c": "cool", "d": "cool"}
+FILE = """
+tiny:
+  base: tuned_examples/grpo/alfworld_tiny.yaml
+  seeds: [0, 1]
+  stop: {training_iteration: 2}
+  methods:
+    GRPO: {}
+    half: {run: SDAR, gate_beta: 0.0, skills: alfworld_brief, skill_max_tokens: 512}
+"""
+
+
+def write_run(folder: Path, method: str, seed: int, won: str, iteration: int = 4) -> None:
+    trial = folder / report.trial_folder(method, seed)
+    trial.mkdir(parents=True)
+    rows = [
+        {
+            "iteration": at,
+            "split": "valid_unseen",
+            "task_id": task,
+            "task_type": kind,
+            "won": at == iteration and task in won,
+            "return": 0.0,
+            "turns": 3,
+            "status": "success",
+        }
+        for at in (0, iteration)
+        for task, kind in TASKS.items()
+    ]
+    results = [
+        {"training_iteration": i, "env_runners": {"success_rate": i / 10}} for i in range(1, 5)
+    ]
+    for name, lines in (("evaluation.jsonl", rows), ("result.json", results)):
+        (trial / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    for seed, (grpo, sdar) in enumerate((("a", "ab"), ("ac", "abc"))):
+        write_run(tmp_path, "GRPO", seed, grpo)
+        write_run(tmp_path, "SDAR", seed, sdar)
+    return tmp_path
+
+
+def test_task_scores_are_means_over_seeds(run_folder):
+    grpo, sdar = report.read_methods(run_folder)
+    assert grpo.task_scores() == {"a": 1.0, "b": 0.0, "c": 0.5, "d": 0.0}
+    assert sdar.seed_rates() == [0.5, 0.75]
+    assert sdar.type_rates() == {"cool": [0.0, 0.5], "heat": [1.0, 1.0]}
+    # Sorted rates 0, 0.5, 1, 1: the middle half is 0.5 and 1.
+    assert report.interquartile_mean(sdar) == 0.75
+
+
+def test_the_paired_difference_counts_tasks_that_both_played(run_folder):
+    grpo, sdar = report.read_methods(run_folder)
+    mean, (low, high), better, worse = report.paired_difference(sdar, grpo)
+    assert (mean, better, worse) == (0.25, 1, 0)
+    assert low == 0.0 and high == 0.75
+
+
+def test_the_interval_of_equal_values_is_a_point_and_of_others_holds_the_mean():
+    assert report.bootstrap_interval([0.5, 0.5]) == (0.5, 0.5)
+    low, high = report.bootstrap_interval([0.0, 1.0] * 20)
+    assert 0.3 < low < 0.5 < high < 0.7
+
+
+def test_tables_and_picture_show_every_method(run_folder):
+    methods = report.read_methods(run_folder)
+    table = report.comparison_table(methods, "GRPO")
+    assert "minus GRPO, paired" in table and "+25.0%" in table and "1 : 0" in table
+    assert "heat" in report.type_table(methods)
+    assert draw_comparison(methods, run_folder / "c.png", "tiny").stat().st_size > 10_000
+
+
+def test_a_last_evaluation_is_needed(tmp_path):
+    write_run(tmp_path, "GRPO", 0, "a")
+    (tmp_path / "GRPO_seed0" / "evaluation.jsonl").write_text("")
+    with pytest.raises(ValueError, match="no evaluation in it"):
+        report.read_methods(tmp_path)
+    with pytest.raises(ValueError, match="is not a folder"):
+        report.read_methods(tmp_path / "nowhere")
+
+
+def test_a_file_becomes_one_experiment_a_method_in_one_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(FILE)
+    read = comparison.read(path)
+    assert read.baseline == "GRPO"
+    assert read.methods["half"].run == "SDAR"
+    assert read.methods["half"].config["gate_beta"] == 0.0
+    assert read.methods["GRPO"].config["seed"] == {"grid_search": [0, 1]}
+    assert all(example.stop == {"training_iteration": 2} for example in read.methods.values())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [0, 1]", "seeds: 2", "seeds=2: write whole numbers"),
+        ("  seeds", "  sees: 1\n  seeds", "sees is not a key of a comparison"),
+        ("gate_beta: 0.0", "gate_bet: 0.0", "gate_bet is not a key of SDARConfig"),
+        ("gate_beta: 0.0", "step_weight: 1.0", "It belongs to GiGPOConfig"),
+        ("run: SDAR", "run: SDARR", "run='SDARR' is not an algorithm"),
+        ("GRPO: {}", "half2: {seed: 3}", "no seed in a method"),
+        ("base: tuned", "base: no", "no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_file(tmp_path, monkeypatch, old, new, message):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(FILE.replace(old, new))
+    with pytest.raises(ValueError, match=message) as refusal:
+        comparison.read(path)
+    assert "\n" not in str(refusal.value)
