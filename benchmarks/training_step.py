@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and how much of it is neither model arithmetic nor engine.
+"""Where the time of a training step goes; how much is neither model arithmetic nor engine.
 
     python benchmarks/training_step.py [--sampler vllm] [--iterations 5] [--set KEY=VALUE ...]
 
@@ -40,6 +40,7 @@ class Clock:
     """Seconds by part; what an inner part takes is not charged to the outer one."""
 
     def __init__(self) -> None:
+        """Starts at 0; belongs to the thread that makes it."""
         self.seconds: dict[str, float] = defaultdict(float)
         self._thread = threading.get_ident()
         self._inner = [0.0]
