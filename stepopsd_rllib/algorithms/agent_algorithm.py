@@ -54,9 +54,9 @@ class AgentAlgorithm(Algorithm):
         super().setup(config)
         self._env = make_text_env(self.config.env, self.config.env_config)
         self._tasks = TaskCursor(_tasks_of(self._env, "train"), seed=self.config.seed)
-        self._eval_tasks = _tasks_of(self._env, self.config.eval_split)[
-            : self.config.eval_num_tasks
-        ]
+        self._eval_tasks = evenly_spaced(
+            _tasks_of(self._env, self.config.eval_split), self.config.eval_num_tasks
+        )
         self._num_updates = 0
         self._num_groups_sampled = 0
         self._evaluation_at_start: dict[str, Any] | None = None
@@ -334,6 +334,13 @@ class AgentAlgorithm(Algorithm):
                 f"task {task!r} has {length} tokens. Raise it to "
                 f"{length + self.config.max_response_tokens} or more."
             )
+
+
+def evenly_spaced(tasks: Sequence[str], count: int | None) -> tuple[str, ...]:
+    """At most `count` tasks, evenly spaced over a sorted list, so that no task type is left out."""
+    if count is None or count >= len(tasks):
+        return tuple(tasks)
+    return tuple(tasks[i * len(tasks) // count] for i in range(count))
 
 
 def _tasks_of(env: Any, split: str) -> tuple[str, ...]:

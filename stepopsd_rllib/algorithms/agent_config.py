@@ -136,7 +136,8 @@ class AgentConfig(AlgorithmConfig):
             temperature: Of the distribution that is sampled and trained.
             top_p: Nucleus mass; below 1 the importance ratio is biased by the truncated mass.
             eval_split: Split of the evaluation tasks.
-            eval_num_tasks: First so many tasks of the split; None for all. Each is played once.
+            eval_num_tasks: So many tasks, evenly spaced over the sorted split; None for all. Each
+                is played once.
             eval_temperature: Temperature of evaluation episodes; 0 is greedy.
             eval_at_start: Evaluate before the first update, if there is an `evaluation_interval`.
             gradient_checkpointing: Recompute activations in the backward pass.
