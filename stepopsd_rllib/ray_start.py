@@ -65,6 +65,7 @@ def start_ray(
 
 def _requested(algorithm: type[Algorithm], config: AlgorithmConfig, resource: str) -> float:
     """How much of a resource one trial of the config asks for."""
-    request = algorithm.default_resource_request(config)
+    # The configs of a comparison belong to several algorithms.
+    request = (config.algo_class or algorithm).default_resource_request(config)
     assert isinstance(request, PlacementGroupFactory), "RLlib asks for placement groups"
     return request.required_resources.get(resource, 0.0)

@@ -7,6 +7,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from stepopsd_rllib.algorithms.agentopsd import AgentOPSD, AgentOPSDConfig
 from stepopsd_rllib.algorithms.gigpo import GiGPO, GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.grsd import GRSD, GRSDConfig
 from stepopsd_rllib.algorithms.opid import OPID, OPIDConfig
 from stepopsd_rllib.algorithms.rlsd import RLSD, RLSDConfig
 from stepopsd_rllib.algorithms.sdar import SDAR, SDARConfig
@@ -16,18 +17,20 @@ from stepopsd_rllib.algorithms.stepopsd import StepOPSD, StepOPSDConfig
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.__name__: algorithm
-    for algorithm in (GRPO, StepOPSD, SDAR, SkillSD, SkillGRPO, RLSD, OPID, AgentOPSD, GiGPO)
+    for algorithm in (GRPO, StepOPSD, SDAR, SkillSD, SkillGRPO, RLSD, OPID, AgentOPSD, GiGPO, GRSD)
 }
 
 __all__ = [
     "ALGORITHMS",
     "GRPO",
+    "GRSD",
     "OPID",
     "RLSD",
     "SDAR",
     "AgentOPSD",
     "AgentOPSDConfig",
     "GRPOConfig",
+    "GRSDConfig",
     "GiGPO",
     "GiGPOConfig",
     "OPIDConfig",

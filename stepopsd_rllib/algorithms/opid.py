@@ -26,8 +26,6 @@ scripts and not part of this file.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from typing import Any, Literal, Self
 
 import torch
@@ -43,9 +41,7 @@ from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.algorithms.skill_teacher import require_room
 from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis
 from stepopsd_rllib.connectors.skill_log_probs import SkillLogProbs
-from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer
-from stepopsd_rllib.hindsight.endpoint_analyzer import EndpointAnalyzer, EndpointSettings
-from stepopsd_rllib.hindsight.rule_analyzer import RuleAnalyzer
+from stepopsd_rllib.hindsight.analyzer_setting import AnalyzerSetting, make_analyzer
 from stepopsd_rllib.objectives.opid import (
     SkillRoute,
     opid_advantages,
@@ -66,7 +62,7 @@ class OPIDConfig(GRPOConfig):
         self.skill_routing: Literal["step_priority", "additive"] = "step_priority"
         self.normalize_skill_advantages = False
         self.skill_advantage_clip: float | None = None
-        self.analyzer: Literal["rules"] | dict[str, Any] = "rules"
+        self.analyzer: AnalyzerSetting = "rules"
         self.max_step_skills = 5
         self.skill_max_tokens = 256
 
@@ -110,29 +106,12 @@ class OPIDConfig(GRPOConfig):
         super().validate()
         self.require(_RANGES)
         if self.uses_skills():
-            self.make_analyzer()
+            make_analyzer(self.analyzer, max_step_skills=self.max_step_skills)
             require_room(self, "skill_max_tokens")
 
     def uses_skills(self) -> bool:
         """Whether a skill has a weight."""
         return self.episode_skill_weight > 0 or self.step_skill_weight > 0
-
-    def make_analyzer(self) -> EpisodeAnalyzer:
-        """The analyzer that the config names.
-
-        Raises:
-            ValueError: An unknown key of an endpoint, or one without a model name.
-        """
-        if not isinstance(self.analyzer, dict):
-            return RuleAnalyzer(max_step_skills=self.max_step_skills)
-        known = [field.name for field in dataclasses.fields(EndpointSettings)]
-        for key in self.analyzer:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"config.analyzer.{key} is not a key of an endpoint.{hint}")
-        keys = {"model": "", "max_step_skills": self.max_step_skills} | self.analyzer
-        return EndpointAnalyzer(EndpointSettings(**keys))
 
     def route(self, step_skill: str) -> SkillRoute:
         """Which skills a turn of an analysed episode is scored under."""
@@ -153,7 +132,9 @@ class OPIDConfig(GRPOConfig):
         return [
             *pieces,
             EpisodeAnalysis(
-                analyzer=self.make_analyzer(), chat=chat, max_tokens=self.skill_max_tokens
+                analyzer=make_analyzer(self.analyzer, max_step_skills=self.max_step_skills),
+                chat=chat,
+                max_tokens=self.skill_max_tokens,
             ),
             SkillLogProbs(route=self.route, chat=chat, max_tokens=self.micro_batch_tokens),
             SkillAdvantages(config=self),

@@ -21,6 +21,7 @@ NEUTRAL = {
     "RLSD": {"lambda_mix": 0.0},
     "AgentOPSD": {"lambda_mix": 0.0},
     "GiGPO": {"step_weight": 0.0, "normalize_advantages": True},
+    "GRSD": {"lambda_mix": 0.0},
     "OPID": {"episode_skill_weight": 0.0, "step_skill_weight": 0.0},
 }
 ACTIVE = {
@@ -29,6 +30,7 @@ ACTIVE = {
     "RLSD": BRIEF,
     "AgentOPSD": BRIEF,
     "GiGPO": {"normalize_advantages": True},
+    "GRSD": {},
     "OPID": {"episode_skill_weight": 0.1, "step_skill_weight": 0.1},
 }
 
@@ -42,7 +44,7 @@ def config_of(name: str, keys: dict, context: str) -> GRPOConfig:
     return config
 
 
-SHARED = [
+SHARED = (
     "env",
     "env_config",
     "language_model",
@@ -50,13 +52,13 @@ SHARED = [
     "group_size",
     "groups_per_step",
     "max_response_tokens",
-    "context",
     "max_context_tokens",
+    "context",
     "lr",
     "kl_coeff",
     "entropy_coeff",
     "weight_decay",
-]
+)
 
 
 @pytest.fixture(params=["append", "window"], scope="module")

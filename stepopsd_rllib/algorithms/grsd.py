@@ -1,0 +1,181 @@
+"""GRSD's shaping: guidance from a group's own contrast moves the credit of its turns.
+
+arXiv:2607.28076. In a group with a success and a failure, both are put into short do/avoid guidance
+that conditions the teacher. With δ the teacher's mean log-prob of a turn's tokens less the
+student's, and a the turn's GRPO advantage,
+
+    s = expm1(clip(sign(a)·δ, −20, 20))          s̄ = s / (mean |s| over the group's turns + ε)
+    ĝ = clip(s̄ if |s̄| > η else 0, −g_max, g_max)
+    Ã = a · max(0.1, 1 + λ·ĝ)
+
+Groups without the contrast keep their advantages. The functions are in
+`stepopsd_rllib.objectives.grsd`.
+
+Departures:
+
+- the guidance is written by rules from what was done and refused, so that a run needs no network;
+  the paper's policy reflects on its own rollouts: `analyzer={"model": ...}` asks a model;
+- reflections are not trained: the paper's reflection loss needs a judge of their quality.
+
+`credit_level="token"` takes the gap of each token in place of the turn's mean.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal, Self
+
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_int, is_number
+from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.algorithms.skill_teacher import encode, require_room
+from stepopsd_rllib.connectors.gap_shaping import GapShaping
+from stepopsd_rllib.connectors.group_guidance import GroupGuidance
+from stepopsd_rllib.connectors.step_spans import StepSpans
+from stepopsd_rllib.connectors.teacher_gap import TeacherGap
+from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.hindsight.analyzer_setting import AnalyzerSetting, make_analyzer
+from stepopsd_rllib.objectives.grsd import grsd_advantages, grsd_token_factors, grsd_turn_factors
+from stepopsd_rllib.objectives.schedules import linear_decay
+from stepopsd_rllib.objectives.turns import spread_turns, turn_ids
+
+
+class GRSDConfig(GRPOConfig):
+    """Configuration of GRSD; defaults follow the paper."""
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class or GRSD)
+        self.lambda_mix = 0.5
+        self.lambda_decay_steps = 0
+        self.gain_threshold = 0.0
+        self.max_gain = 3.0
+        self.credit_level: Literal["turn", "token"] = "turn"
+        self.analyzer: AnalyzerSetting = "rules"
+        self.guidance_max_tokens = 512
+
+    @override(GRPOConfig)
+    def training(
+        self,
+        *,
+        lambda_mix: float = UNSET,
+        lambda_decay_steps: int = UNSET,
+        gain_threshold: float = UNSET,
+        max_gain: float = UNSET,
+        credit_level: str = UNSET,
+        analyzer: str | dict[str, Any] = UNSET,
+        guidance_max_tokens: int = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets guidance and shaping.
+
+        Args:
+            lambda_mix: λ (0.5). 0 is GRPO.
+            lambda_decay_steps: Updates until λ is 0; 0 keeps it.
+            gain_threshold: η; smaller |s̄| count as 0 (0).
+            max_gain: g_max (3).
+            credit_level: "turn", or "token".
+            analyzer: "rules", or the keys of `EndpointSettings`, of which `model` is needed.
+            guidance_max_tokens: Cap of the guidance; what exceeds it is cut and counted.
+            kwargs: Keys of GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(GRPOConfig)
+    def validate(self) -> None:
+        """Checks the keys, and that the analyzer can be made."""
+        super().validate()
+        self.require(_RANGES)
+        if self.lambda_mix > 0:
+            make_analyzer(self.analyzer, max_step_skills=0)
+            require_room(self, "guidance_max_tokens")
+
+    def lambda_at(self, update: int) -> float:
+        """λ of an update, counted from 1."""
+        return linear_decay(self.lambda_mix, step=update, decay_steps=self.lambda_decay_steps)
+
+    @override(GRPOConfig)
+    def learner_connectors(self) -> list[ConnectorV2]:
+        """GRPO's pieces, then guidance, teacher, shaping."""
+        pieces = super().learner_connectors()
+        if self.lambda_mix == 0:
+            return pieces
+        return [
+            *pieces,
+            StepSpans(mode="clean_step_no_observation", decode=self.chat_format().text),
+            GroupGuidance(
+                analyzer=make_analyzer(self.analyzer, max_step_skills=0),
+                max_tokens=self.guidance_max_tokens,
+                encode=functools.partial(encode, self.tokenizer()),
+            ),
+            TeacherGap(
+                position="prefix",
+                teacher="live",
+                refresh_interval=1,
+                student="recomputed",
+                effect=self.lambda_at,
+                score_all=False,
+                max_tokens=self.micro_batch_tokens,
+            ),
+            GapShaping(shape=self._shape, weight=self.lambda_at),
+        ]
+
+    def _shape(
+        self, columns: dict[str, Tensor], episodes: list[AgentEpisode], weight: float
+    ) -> Tensor:
+        turn_BT, episode_S = turn_ids(columns["turn_index"], columns["episode_index"])
+        group_N = torch.tensor([episode.group for episode in episodes])
+        usable_N = torch.zeros(len(episodes), dtype=torch.bool)
+        usable_N[columns["episode_index"]] = columns["has_guidance"]
+        shared: dict[str, Any] = {
+            "mixing": weight,
+            "threshold": self.gain_threshold,
+            "max_gain": self.max_gain,
+        }
+        inputs = (
+            columns["advantages"],
+            columns["log_prob_gap"],
+            turn_BT,
+            group_N[episode_S],
+            usable_N[episode_S],
+        )
+        if self.credit_level == "token":
+            factor_BT = grsd_token_factors(*inputs, **shared)
+        else:
+            factor_BT = spread_turns(grsd_turn_factors(*inputs, **shared), turn_BT)
+        return grsd_advantages(columns["advantages"], factor_BT, turn_BT)
+
+
+_RANGES: list[KeyCheck] = [
+    ("lambda_mix", lambda v: is_number(v, 0), "a number, at least 0"),
+    ("lambda_decay_steps", lambda v: is_int(v, 0), "a whole number of updates, at least 0"),
+    ("gain_threshold", lambda v: is_number(v, 0), "a number, at least 0"),
+    ("max_gain", lambda v: is_number(v, 0), "a number, at least 0"),
+    ("credit_level", lambda v: v in ("turn", "token"), "'turn' or 'token'"),
+    (
+        "analyzer",
+        lambda v: v == "rules" or isinstance(v, dict),
+        "'rules', or a mapping with the endpoint's model",
+    ),
+    ("guidance_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
+]
+
+
+class GRSD(GRPO):
+    """GRSD as an RLlib algorithm."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> GRSDConfig:
+        """The default config."""
+        return GRSDConfig()

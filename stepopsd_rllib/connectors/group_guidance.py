@@ -1,0 +1,103 @@
+"""Do/avoid guidance that the successes and failures of a group teach together (GRSD)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+from stepopsd_rllib.connectors.episode_analysis import record_of
+from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
+from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer, EpisodeSkills
+
+GUIDANCE_HEADER = "Guidance from other attempts at this task."
+
+
+class GroupGuidance(ConnectorV2):
+    """Puts the guidance of each mixed group into `shared_data[HINDSIGHT]`; writes `has_guidance`.
+
+    `has_guidance` is bool [B]. An analyzer reads the shortest success and the longest failure of
+    every group that has both: the first says what to do, the second what to avoid. Groups without
+    one of them, and groups that the analyzer failed on, have no guidance and are counted. Text
+    beyond `max_tokens` is cut from its own end, and counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        analyzer: EpisodeAnalyzer,
+        max_tokens: int,
+        encode: Callable[[str], list[int]],
+        **kwargs: Any,
+    ):
+        """Keeps analyzer, cap and the tokenizer's encoding without special tokens."""
+        super().__init__(**kwargs)
+        self.analyzer = analyzer
+        self.max_tokens = max_tokens
+        self.encode = encode
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        batch: dict[str, Any],
+        shared_data: Any = None,
+        metrics: MetricsLogger | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Contrasts, encodes and caps."""
+        columns = batch[DEFAULT_MODULE_ID]
+        episodes = episodes_of(shared_data)
+        pairs = contrasted(episodes)
+        skills = self.analyzer.analyze_many([record_of(e) for pair in pairs.values() for e in pair])
+        by_group: dict[int, Hindsight] = {}
+        for i, group in enumerate(pairs):
+            text = guidance_text(skills[2 * i], skills[2 * i + 1])
+            if text:
+                by_group[group] = capped(self.encode(text), self.max_tokens)
+        shared_data[HINDSIGHT] = told = [by_group.get(e.group, Hindsight()) for e in episodes]
+        has_guidance_N = torch.tensor([bool(guidance.ids) for guidance in told])
+        columns["has_guidance"] = has_guidance_N[columns["episode_index"]]
+        if metrics is not None:
+            num_groups = len({episode.group for episode in episodes})
+            values = {
+                "mixed_group_share": len(pairs) / max(1, num_groups),
+                "guided_group_share": len(by_group) / max(1, num_groups),
+                "guidance_cut_share": sum(g.was_cut for g in by_group.values())
+                / max(1, len(by_group)),
+            }
+            for name, value in values.items():
+                metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
+        return batch
+
+
+def contrasted(episodes: list[AgentEpisode]) -> dict[int, tuple[AgentEpisode, AgentEpisode]]:
+    """Group -> its shortest success and longest failure, for groups that have both."""
+    pairs = {}
+    for group in sorted({episode.group for episode in episodes}):
+        members = [episode for episode in episodes if episode.group == group]
+        won = [episode for episode in members if episode.won]
+        lost = [episode for episode in members if not episode.won]
+        if won and lost:
+            pairs[group] = (
+                min(won, key=lambda episode: len(episode.turns)),
+                max(lost, key=lambda episode: len(episode.turns)),
+            )
+    return pairs
+
+
+def guidance_text(success: EpisodeSkills | None, failure: EpisodeSkills | None) -> str:
+    """What to do and what to avoid; "" where the analyzer found neither."""
+    lines = [
+        f"{word}: {skills.episode_skill.strip()}"
+        for word, skills in (("Do", success), ("Avoid", failure))
+        if skills is not None and skills.episode_skill.strip()
+    ]
+    return "\n".join([GUIDANCE_HEADER, *lines, "", ""]) if lines else ""
