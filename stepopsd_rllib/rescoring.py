@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stepopsd_rllib.episodes.packing import micro_batches
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NOT_SCORED = -1
 # Branches of one pass attend (in vain, masked) to each other: with at most as many tokens as their
@@ -56,7 +59,7 @@ class BranchedSequence:
 
 def score_sequences(
     module: CausalLMModule,
-    model: nn.Module,
+    model: PreTrainedModel,
     sequences: Sequence[ScoredSequence],
     log_probs: Tensor,
     *,
@@ -90,7 +93,7 @@ def score_sequences(
 
 def score_branches(
     module: CausalLMModule,
-    model: nn.Module,
+    model: PreTrainedModel,
     sequences: Sequence[BranchedSequence],
     log_probs: Tensor,
     *,
@@ -118,11 +121,14 @@ def score_branches(
     return num_forwarded
 
 
-def _forward_history(module: CausalLMModule, model: nn.Module, histories: list[np.ndarray]) -> Any:
+def _forward_history(
+    module: CausalLMModule, model: PreTrainedModel, histories: list[np.ndarray]
+) -> Any:
     """Keys and values of the padded histories."""
     device = next(model.parameters()).device
+    base_model: Any = model.base_model
     with torch.no_grad(), module.autocast():
-        out = model.base_model(input_ids=_padded(histories, 0).to(device), use_cache=True)
+        out = base_model(input_ids=_padded(histories, 0).to(device), use_cache=True)
     return out.past_key_values
 
 
@@ -147,7 +153,7 @@ def _rounds(
 
 def _score_round(
     module: CausalLMModule,
-    model: nn.Module,
+    model: PreTrainedModel,
     cache: Any,
     length: int,
     round_: Round,
@@ -166,8 +172,9 @@ def _score_round(
         [_joined([np.full(len(b.ids), start) for start, b in row]) for row in round_], 0
     )
     offset_BQ = _padded([_joined([np.arange(len(b.ids)) for _, b in row]) for row in round_], 0)
+    base_model: Any = model.base_model
     with torch.no_grad(), module.autocast():
-        hidden_BQH = model.base_model(
+        hidden_BQH = base_model(
             input_ids=ids_BQ.to(device),
             attention_mask=_attends(start_BQ.to(device), index_BQ.to(device), length),
             position_ids=(start_BQ + offset_BQ).to(device),

@@ -31,9 +31,9 @@ import functools
 from typing import Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.from_config import NotProvided, _NotProvided
 
 from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
@@ -77,25 +77,25 @@ class StepOPSDConfig(GRPOConfig):
     def training(
         self,
         *,
-        alpha_clip: float | NotProvided = NotProvided,
-        lambda_mix: float | NotProvided = NotProvided,
-        lambda_decay_steps: int | NotProvided = NotProvided,
-        weight_fn: str | NotProvided = NotProvided,
-        step_normalization: str | NotProvided = NotProvided,
-        step_normalization_eps: float | NotProvided = NotProvided,
-        step_normalization_clip: float | NotProvided = NotProvided,
-        span_mode: str | NotProvided = NotProvided,
-        hindsight: str | NotProvided = NotProvided,
-        hindsight_outcome: bool | NotProvided = NotProvided,
-        hindsight_position: str | NotProvided = NotProvided,
-        hindsight_max_tokens: int | NotProvided = NotProvided,
-        teacher: str | NotProvided = NotProvided,
-        teacher_refresh_interval: int | NotProvided = NotProvided,
-        student_log_probs: str | NotProvided = NotProvided,
-        kl_reference: str | NotProvided = NotProvided,
-        score_all: bool | NotProvided = NotProvided,
-        credit_trace_interval: int | NotProvided = NotProvided,
-        credit_trace_episodes: int | NotProvided = NotProvided,
+        alpha_clip: float | _NotProvided = NotProvided,
+        lambda_mix: float | _NotProvided = NotProvided,
+        lambda_decay_steps: int | _NotProvided = NotProvided,
+        weight_fn: str | _NotProvided = NotProvided,
+        step_normalization: str | _NotProvided = NotProvided,
+        step_normalization_eps: float | _NotProvided = NotProvided,
+        step_normalization_clip: float | _NotProvided = NotProvided,
+        span_mode: str | _NotProvided = NotProvided,
+        hindsight: str | _NotProvided = NotProvided,
+        hindsight_outcome: bool | _NotProvided = NotProvided,
+        hindsight_position: str | _NotProvided = NotProvided,
+        hindsight_max_tokens: int | _NotProvided = NotProvided,
+        teacher: str | _NotProvided = NotProvided,
+        teacher_refresh_interval: int | _NotProvided = NotProvided,
+        student_log_probs: str | _NotProvided = NotProvided,
+        kl_reference: str | _NotProvided = NotProvided,
+        score_all: bool | _NotProvided = NotProvided,
+        credit_trace_interval: int | _NotProvided = NotProvided,
+        credit_trace_episodes: int | _NotProvided = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the shaping.
@@ -210,7 +210,7 @@ class StepOPSDConfig(GRPOConfig):
             CreditTrace(
                 interval=self.credit_trace_interval,
                 num_episodes=self.credit_trace_episodes,
-                decode=tokenizer.decode,
+                decode=functools.partial(_decode, tokenizer),
             ),
         ]
 
@@ -266,6 +266,10 @@ _RANGES: list[KeyCheck] = [
     ("credit_trace_interval", lambda v: is_int(v, 0), "a whole number of updates; 0 for none"),
     ("credit_trace_episodes", lambda v: is_int(v, 1), "a whole number of episodes, at least 1"),
 ]
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids))
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

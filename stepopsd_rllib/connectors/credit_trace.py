@@ -42,7 +42,7 @@ class CreditTrace(ConnectorV2):
 
     @override(ConnectorV2)
     def __call__(
-        self, *, batch: dict[str, Any], shared_data: dict, **kwargs: Any
+        self, *, batch: dict[str, Any], shared_data: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Takes the sample; the batch stays as it is."""
         columns = batch[DEFAULT_MODULE_ID]

@@ -71,7 +71,7 @@ class HindsightContext(ConnectorV2):
         self,
         *,
         batch: dict[str, Any],
-        shared_data: dict,
+        shared_data: Any = None,
         metrics: MetricsLogger | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:

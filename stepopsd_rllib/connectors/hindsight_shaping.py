@@ -66,7 +66,7 @@ class HindsightShaping(ConnectorV2):
         self,
         *,
         batch: dict[str, Any],
-        shared_data: dict,
+        shared_data: Any = None,
         metrics: MetricsLogger | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class StepSpans(ConnectorV2):
 
     @override(ConnectorV2)
     def __call__(
-        self, *, batch: dict[str, Any], shared_data: dict[str, Any], **kwargs: Any
+        self, *, batch: dict[str, Any], shared_data: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Finds the span of every turn."""
         columns = batch[DEFAULT_MODULE_ID]

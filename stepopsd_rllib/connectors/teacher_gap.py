@@ -72,7 +72,7 @@ class TeacherGap(ConnectorV2):
         *,
         rl_module: Any,
         batch: dict[str, Any],
-        shared_data: dict,
+        shared_data: Any = None,
         metrics: MetricsLogger | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
