@@ -6,7 +6,7 @@ Each environment has one function here; it plays with an expert that sees what t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +22,22 @@ class DemonstrationSettings:
     Attributes:
         episodes: Number of episodes; the training tasks are gone through in random order, again
             and again, each time with other expert choices.
-        noise: Probability, each turn, of a random command in place of the expert's. The model sees
-            what comes of it and how the expert goes on.
-        learned_noise: Share of those random commands that the model is taught to imitate. It keeps
-            the policy from becoming certain, so that reinforcement learning can explore.
+        max_turns: Turn limit of the demonstrations; wider than the limit the model is measured
+            with, so that long episodes are demonstrated too.
+        noise: Probability, each turn, of a random command in place of the expert's. It is not
+            imitated: the model sees what comes of it and how the expert goes on.
+        repeats: Probability, each turn, of the last command once more, which mostly does nothing.
+            It is not imitated either; it teaches the way out of a loop.
+        dithering: Probability, each turn, that the expert wastes it: looks around, looks at what
+            it carries, examines something. This *is* imitated. It makes an able model slow, and so
+            gives reinforcement learning under a turn limit something to unlearn.
     """
 
     episodes: int
+    max_turns: int = 50
     noise: float = 0.0
-    learned_noise: float = 0.0
+    repeats: float = 0.0
+    dithering: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +79,7 @@ def alfworld_demonstrations(
         settings: How many episodes, and how noisy.
         seed: Of the order of tasks, the expert's choices and the noise.
     """
-    env = ALFWorldEnv(**env_config)
+    env = ALFWorldEnv(**{**env_config, "max_turns": settings.max_turns})
     rng = random.Random(seed)
     played = (_play_alfworld(env, task, settings, rng) for task in _tasks(env, settings, rng))
     return [demonstration for demonstration in played if demonstration.won]
@@ -97,9 +104,15 @@ def _play_alfworld(
     while not is_over:
         command = expert.act(observation, info["admissible_commands"])
         is_learned = True
-        if rng.random() < settings.noise:
+        draw = rng.random()
+        if draw < settings.dithering:
+            command = rng.choice(_idle_commands(info["admissible_commands"]))
+        elif draw < settings.dithering + settings.noise:
             command = rng.choice([name for name in info["admissible_commands"] if name != "help"])
-            is_learned = rng.random() < settings.learned_noise
+            is_learned = False
+        elif draw < settings.dithering + settings.noise + settings.repeats and info["action"]:
+            command = info["action"]
+            is_learned = False
         response = response_text(command)
         observation, _, terminated, truncated, info = env.step(response)
         is_over = terminated or truncated
@@ -117,6 +130,15 @@ def _play_alfworld(
         turns=tuple(turns),
         won=info["won"],
     )
+
+
+def _idle_commands(admissible_commands: Sequence[str]) -> list[str]:
+    """Commands that change nothing in the game."""
+    return [
+        command
+        for command in admissible_commands
+        if command in ("look", "inventory") or command.startswith("examine ")
+    ]
 
 
 DemonstrationFunction = Callable[..., list[Demonstration]]

@@ -22,6 +22,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from envs.text_env import TextEnv
+from stepopsd_rllib.hindsight.contexts import hindsight_text, render_episode
 from stepopsd_rllib.modules.demonstrations import (
     DEMONSTRATIONS,
     Demonstration,
@@ -41,7 +42,7 @@ from stepopsd_rllib.prompts.chat import ChatFormat
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "model.safetensors"
 
-_CODE_VERSION = 1  # raise it when code outside the recipe changes what a recipe makes
+_CODE_VERSION = 2  # raise it when code outside the recipe changes what a recipe makes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +99,9 @@ _ALFWORLD_PHRASES = (
     "with open closed using pick up turn on carrying Next facing"
 )
 
+# What a hindsight teacher reads around a sibling's episode; each word gets a token of its own.
+_SIBLING_TEXT = hindsight_text(is_correct=False, peer=render_episode([("", "")] * 2))
+
 RECIPES: dict[str, TinyRecipe] = {
     "alfworld": TinyRecipe(
         environment="alfworld",
@@ -110,7 +114,9 @@ RECIPES: dict[str, TinyRecipe] = {
             "show_admissible_commands": False,
         },
         phrase_words=tuple(sorted(set(_ALFWORLD_PHRASES.split()))),
-        demonstrations=DemonstrationSettings(episodes=4000, noise=0.15),
+        demonstrations=DemonstrationSettings(
+            episodes=14000, noise=0.08, repeats=0.08, dithering=0.4
+        ),
         cloning=CloningSettings(),
     ),
 }
@@ -241,7 +247,9 @@ def _train_tokenizer(
         for text in demonstration.texts()
     )
     return train_tokenizer(
-        texts, vocabulary_size=recipe.vocabulary_size, phrase_words=recipe.phrase_words
+        [*texts, *[_SIBLING_TEXT] * recipe.tokenizer_episodes],
+        vocabulary_size=recipe.vocabulary_size,
+        phrase_words=recipe.phrase_words,
     )
 
 
