@@ -95,8 +95,8 @@ class AgentOPSDConfig(SkillTeacherConfig):
     @override(SkillTeacherConfig)
     def validate(self) -> None:
         """Checks the shaping's keys."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
 
     @override(SkillTeacherConfig)
     def uses_teacher(self) -> bool:

@@ -77,8 +77,8 @@ class GiGPOConfig(GRPOConfig):
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the step advantage's keys."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
 
     @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:

@@ -94,8 +94,8 @@ class GRSDConfig(GRPOConfig):
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the keys, and that the analyzer can be made."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
         if self.lambda_mix > 0:
             make_analyzer(self.analyzer, max_step_skills=0)
             require_room(self, "guidance_max_tokens")

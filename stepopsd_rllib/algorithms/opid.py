@@ -103,8 +103,8 @@ class OPIDConfig(GRPOConfig):
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the keys, and that the analyzer can be made."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
         if self.uses_skills():
             make_analyzer(self.analyzer, max_step_skills=self.max_step_skills)
             require_room(self, "skill_max_tokens")

@@ -85,8 +85,8 @@ class SDARConfig(SkillTeacherConfig):
     @override(SkillTeacherConfig)
     def validate(self) -> None:
         """Checks the loss's keys."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
 
     @override(SkillTeacherConfig)
     def uses_teacher(self) -> bool:

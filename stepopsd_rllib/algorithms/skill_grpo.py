@@ -69,8 +69,8 @@ class SkillGRPOConfig(GRPOConfig):
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the keys, and that the skills can be read."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
         skill_library(self.skills, str(self.env))
 
     @override(GRPOConfig)

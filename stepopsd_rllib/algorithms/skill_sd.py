@@ -57,8 +57,8 @@ class SkillSDConfig(SkillTeacherConfig):
     @override(SkillTeacherConfig)
     def validate(self) -> None:
         """Checks the coefficient."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
 
     @override(SkillTeacherConfig)
     def uses_teacher(self) -> bool:

@@ -80,8 +80,8 @@ class SkillTeacherConfig(GRPOConfig):
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the teacher's keys, and that the skills can be read."""
-        super().validate()
         self.require(_RANGES)
+        super().validate()
         if self.uses_teacher():
             skill_library(self.skills, str(self.env))
             require_room(self, "skill_max_tokens")

@@ -1,0 +1,72 @@
+"""Every method trains on tiny ALFWorld and says what it did; two of them are compared."""
+
+import math
+from pathlib import Path
+
+import pytest
+import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+import stepopsd
+from stepopsd_rllib import tuned
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+ITERATIONS = 3
+SMALL = ["groups_per_step=3", "group_size=4", "env_config.max_turns=10", "evaluation_interval="]
+DIAGNOSTICS = {
+    "sdar/alfworld_tiny": ("distillation_loss", "gate_mean", "gate_active_share", "skill_share"),
+    "sdar/alfworld_tiny_opsd": ("distillation_loss", "teacher_gap_mean"),
+    "sdar/alfworld_tiny_opsd_as_coded": ("distillation_loss", "gate_mean"),
+    "sdar/alfworld_tiny_grpo_opsd": ("distillation_loss", "teacher_gap_mean"),
+    "sdar/alfworld_tiny_grpo_opsd_as_coded": ("distillation_loss", "gate_mean"),
+    "skill_sd/alfworld_tiny": ("distillation_loss", "teacher_gap_square_mean"),
+    "skill_grpo/alfworld_tiny": ("policy_loss",),
+    "rlsd/alfworld_tiny": ("lambda", "effect_size", "teacher_version"),
+    "agentopsd/alfworld_tiny": ("lambda", "effect_size", "teacher_tokens_forwarded"),
+    "gigpo/alfworld_tiny": ("anchor_shared_turn_share", "step_advantage_magnitude"),
+    "opid/alfworld_tiny": ("skill_available_share", "skill_share", "step_skill_turn_share"),
+    "grsd/alfworld_tiny": ("guided_group_share", "lambda"),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("name", DIAGNOSTICS)
+def test_a_method_trains_and_logs_its_diagnostics(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (config,) = tuned.configs(tuned.read(f"tuned_examples/{name}.yaml", SMALL))
+    algorithm = config.build_algo()
+    try:
+        for _ in range(ITERATIONS):
+            results = algorithm.train()
+            learner = results["learners"][DEFAULT_MODULE_ID]
+            assert all(math.isfinite(learner[key]) for key in DIAGNOSTICS[name])
+            assert math.isfinite(learner["total_loss"])
+    finally:
+        algorithm.stop()
+
+
+def test_a_comparison_runs_and_is_shown_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    ray.shutdown()
+    path = tmp_path / "tiny.yaml"
+    small = "groups_per_step: 2, group_size: 3, evaluation_interval: 1, eval_num_tasks: 6"
+    path.write_text(
+        "tiny:\n  base: tuned_examples/grpo/alfworld_tiny.yaml\n  seeds: [0, 1]\n"
+        "  stop: {training_iteration: 1}\n  methods:\n"
+        f"    GRPO: {{{small}}}\n    GiGPO: {{{small}}}\n"
+    )
+    assert stepopsd.main(["compare", str(path), "--storage", str(tmp_path)]) == 0
+    first = capsys.readouterr().out
+    assert "minus GRPO, paired" in first
+    assert (tmp_path / "tiny" / "comparison.png").is_file()
+    assert len(list((tmp_path / "tiny").glob("*_seed*/evaluation.jsonl"))) == 4
+    assert stepopsd.main(["compare", str(tmp_path / "tiny")]) == 0
+    assert capsys.readouterr().out.strip() in first

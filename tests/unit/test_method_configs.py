@@ -1,0 +1,113 @@
+"""Configs of the methods: tuned examples, published settings, one clear line for a mistake."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from stepopsd_rllib import ALGORITHMS, tuned
+from stepopsd_rllib.hindsight.skill_retrieval import SkillChoice
+from stepopsd_rllib.hindsight.skills import SkillLibraryError, packaged_library
+from stepopsd_rllib.objectives import sdar
+from tests.agents import SMALL
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("sdar", "skill_sd", "skill_grpo", "rlsd", "agentopsd", "gigpo", "opid", "grsd")
+SETTINGS = {
+    "": sdar.SDAR,
+    "_opsd": sdar.OPSD,
+    "_opsd_as_coded": sdar.OPSD_AS_CODED,
+    "_grpo_opsd": sdar.GRPO_OPSD,
+    "_grpo_opsd_as_coded": sdar.GRPO_OPSD_AS_CODED,
+}
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_tuned_example_is_valid(folder):
+    files = sorted((ROOT / "tuned_examples" / folder).glob("*.yaml"))
+    assert files
+    for file in files:
+        assert tuned.configs(tuned.read(file))
+
+
+@pytest.mark.parametrize("suffix", SETTINGS)
+def test_the_published_settings_of_one_loss(suffix):
+    (config,) = tuned.configs(tuned.read(f"tuned_examples/sdar/alfworld_tiny{suffix}.yaml"))
+    expected = SETTINGS[suffix]
+    assert config.policy_coeff == expected.policy_coefficient
+    assert config.distillation_coeff == expected.distillation_coefficient
+    assert (config.gate, config.gate_beta) == (expected.gate, expected.gate_beta)
+
+
+def test_the_comparison_over_six_methods_is_valid():
+    from stepopsd_rllib import comparison
+
+    read = comparison.read("tuned_examples/compare/alfworld_tiny.yaml")
+    assert set(read.methods) == {"GRPO", "StepOPSD", "SDAR", "OPID", "AgentOPSD", "GiGPO"}
+    assert len(read.seeds) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("SDAR", {"alpha_clip": 0.2}, "not a key of SDARConfig. It belongs to StepOPSDConfig"),
+        ("SDAR", {"gate": "gab"}, "config.gate='gab': must be one of gap"),
+        ("SDAR", {"skills": "alfwrld"}, "no such packaged library"),
+        ("SDAR", {"skill_max_tokens": 4096}, "the model has 2048 positions"),
+        ("RLSD", {"weight_clip": 1.0}, "the sign of the advantage could flip"),
+        ("OPID", {"analyzer": {}}, "without a model name"),
+        ("OPID", {"analyzer": {"model": "m", "base_ur": "x"}}, "Did you mean 'base_url'"),
+        ("OPID", {"skill_routing": "both"}, "'step_priority' or 'additive'"),
+        ("GRSD", {"analyzer": "modl"}, "'rules', or a mapping"),
+        ("AgentOPSD", {"credit_level": "step"}, "'turn' or 'token'"),
+        ("GiGPO", {"anchor_similarity": 2.0}, r"a number in \(0, 1\], or none"),
+    ],
+)
+def test_a_mistake_is_one_line(name, keys, message):
+    config = ALGORITHMS[name].get_default_config()
+    with pytest.raises(ValueError) as refusal:
+        config.update_from_dict({**SMALL, **keys})
+        config.validate()
+    assert re.search(message, str(refusal.value).splitlines()[0])
+
+
+def test_a_skill_file_without_an_item_is_refused(tmp_path):
+    (tmp_path / "general.md").write_text("# General\n")
+    config = ALGORITHMS["SDAR"].get_default_config()
+    config.update_from_dict({**SMALL, "skills": str(tmp_path)})
+    with pytest.raises(ValueError, match="not a single skill in it"):
+        config.validate()
+    bank = tmp_path / "bank.json"
+    bank.write_text(json.dumps({"general": []}))
+    config.skills = str(bank)
+    with pytest.raises(ValueError, match="not a single skill in it"):
+        config.validate()
+
+
+def test_an_unknown_task_type_is_refused():
+    choice = SkillChoice(packaged_library("alfworld"), retrieval="task", env="stepopsd/ALFWorld-v0")
+    with pytest.raises(SkillLibraryError, match="no ALFWorld task type in it"):
+        choice.text(task_id="t", task_type="juggle", first_observation="")
+
+
+def test_retrievals_choose_as_they_say():
+    library = packaged_library("alfworld_brief")
+
+    def text(retrieval):
+        choice = SkillChoice(library, retrieval=retrieval, env="stepopsd/ALFWorld-v0")
+        return choice.text(
+            task_id="t",
+            task_type="pick_heat_then_place_in_recep",
+            first_observation="Your task is to: cool some mug.",
+        )
+
+    assert "microwave" in text("task") and "fridge" not in text("task")
+    assert "fridge" in text("keyword") and "microwave" not in text("keyword")
+    assert text("random") == text("random")
+    assert "fridge" in text("all") and "microwave" in text("all")
