@@ -251,6 +251,8 @@ def steps(options: argparse.Namespace) -> None:
         algorithms[name] = config_class().update_from_dict(given).build_algo()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     update_seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for algorithm in algorithms.values():
+        algorithm.train()  # warms up, and is the one update whose teacher is the policy
     for _ in range(options.updates):
         for name, algorithm in algorithms.items():
             begin = time.process_time()
