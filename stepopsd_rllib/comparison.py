@@ -161,8 +161,8 @@ def run(file: str, *, storage: str, name: str | None, dashboard: bool) -> int:
     return training_run.RUN_FAILED if failed else training_run.SUCCESS
 
 
-def experiments(comparison: Comparison, folder: Path, stop: tune.Stopper) -> list[Experiment]:
-    """One experiment a method, all in one run folder and in one scheduling loop."""
+def experiments(comparison: Comparison, folder: Path, stop: tune.Stopper) -> Any:
+    """One `Experiment` a method (a list), all in one run folder and in one scheduling loop."""
     return [
         Experiment(
             name=folder.name,

@@ -59,7 +59,8 @@ class TokenLearner(TorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over the trainable parameters."""
         config = config or self.config
-        params = self.get_parameters(self._module[module_id])
+        modules: Any = self._module
+        params = self.get_parameters(modules[module_id])
         optimizer = torch.optim.AdamW(
             params,
             lr=0.0,
@@ -105,7 +106,8 @@ class TokenLearner(TorchLearner):
         """Takes a new snapshot for the teacher after every `teacher_refresh_interval` updates."""
         super().after_gradient_based_update(timesteps=timesteps)
         pairs = self.language_module.get_target_network_pairs()
-        if pairs and self._weights_seq_no % self.config.teacher_refresh_interval == 0:
+        config: Any = self.config  # of an algorithm that has a teacher, where there are pairs
+        if pairs and self._weights_seq_no % config.teacher_refresh_interval == 0:
             for policy, teacher in pairs:
                 teacher.load_state_dict(policy.state_dict())
             self.teacher_version = self._weights_seq_no

@@ -310,7 +310,7 @@ class AgentAlgorithm(Algorithm):
             folder = Path(storage.trial_fs_path)
             folder.mkdir(parents=True, exist_ok=True)
             return folder
-        return Path(self.logdir)
+        return Path(str(self.logdir))
 
     def _check_first_prompt(self) -> None:
         """Refuses a context budget below a first prompt, before any engine starts."""

@@ -108,7 +108,7 @@ def bootstrap_interval(values: Sequence[float]) -> Interval:
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
-        random_state=0,
+        rng=0,
     ).confidence_interval
     return float(found.low), float(found.high)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -77,7 +78,7 @@ def _draw(
     if not shared:
         return
     values_SI = np.array([[seed[at] for at in shared] for seed in seeds])
-    panel.plot(shared, values_SI.mean(axis=0), linewidth=1.8, label=name, **style)
+    panel.plot(shared, values_SI.mean(axis=0), linewidth=1.8, label=name, **dict[str, Any](style))
     panel.fill_between(
         shared,
         values_SI.min(axis=0),

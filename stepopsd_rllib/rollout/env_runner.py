@@ -37,7 +37,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
     def __init__(self, *, config: GRPOConfig, **kwargs: Any):
         """Makes an environment; the sampler is started by the first call that needs it."""
         super().__init__(config=config, **kwargs)
-        self.config: GRPOConfig
+        self.config: Any  # a GRPOConfig, as a mutable copy
         self.module = None
         self.env: TextEnv = make_text_env(self.config.env, self.config.env_config)
         self._sampler: Sampler | None = None
@@ -150,10 +150,10 @@ class TextEnvRunner(EnvRunner, Checkpointable):
 
     def _started_loop(self) -> TurnLoop:
         if self._loop is None:
-            self._sampler = self.config.make_sampler()
+            self._sampler = sampler = self.config.make_sampler()
             self._loop = TurnLoop(
                 make_env=lambda: make_text_env(self.config.env, self.config.env_config),
-                sampler=self._sampler,
+                sampler=sampler,
                 chat=self.config.chat_format(),
                 max_concurrent=self.config.num_envs_per_env_runner,
             )
