@@ -10,9 +10,8 @@ PYTEST_ARGUMENTS ?=
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
     $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
     && command -v $$python && break; done)
-# PyPI's torch for Linux is the CUDA build. Its CPU build is on PyTorch's own index, which is asked
-# only where the configured index (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) lacks it.
-TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+# The lock pins PyTorch's CPU build, which stands on PyTorch's own index. Where pip's configured index
+# lacks it, give that index in pip's own variable PIP_EXTRA_INDEX_URL.
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -49,9 +48,8 @@ $(BIN)/python:
 .venv/installed: $(LOCK) pyproject.toml | $(BIN)/python
 	@echo "Installing $$(grep -c == $(LOCK)) packages as pinned in $(LOCK): a few minutes."
 	@torch=$$(grep '^torch==' $(LOCK)); \
-	    $(PIP) install --no-deps $$torch 2>.venv/torch.log \
-	    || $(PIP) install --no-deps --extra-index-url $(TORCH_CPU_INDEX) $$torch \
-	    || { cat .venv/torch.log; exit 1; }
+	    $(PIP) install --no-deps $$torch || { echo "make: pip's index has no $$torch. Set PIP_EXTRA_INDEX_URL \
+	to PyTorch's index of CPU builds (its address is on PyTorch's installation page)."; exit 2; }
 	@$(PIP) install --no-deps -r $(LOCK)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

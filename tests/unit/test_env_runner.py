@@ -82,7 +82,7 @@ def test_results_carry_what_reports_read(build):
     lines = (algo.run_folder() / "evaluation.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["iteration"] for row in rows] == [0, 0, 0, 2, 2, 2]
-    expected = make_text_env("stepopsd/ALFWorld-v0", BARE).tasks("valid_unseen")[:3]
+    expected = make_text_env("stepopsd/ALFWorld-v0", BARE).tasks("valid_unseen")[::48]
     assert [row["task_id"] for row in rows] == list(expected) * 2, "each task once"
 
 

@@ -37,7 +37,16 @@ ALLOWED = {
 }
 ALLOWED["learner"] = ALLOWED["connectors"] | {"connectors", "metric_sums"}
 ALLOWED["algorithms"] = ALLOWED["learner"] | {"learner", "evaluation"}
-COMMANDS = {"tuned", "progress", "ray_start", "training_run", "checkpoints", "play", "cli"}
+COMMANDS = {
+    "tuned",
+    "progress",
+    "ray_start",
+    "training_run",
+    "checkpoints",
+    "play",
+    "comparison",
+    "cli",
+}
 for _command in COMMANDS:
     ALLOWED[_command] = ALLOWED["algorithms"] | {"algorithms", "failures", "report"} | COMMANDS
 

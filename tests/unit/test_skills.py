@@ -153,7 +153,7 @@ def test_a_path_that_is_no_library_is_refused(tmp_path: Path) -> None:
         load_library(broken)
     with pytest.raises(SkillLibraryError, match="neither a folder"):
         load_library(tmp_path / "absent")
-    with pytest.raises(SkillLibraryError, match="Use one of alfworld, search_qa"):
+    with pytest.raises(SkillLibraryError, match="Use one of alfworld, alfworld_brief, search_qa"):
         packaged_library("webshop")
 
 
