@@ -35,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
     _add_play(commands)
     _add_build_tiny(commands)
     _add_export(commands)
+    _add_index(commands)
+    _add_serve_retriever(commands)
     return top
 
 
@@ -89,7 +91,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--tasks",
         type=int,
         metavar="N",
-        help="the first N tasks of the split (default: as trained)",
+        help="N tasks, evenly spaced over the split (default: as trained)",
     )
 
 
@@ -141,6 +143,29 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "checkpoint", metavar="CHECKPOINT", help="a checkpoint, trial or run folder"
     )
     export.add_argument("directory", metavar="DIR", help="folder to write; must not exist yet")
+
+
+def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    index = commands.add_parser(
+        "index",
+        help="index a corpus for Search-QA",
+        description="Build a tantivy index of a corpus of passages (extra: search).",
+    )
+    index.add_argument("corpus", metavar="CORPUS", help="JSON lines with id and contents")
+    index.add_argument(
+        "--output", metavar="DIR", help="folder to make (default: beside the corpus)"
+    )
+
+
+def _add_serve_retriever(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser(
+        "serve-retriever",
+        help="serve a corpus or an index over HTTP",
+        description="Serve a retriever in the dialects of Search-R1 and verl-agent.",
+    )
+    serve.add_argument("retriever", metavar="RETRIEVER", help="a corpus file or an index folder")
+    serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, help="port to bind (default: 8000)")
 
 
 def _add_overrides(command: argparse.ArgumentParser, examples: str) -> None:

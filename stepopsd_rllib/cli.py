@@ -98,6 +98,20 @@ def _build_tiny(options: argparse.Namespace) -> int:
     return 0
 
 
+def _index(options: argparse.Namespace) -> int:
+    from envs.search_qa.commands import index_corpus
+
+    index_corpus(options.corpus, output=options.output)
+    return 0
+
+
+def _serve_retriever(options: argparse.Namespace) -> int:
+    from envs.search_qa.commands import serve_retriever
+
+    serve_retriever(options.retriever, host=options.host, port=options.port)
+    return 0
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "compare": _compare,
@@ -106,4 +120,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "play": _play,
     "build-tiny": _build_tiny,
     "export": _export,
+    "index": _index,
+    "serve-retriever": _serve_retriever,
 }

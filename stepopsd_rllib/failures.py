@@ -7,11 +7,13 @@ ValueError (or a missing file or module) that code of this repository raises its
 
 from __future__ import annotations
 
+import pydoc
 import re
 import traceback
 
-REFUSALS = {"ValueError", "FileNotFoundError", "ModuleNotFoundError"}
+REFUSALS = {"ValueError", "FileNotFoundError", "ModuleNotFoundError", "RetrievalError"}
 OUR_PACKAGES = ("/stepopsd_rllib/", "/envs/")
+OUR_MODULES = ("stepopsd_rllib.", "envs.")
 # RLlib's configs raise their refusals through this method.
 RLLIB_REFUSAL = "_value_error"
 # Gymnasium's refusals of an unknown id name the nearest known one.
@@ -47,9 +49,18 @@ def refusal(text: str) -> str | None:
     is_raised_here = "raise" in last["source"] and any(
         ours in last["file"] for ours in OUR_PACKAGES
     )
-    if name in REFUSALS and (is_raised_here or last["function"] == RLLIB_REFUSAL):
+    is_refusal = name in REFUSALS or _is_own_refusal(raised["type"])
+    if is_refusal and (is_raised_here or last["function"] == RLLIB_REFUSAL):
         return one_line(raised["message"])
     return one_line(raised["message"]) if name in GYMNASIUM_REFUSALS else None
+
+
+def _is_own_refusal(qualified_name: str) -> bool:
+    """Whether an error class of ours, named with its module, is a kind of ValueError."""
+    if not qualified_name.startswith(OUR_MODULES):
+        return False
+    kind = pydoc.locate(qualified_name)
+    return isinstance(kind, type) and issubclass(kind, ValueError)
 
 
 def one_line(message: str) -> str:
