@@ -32,9 +32,12 @@ class SearchQAEnv(TextEnv):
 
     Beyond the keys that every text environment writes, `info` has `question`, `turn` (turns taken)
     and `searches` (searches executed); `task_type` is the data source, `anchor` the observation.
+    `reset` adds `golden_rollout`, searches and answer, for questions that say which facts they
+    need.
     """
 
     thread_safe: ClassVar[bool] = True
+    action_tags: ClassVar[tuple[str, ...]] = ("search", "answer")
 
     def __init__(
         self,
@@ -133,7 +136,12 @@ class SearchQAEnv(TextEnv):
             )
         self._task_id, self._question = task_id, question
         self._turn, self._searches, self._is_over = 0, 0, False
-        return text, self._info(SearchAction(None, "", True), text, won=False)
+        info = self._info(SearchAction(None, "", True), text, won=False)
+        if question.lookups:
+            info["golden_rollout"] = protocols.golden_rollout(
+                [lookup.subject for lookup in question.lookups], question.golden_answers[0]
+            )
+        return text, info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Executes the search or scores the answer in a response."""

@@ -132,6 +132,13 @@ def window_information(
     return f"<information>{json.dumps({'result': shorten(documents)})}</information>"
 
 
+def golden_rollout(queries: Sequence[str], answer: str) -> str:
+    """Writes an expert's actions, one a line, as a teacher's hindsight shows actions."""
+    actions = [*(SearchAction("search", query, True) for query in dict.fromkeys(queries))]
+    actions.append(SearchAction("answer", answer, True))
+    return "\n".join(f"> {action.text()}" for action in actions)
+
+
 def with_question_mark(question: str) -> str:
     """Strips a question and ends it with a question mark."""
     question = question.strip()

@@ -6,12 +6,17 @@ Each environment has one function here; it plays with an expert that sees what t
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from envs.alfworld.env import ALFWorldEnv
 from envs.alfworld.expert import ExploringExpert, response_text
+from envs.search_qa.env import SearchQAEnv
+from envs.search_qa.expert import SearchExpert
+from envs.search_qa.protocol import SearchAction
+from envs.search_qa.world import Question
 from envs.text_env import TextEnv
 
 
@@ -38,6 +43,30 @@ class DemonstrationSettings:
     noise: float = 0.0
     repeats: float = 0.0
     dithering: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchDemonstrationSettings:
+    """Which Search-QA episodes are shown to a model; every field moves the result.
+
+    Two mistakes *are* imitated, one in each turn that a question takes. They make a model that
+    can search and copy lose most questions, and so give reinforcement learning something to
+    unlearn.
+
+    Attributes:
+        episodes: Number of episodes; the training questions are gone through in random order,
+            again and again.
+        noise: Probability, each search, of somebody else's name in place of the expert's query.
+            It is not imitated: the model sees the wrong passage and how the expert goes on.
+        guessing: Probability that an episode is answered without a search, with the answer to an
+            earlier question of the kind. Imitated.
+        confusion: Probability that the answer is another name of the passage. Imitated.
+    """
+
+    episodes: int
+    noise: float = 0.0
+    guessing: float = 0.0
+    confusion: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,13 +110,15 @@ def alfworld_demonstrations(
     """
     env = ALFWorldEnv(**{**env_config, "max_turns": settings.max_turns})
     rng = random.Random(seed)
-    played = (_play_alfworld(env, task, settings, rng) for task in _tasks(env, settings, rng))
+    played = (
+        _play_alfworld(env, task, settings, rng) for task in _tasks(env, settings.episodes, rng)
+    )
     return [demonstration for demonstration in played if demonstration.won]
 
 
-def _tasks(env: TextEnv, settings: DemonstrationSettings, rng: random.Random) -> Iterator[str]:
+def _tasks(env: TextEnv, episodes: int, rng: random.Random) -> Iterator[str]:
     tasks = list(env.tasks("train"))
-    for index in range(settings.episodes):
+    for index in range(episodes):
         if index % len(tasks) == 0:
             rng.shuffle(tasks)
         yield tasks[index % len(tasks)]
@@ -141,7 +172,78 @@ def _idle_commands(admissible_commands: Sequence[str]) -> list[str]:
     ]
 
 
+def search_qa_demonstrations(
+    env_config: Mapping[str, Any], settings: SearchDemonstrationSettings, *, seed: int
+) -> list[Demonstration]:
+    """Plays Search-QA training questions with an expert that errs; lost episodes stay.
+
+    Args:
+        env_config: Arguments of the environment.
+        settings: How many episodes, and which mistakes.
+        seed: Of the order of questions and of the mistakes.
+    """
+    env = SearchQAEnv(**env_config)
+    rng = random.Random(seed)
+    earlier: dict[str, Question] = {}  # the last question about each relation
+    demonstrations = []
+    for task in _tasks(env, settings.episodes, rng):
+        _, info = env.reset(options={"task": task})
+        relation = env.question.lookups[-1].relation
+        demonstrations.append(
+            _play_search_qa(env, info, earlier.get(relation, env.question), settings, rng)
+        )
+        earlier[relation] = env.question
+    return demonstrations
+
+
+def _play_search_qa(
+    env: SearchQAEnv,
+    info: dict[str, Any],
+    earlier: Question,
+    settings: SearchDemonstrationSettings,
+    rng: random.Random,
+) -> Demonstration:
+    question = env.question
+    expert = SearchExpert(question, max_searches=env.max_searches)
+    observation = first_message = env.first_message(info["question"], info)
+    is_guessing = rng.random() < settings.guessing
+    turns: list[DemonstratedTurn] = []
+    is_over = False
+    while not is_over:
+        action, is_learned = expert.act(observation), True
+        draw = rng.random()
+        if is_guessing:
+            action = SearchAction("answer", earlier.golden_answers[0], True)
+        elif action.kind == "search" and draw < settings.noise:
+            action, is_learned = SearchAction("search", earlier.lookups[0].subject, True), False
+        elif action.kind == "answer" and draw < settings.confusion:
+            names = _NAME.findall(question.lookups[-1].statement)
+            wrong = rng.choice([name for name in names if name != action.content])
+            action = SearchAction("answer", wrong, True)
+        observation, _, terminated, truncated, info = env.step(action.text())
+        is_over = terminated or truncated
+        turns.append(
+            DemonstratedTurn(
+                response=action.text(),
+                is_learned=is_learned,
+                next_message=env.append_message(observation, info),
+            )
+        )
+    return Demonstration(
+        task_id=info["task_id"],
+        system_prompt=env.system_prompt,
+        first_message=first_message,
+        turns=tuple(turns),
+        won=info["won"],
+    )
+
+
+_NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")
+
 DemonstrationFunction = Callable[..., list[Demonstration]]
 
-DEMONSTRATIONS: dict[str, DemonstrationFunction] = {"alfworld": alfworld_demonstrations}
+DEMONSTRATIONS: dict[str, DemonstrationFunction] = {
+    "alfworld": alfworld_demonstrations,
+    "search_qa": search_qa_demonstrations,
+}
 """The function of each environment for which a recipe exists."""

@@ -27,6 +27,7 @@ from stepopsd_rllib.modules.demonstrations import (
     DEMONSTRATIONS,
     Demonstration,
     DemonstrationSettings,
+    SearchDemonstrationSettings,
 )
 from stepopsd_rllib.modules.tiny_success import measure_success
 from stepopsd_rllib.modules.tiny_tokenizer import (
@@ -87,7 +88,7 @@ class TinyRecipe:
     tokenizer_episodes: int = 1000
     phrase_words: tuple[str, ...] = ()
     architecture: Architecture = field(default_factory=Architecture)
-    demonstrations: DemonstrationSettings
+    demonstrations: DemonstrationSettings | SearchDemonstrationSettings
     cloning: CloningSettings
     chat_template: str = CHAT_TEMPLATE
     code_version: int = _CODE_VERSION
@@ -98,6 +99,8 @@ _ALFWORLD_PHRASES = (
     "and is arrive at On In it nothing Nothing happens Your task put some them from go take move "
     "with open closed using pick up turn on carrying Next facing"
 )
+
+_SEARCH_QA_PHRASES = "In what city was Which company does work for born in and works Doc Title"
 
 # What a hindsight teacher reads around a sibling's episode; each word gets a token of its own.
 _SIBLING_TEXT = hindsight_text(is_correct=False, peer=render_episode([("", "")] * 2))
@@ -116,6 +119,16 @@ RECIPES: dict[str, TinyRecipe] = {
         phrase_words=tuple(sorted(set(_ALFWORLD_PHRASES.split()))),
         demonstrations=DemonstrationSettings(
             episodes=14000, noise=0.08, repeats=0.08, dithering=0.4
+        ),
+        cloning=CloningSettings(),
+    ),
+    "search_qa": TinyRecipe(
+        environment="search_qa",
+        environment_id="stepopsd/SearchQA-v0",
+        environment_config={"level": "easy", "protocol": "append", "instructions": False},
+        phrase_words=tuple(sorted(set(_SEARCH_QA_PHRASES.split()))),
+        demonstrations=SearchDemonstrationSettings(
+            episodes=45000, noise=0.1, guessing=0.45, confusion=0.45
         ),
         cloning=CloningSettings(),
     ),

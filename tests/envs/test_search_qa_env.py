@@ -70,6 +70,28 @@ def test_window_episode_agrees_with_the_golden_vectors(case: GoldenCase, tmp_pat
         assert info["won"] == expected["won"]
 
 
+def test_golden_rollout_is_told_at_reset_and_wins():
+    env = SearchQAEnv(level="two_hop")
+    task = next(
+        task
+        for task in env.tasks("train")
+        if env.reset(options={"task": task})[1]["task_type"] == "bamboogle"
+    )
+    info = env.reset(options={"task": task})[1]
+    *searches, answer = info["golden_rollout"].splitlines()
+    assert len(searches) == 2
+    assert all(line.startswith("> <search>") for line in searches)
+    for line in searches:
+        info = env.step(line)[4]
+        assert "golden_rollout" not in info
+    assert env.step(answer)[4]["won"]
+
+
+def test_questions_of_unknown_lookups_have_no_golden_rollout(tmp_path):
+    env = stub_env(tmp_path)
+    assert "golden_rollout" not in env.reset(options={"task": "nq/0"})[1]
+
+
 @pytest.mark.parametrize("protocol", ["append", "window"])
 def test_contract(protocol):
     env = SearchQAEnv(protocol=protocol)

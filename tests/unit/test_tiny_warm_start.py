@@ -8,7 +8,9 @@ from stepopsd_rllib.modules.demonstrations import (
     DemonstratedTurn,
     Demonstration,
     DemonstrationSettings,
+    SearchDemonstrationSettings,
     alfworld_demonstrations,
+    search_qa_demonstrations,
 )
 from stepopsd_rllib.modules.tiny import RECIPES, chat_row
 from stepopsd_rllib.modules.tiny_tokenizer import train_tokenizer
@@ -130,3 +132,37 @@ def test_demonstrations_are_won_training_games_and_noise_is_not_learned():
     learned = [turn.is_learned for demonstration in shown for turn in demonstration.turns]
     assert 0.55 < np.mean(learned) < 0.85
     assert shown == alfworld_demonstrations(recipe.environment_config, settings, seed=0)
+
+
+def search_episodes(**mistakes):
+    settings = SearchDemonstrationSettings(episodes=200, **mistakes)
+    return search_qa_demonstrations(RECIPES["search_qa"].environment_config, settings, seed=0)
+
+
+def test_search_demonstrations_without_mistakes_search_once_and_win():
+    shown = search_episodes()
+    assert all(demonstration.won for demonstration in shown)
+    assert {len(demonstration.turns) for demonstration in shown} == {2}
+    assert len({demonstration.task_id for demonstration in shown}) == 200
+    assert shown == search_episodes()
+
+
+def test_mistakes_of_search_demonstrations_lose_and_are_learned():
+    guessing = search_episodes(guessing=0.5)
+    at_once = [len(demonstration.turns) == 1 for demonstration in guessing]
+    assert 0.4 < np.mean(at_once) < 0.6
+    assert np.mean([demonstration.won for demonstration in guessing]) < 0.6
+    for demonstration in search_episodes(confusion=1.0):
+        assert not demonstration.won
+        passage, answer = demonstration.turns[0].next_message, demonstration.turns[1].response
+        assert answer.removeprefix("<answer>").removesuffix("</answer>") in passage
+    for demonstration in [*guessing, *search_episodes(confusion=1.0)]:
+        assert all(turn.is_learned for turn in demonstration.turns)
+
+
+def test_a_wrong_query_of_search_demonstrations_is_corrected_and_not_learned():
+    shown = search_episodes(noise=0.3)
+    assert np.mean([demonstration.won for demonstration in shown]) > 0.95
+    learned = [[turn.is_learned for turn in demonstration.turns] for demonstration in shown]
+    assert any(turns[0] is False for turns in learned)
+    assert all(turns[-1] for turns in learned)
