@@ -15,9 +15,9 @@ settings.register_profile(
 settings.load_profile("repository")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray():
-    """A small Ray of this test session's own, without dashboard."""
+    """A small Ray of this test module's own, without dashboard."""
     import ray
 
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
