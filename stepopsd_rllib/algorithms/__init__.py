@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray.rllib.algorithms.algorithm import Algorithm
 
+from stepopsd_rllib.algorithms.adrs import ADRS, ADRSConfig
 from stepopsd_rllib.algorithms.agentopsd import AgentOPSD, AgentOPSDConfig
 from stepopsd_rllib.algorithms.gigpo import GiGPO, GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
@@ -17,16 +18,30 @@ from stepopsd_rllib.algorithms.stepopsd import StepOPSD, StepOPSDConfig
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.__name__: algorithm
-    for algorithm in (GRPO, StepOPSD, SDAR, SkillSD, SkillGRPO, RLSD, OPID, AgentOPSD, GiGPO, GRSD)
+    for algorithm in (
+        GRPO,
+        StepOPSD,
+        SDAR,
+        SkillSD,
+        SkillGRPO,
+        RLSD,
+        OPID,
+        AgentOPSD,
+        GiGPO,
+        GRSD,
+        ADRS,
+    )
 }
 
 __all__ = [
+    "ADRS",
     "ALGORITHMS",
     "GRPO",
     "GRSD",
     "OPID",
     "RLSD",
     "SDAR",
+    "ADRSConfig",
     "AgentOPSD",
     "AgentOPSDConfig",
     "GRPOConfig",

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.from_config import NotProvided, _NotProvided
 from ray.tune.result import STDERR_FILE, STDOUT_FILE, TRIAL_INFO
 
+from stepopsd_rllib.algorithms.key_checks import (
+    KeyCheck,
+    is_int,
+    is_number,
+    passes,
+    refuse_number_as_text,
+)
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
+from stepopsd_rllib.modules.model_folder import EMBEDDED_MODEL, model_folder
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner, text_env_class
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 
@@ -31,13 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Tune adds these to the dict of every trial.
 _KEYS_OF_TUNE = {TRIAL_INFO, STDOUT_FILE, STDERR_FILE}
-EMBEDDED_MODEL = "tiny"
-_EMBEDDED_MODEL_FOLDERS = {"ALFWorld": "tiny_alfworld", "SearchQA": "tiny_search_qa"}
 _SAMPLER_DIFFERENCE_LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
-
-
-KeyCheck = tuple[str, Callable[[Any], bool], str]
-"""A key of a config, whether a value will do, and what it must be."""
 
 
 class AgentConfig(AlgorithmConfig):
@@ -94,29 +93,29 @@ class AgentConfig(AlgorithmConfig):
     def agent(
         self,
         *,
-        model: str | _NotProvided = NotProvided,
-        sampler: str | _NotProvided = NotProvided,
-        sampler_config: dict[str, Any] | _NotProvided = NotProvided,
-        chat_template_kwargs: dict[str, Any] | _NotProvided = NotProvided,
-        group_size: int | _NotProvided = NotProvided,
-        groups_per_step: int | _NotProvided = NotProvided,
-        context: str | _NotProvided = NotProvided,
-        window_turns: int | _NotProvided = NotProvided,
-        max_response_tokens: int | _NotProvided = NotProvided,
-        max_context_tokens: int | _NotProvided = NotProvided,
-        temperature: float | _NotProvided = NotProvided,
-        top_p: float | _NotProvided = NotProvided,
-        eval_split: str | _NotProvided = NotProvided,
-        eval_num_tasks: int | _NotProvided | None = NotProvided,
-        eval_temperature: float | _NotProvided = NotProvided,
-        eval_at_start: bool | _NotProvided = NotProvided,
-        gradient_checkpointing: bool | _NotProvided = NotProvided,
-        autocast_dtype: str | _NotProvided = NotProvided,
-        micro_batch_tokens: int | _NotProvided = NotProvided,
-        max_sampler_difference: float | str | _NotProvided | None = NotProvided,
-        weight_sync_timeout_s: float | _NotProvided = NotProvided,
-        min_groups_fraction: float | _NotProvided = NotProvided,
-        random_weights: bool | _NotProvided = NotProvided,
+        model: str = UNSET,
+        sampler: str = UNSET,
+        sampler_config: dict[str, Any] = UNSET,
+        chat_template_kwargs: dict[str, Any] = UNSET,
+        group_size: int = UNSET,
+        groups_per_step: int = UNSET,
+        context: str = UNSET,
+        window_turns: int = UNSET,
+        max_response_tokens: int = UNSET,
+        max_context_tokens: int = UNSET,
+        temperature: float = UNSET,
+        top_p: float = UNSET,
+        eval_split: str = UNSET,
+        eval_num_tasks: int | None = UNSET,
+        eval_temperature: float = UNSET,
+        eval_at_start: bool = UNSET,
+        gradient_checkpointing: bool = UNSET,
+        autocast_dtype: str = UNSET,
+        micro_batch_tokens: int = UNSET,
+        max_sampler_difference: float | str | None = UNSET,
+        weight_sync_timeout_s: float = UNSET,
+        min_groups_fraction: float = UNSET,
+        random_weights: bool = UNSET,
     ) -> Self:
         """Sets model, sampler, groups and budgets: what is ours and not a paper's.
 
@@ -153,15 +152,9 @@ class AgentConfig(AlgorithmConfig):
         Returns:
             This config.
         """
-        given = {
-            name: value
-            for name, value in locals().items()
-            if name != "self" and value is not NotProvided
-        }
-        if "model" in given:
-            given["language_model"] = given.pop("model")
-        for name, value in given.items():
-            setattr(self, name, value)
+        arguments = dict(locals())
+        arguments["language_model"] = arguments.pop("model")
+        set_given(self, arguments)
         return self
 
     @override(AlgorithmConfig)
@@ -186,7 +179,7 @@ class AgentConfig(AlgorithmConfig):
                 if owners:
                     hint = f" It belongs to {', '.join(owners)}: a run has the keys of one method."
                 raise ValueError(f"config.{key} is not a key of {type(self).__name__}.{hint}")
-            _refuse_number_as_text(key, value, getattr(self, key, None))
+            refuse_number_as_text(key, value, getattr(self, key, None))
         return super().update_from_dict(config_dict)
 
     @override(AlgorithmConfig)
@@ -228,7 +221,7 @@ class AgentConfig(AlgorithmConfig):
         """Refuses the first key whose value fails its check."""
         for key, check, requirement in checks:
             value = getattr(self, key)
-            if not _passes(check, value):
+            if not passes(check, value):
                 self._value_error(f"config.{key}={value!r}: must be {requirement}.")
 
     def model_path(self) -> str:
@@ -237,23 +230,7 @@ class AgentConfig(AlgorithmConfig):
         Raises:
             ValueError: There is no such folder, or no embedded model for the environment.
         """
-        if self.language_model != EMBEDDED_MODEL:
-            if not (Path(self.language_model) / "config.json").is_file():
-                raise ValueError(
-                    f"config.model={self.language_model!r}: no Hugging Face model there (no "
-                    "config.json in that folder). Download the model and give its folder, or use "
-                    "model='tiny'."
-                )
-            return str(self.language_model)
-        for name, folder in _EMBEDDED_MODEL_FOLDERS.items():
-            if name in str(self.env):
-                path = importlib.resources.files("stepopsd_rllib") / "data" / folder
-                if path.is_dir():
-                    return str(path)
-        raise ValueError(
-            f"config.model='tiny': there is no embedded model for env={self.env!r}, only for "
-            f"{', '.join(_EMBEDDED_MODEL_FOLDERS)}. Give the folder of a Hugging Face model."
-        )
+        return model_folder(self.language_model, str(self.env))
 
     def action_tags(self) -> tuple[str, ...]:
         """Names of the tags between which the environment's turns act.
@@ -345,54 +322,21 @@ class AgentConfig(AlgorithmConfig):
 
 def _methods_with(key: str) -> list[str]:
     """Names of the package's configs that do have a key."""
-    waiting: list[type[AgentConfig]] = [AgentConfig]
+    waiting = AgentConfig.__subclasses__()
     found = []
     while waiting:
         config = waiting.pop()
         waiting += config.__subclasses__()
-        if config.__module__.startswith(__package__ or "") and key in vars(config()):
+        default: Any = config()
+        # A base that several methods share is no method: its algorithm has another config.
+        is_method = type(default.algo_class.get_default_config()) is config
+        if is_method and config.__module__.startswith(__package__ or "") and key in vars(default):
             found.append(config.__name__)
     return sorted(found)
 
 
-def _refuse_number_as_text(key: str, value: Any, current: Any) -> None:
-    """YAML reads 1e-6 as a text; a number that is a text would pass every later check silently."""
-    if not isinstance(value, str) or isinstance(current, str):
-        return
-    try:
-        number = float(value)
-    except ValueError:
-        if isinstance(current, bool | int | float):
-            raise ValueError(
-                f"config.{key}={value!r} is text where {current!r} stands by default. Write a "
-                "number."
-            ) from None
-        return
-    mantissa, _, exponent = value.lower().partition("e")
-    written = f"{float(mantissa)}e{int(exponent)}" if exponent else repr(number)
-    raise ValueError(f"config.{key}={value!r} is text. Write {written}.")
-
-
 def _has_vllm() -> bool:
     return find_spec("vllm") is not None
-
-
-def _passes(check: Callable[[Any], bool], value: Any) -> bool:
-    try:
-        return check(value)
-    except TypeError:
-        return False
-
-
-def is_int(value: Any, low: int) -> bool:
-    """Whether a value is a whole number, at least `low`; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def is_number(value: Any, low: float, high: float = math.inf) -> bool:
-    """Whether a value is a finite number in [low, high]; true and false are none."""
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and math.isfinite(value) and low <= value <= high
 
 
 _RANGES: list[KeyCheck] = [

@@ -32,8 +32,8 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_number
 from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
 from stepopsd_rllib.connectors.gap_shaping import GapShaping

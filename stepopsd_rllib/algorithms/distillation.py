@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.grpo import GRPOConfig, GRPOLearner
+from stepopsd_rllib.algorithms.grpo import GRPOLearner
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_number
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
 from stepopsd_rllib.objectives.reduction import weighted_sum
+
+
+class DistillationConfig(SkillTeacherConfig):
+    """Configuration of GRPO with a distillation loss from a skill-informed teacher."""
+
+    acts_without_advantage = True
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the weight to 0, which is GRPO; a method sets its own."""
+        super().__init__(algo_class=algo_class)
+        self.distillation_coeff = 0.0
+
+    @override(SkillTeacherConfig)
+    def training(self, *, distillation_coeff: float = UNSET, **kwargs: Any) -> Self:
+        """Sets the weight of the loss.
+
+        Args:
+            distillation_coeff: c (SDAR: 0.01; Skill-SD: 0.001). 0 is GRPO.
+            kwargs: Keys of the skill teacher, GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(SkillTeacherConfig)
+    def validate(self) -> None:
+        """Checks the weight."""
+        self.require(_RANGES)
+        super().validate()
+
+    @override(SkillTeacherConfig)
+    def uses_teacher(self) -> bool:
+        """Whether there is a distillation loss."""
+        return self.distillation_coeff > 0
+
+
+_RANGES: list[KeyCheck] = [
+    ("distillation_coeff", lambda v: is_number(v, 0), "a number, at least 0"),
+]
 
 
 class DistillationLearner(GRPOLearner):
@@ -58,7 +101,7 @@ class DistillationLearner(GRPOLearner):
     @override(GRPOLearner)
     def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
         """All rows, as the distillation loss has a gradient where GRPO is silent."""
-        config: GRPOConfig = self.config
-        if isinstance(config, SkillTeacherConfig) and config.uses_teacher():
+        config: Any = self.config
+        if config.distillation_coeff > 0:
             return torch.arange(len(columns["lengths"]))
         return super().rows_with_gradient(columns)

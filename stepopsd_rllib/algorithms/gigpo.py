@@ -19,24 +19,18 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_number
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.connectors.token_batch import episodes_of
-from stepopsd_rllib.objectives.gigpo import (
-    anchor_advantages,
-    anchor_groups,
-    discounted_returns,
-    gigpo_advantages,
-)
-from stepopsd_rllib.objectives.turns import turn_ids
+from stepopsd_rllib.connectors.turn_states import turn_states
+from stepopsd_rllib.objectives.gigpo import anchor_advantages, gigpo_advantages
 
 
 class GiGPOConfig(GRPOConfig):
@@ -117,35 +111,28 @@ class StepAdvantages(ConnectorV2):
     ) -> dict[str, Any]:
         """Compares every turn with its anchor group."""
         config, columns = self.config, batch[DEFAULT_MODULE_ID]
-        episodes = episodes_of(shared_data)
-        turns = [turn for episode in episodes for turn in episode.turns]
-        if not all(turn.anchor for turn in turns):
-            raise ValueError(
-                f"config.env={config.env!r}: a turn has no anchor, so states cannot be compared. "
-                "The environment must write the text of the state as info['anchor']."
-            )
-        turn_BT, episode_S = turn_ids(columns["turn_index"], columns["episode_index"])
-        penalty = config.invalid_action_penalty
-        reward_S = torch.tensor([t.reward - penalty * (not t.is_action_valid) for t in turns])
-        group_S = torch.tensor([episode.group for episode in episodes])[episode_S]
-        anchor_S = anchor_groups(
-            [turn.anchor for turn in turns], group_S, similarity=config.anchor_similarity
+        states = turn_states(
+            columns,
+            episodes_of(shared_data),
+            penalty=config.invalid_action_penalty,
+            discount=config.step_discount,
+            similarity=config.anchor_similarity,
         )
         step_S = anchor_advantages(
-            discounted_returns(reward_S, episode_S, gamma=config.step_discount),
-            anchor_S,
+            states.return_S,
+            states.anchor_S,
             scale=config.normalize_advantages,
             eps=config.advantage_eps,
         )
         columns["group_advantages"] = columns["advantages"]
         columns["advantages"] = gigpo_advantages(
-            columns["advantages"], step_S, turn_BT, step_weight=config.step_weight
+            columns["advantages"], step_S, states.turn_BT, step_weight=config.step_weight
         )
         if metrics is not None:
-            sizes_K = anchor_S.unique(return_counts=True)[1].double()
+            sizes_K = states.anchor_S.unique(return_counts=True)[1].double()
             values = {
                 "anchor_group_size_mean": sizes_K.mean(),
-                "anchor_shared_turn_share": sizes_K[sizes_K > 1].sum() / len(turns),
+                "anchor_shared_turn_share": sizes_K[sizes_K > 1].sum() / sizes_K.sum(),
                 "step_advantage_magnitude": step_S.abs().mean(),
             }
             for name, value in values.items():

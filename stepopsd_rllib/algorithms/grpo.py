@@ -35,11 +35,12 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.connectors.common import NumpyToTensor
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.from_config import NotProvided, _NotProvided
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.agent_algorithm import AgentAlgorithm
-from stepopsd_rllib.algorithms.agent_config import AgentConfig, KeyCheck, is_int, is_number
+from stepopsd_rllib.algorithms.agent_config import AgentConfig
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
 from stepopsd_rllib.connectors.token_batch import TokenBatch
@@ -86,27 +87,27 @@ class GRPOConfig(AgentConfig):
     def training(
         self,
         *,
-        policy_coeff: float | _NotProvided = NotProvided,
-        clip_low: float | _NotProvided = NotProvided,
-        clip_high: float | _NotProvided = NotProvided,
-        dual_clip: float | _NotProvided | None = NotProvided,
-        importance_ratio: str | _NotProvided = NotProvided,
-        loss_aggregation: str | _NotProvided = NotProvided,
-        advantage_statistics: str | _NotProvided = NotProvided,
-        normalize_advantages: bool | _NotProvided = NotProvided,
-        advantage_eps: float | _NotProvided = NotProvided,
-        invalid_action_penalty: float | _NotProvided = NotProvided,
-        kl_coeff: float | _NotProvided = NotProvided,
-        kl_estimator: str | _NotProvided = NotProvided,
-        entropy_coeff: float | _NotProvided = NotProvided,
-        dynamic_sampling: bool | _NotProvided = NotProvided,
-        dynamic_sampling_rounds: int | _NotProvided = NotProvided,
-        importance_cap: float | _NotProvided | None = NotProvided,
-        old_log_probs: str | _NotProvided = NotProvided,
-        weight_decay: float | _NotProvided = NotProvided,
-        adam_betas: tuple[float, float] | _NotProvided = NotProvided,
-        adam_eps: float | _NotProvided = NotProvided,
-        lr_warmup_steps: int | _NotProvided = NotProvided,
+        policy_coeff: float = UNSET,
+        clip_low: float = UNSET,
+        clip_high: float = UNSET,
+        dual_clip: float | None = UNSET,
+        importance_ratio: str = UNSET,
+        loss_aggregation: str = UNSET,
+        advantage_statistics: str = UNSET,
+        normalize_advantages: bool = UNSET,
+        advantage_eps: float = UNSET,
+        invalid_action_penalty: float = UNSET,
+        kl_coeff: float = UNSET,
+        kl_estimator: str = UNSET,
+        entropy_coeff: float = UNSET,
+        dynamic_sampling: bool = UNSET,
+        dynamic_sampling_rounds: int = UNSET,
+        importance_cap: float | None = UNSET,
+        old_log_probs: str = UNSET,
+        weight_decay: float = UNSET,
+        adam_betas: tuple[float, float] = UNSET,
+        adam_eps: float = UNSET,
+        lr_warmup_steps: int = UNSET,
         **kwargs: Any,
     ) -> Self:
         """Sets the objective and the optimizer.
@@ -146,15 +147,8 @@ class GRPOConfig(AgentConfig):
         Returns:
             This config.
         """
-        given = {
-            k: v
-            for k, v in locals().items()
-            if k not in ("self", "kwargs", "__class__") and v is not NotProvided
-        }
-        super().training(**kwargs)
-        for name, value in given.items():
-            setattr(self, name, value)
-        return self
+        set_given(self, locals())
+        return super().training(**kwargs)
 
     @override(AgentConfig)
     def validate(self) -> None:
@@ -193,9 +187,13 @@ class GRPOConfig(AgentConfig):
         ]
         if self.old_log_probs == "learner" and not self.takes_one_step():
             pieces.append(OldLogProbs(max_tokens=self.micro_batch_tokens))
-        if self.kl_coeff > 0:
+        if self.uses_reference():
             pieces.append(self.reference_connector())
         return pieces
+
+    def uses_reference(self) -> bool:
+        """Whether the frozen initial model is needed."""
+        return self.kl_coeff > 0
 
     def reference_connector(self) -> ReferenceLogProbs:
         """Scores the KL anchor: the frozen initial model."""
@@ -209,7 +207,7 @@ class GRPOConfig(AgentConfig):
     def module_options(self) -> dict[str, Any]:
         """Adds the KL reference."""
         return super().module_options() | {
-            "with_reference": self.kl_coeff > 0,
+            "with_reference": self.uses_reference(),
             "entropy_gradient": self.entropy_coeff > 0,
         }
 

@@ -35,8 +35,8 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.algorithms.skill_teacher import require_room
 from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis

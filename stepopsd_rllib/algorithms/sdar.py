@@ -36,18 +36,15 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_number
-from stepopsd_rllib.algorithms.distillation import DistillationLearner
+from stepopsd_rllib.algorithms.distillation import DistillationConfig, DistillationLearner
 from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
 from stepopsd_rllib.objectives import sdar
 
 
-class SDARConfig(SkillTeacherConfig):
+class SDARConfig(DistillationConfig):
     """Configuration of SDAR; defaults follow the paper."""
-
-    acts_without_advantage = True
 
     def __init__(self, algo_class: type | None = None):
         """Sets the defaults."""
@@ -57,11 +54,10 @@ class SDARConfig(SkillTeacherConfig):
         self.gate_beta = sdar.SDAR.gate_beta
         self.divergence: sdar.Divergence = "reverse_kl"
 
-    @override(SkillTeacherConfig)
+    @override(DistillationConfig)
     def training(
         self,
         *,
-        distillation_coeff: float = UNSET,
         gate: str = UNSET,
         gate_beta: float = UNSET,
         divergence: str = UNSET,
@@ -70,11 +66,11 @@ class SDARConfig(SkillTeacherConfig):
         """Sets the distillation loss.
 
         Args:
-            distillation_coeff: λ (0.01; 0.001 is weak and 0.1 collapses in the paper). 0 is GRPO.
             gate: "gap" (the paper's), "entropy", "soft_or", or "none" (constant 1).
             gate_beta: β, sharpness of the gate per nat (5); 0 makes it the constant 1/2.
             divergence: "reverse_kl" (the paper's), "jensen_shannon" or "forward_kl".
-            kwargs: Keys of the skill teacher, GRPO and RLlib.
+            kwargs: `distillation_coeff`, λ (0.01; 0.001 is weak, 0.1 collapses in the paper), and
+                keys of the skill teacher, GRPO and RLlib.
 
         Returns:
             This config.
@@ -82,25 +78,19 @@ class SDARConfig(SkillTeacherConfig):
         set_given(self, locals())
         return super().training(**kwargs)
 
-    @override(SkillTeacherConfig)
+    @override(DistillationConfig)
     def validate(self) -> None:
         """Checks the loss's keys."""
         self.require(_RANGES)
         super().validate()
 
-    @override(SkillTeacherConfig)
-    def uses_teacher(self) -> bool:
-        """Whether there is a distillation loss."""
-        return self.distillation_coeff > 0
-
-    @override(SkillTeacherConfig)
+    @override(DistillationConfig)
     def get_default_learner_class(self) -> type[DistillationLearner]:
         """The SDAR learner."""
         return SDARLearner
 
 
 _RANGES: list[KeyCheck] = [
-    ("distillation_coeff", lambda v: is_number(v, 0), "a number, at least 0"),
     (
         "gate",
         lambda v: v in get_args(sdar.GateName),

@@ -17,8 +17,8 @@ from typing import Any, Self
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.algorithms.agent_config import KeyCheck
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.key_checks import KeyCheck
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.algorithms.skill_teacher import PACKAGED, skill_library
 from stepopsd_rllib.hindsight.skill_retrieval import (

@@ -16,64 +16,29 @@ task type. The comparison's schedule of λ was logged and never applied, so ther
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_number
-from stepopsd_rllib.algorithms.distillation import DistillationLearner
+from stepopsd_rllib.algorithms.distillation import DistillationConfig, DistillationLearner
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 
 
-class SkillSDConfig(SkillTeacherConfig):
+class SkillSDConfig(DistillationConfig):
     """Configuration of Skill-SD; defaults follow the paper."""
-
-    acts_without_advantage = True
 
     def __init__(self, algo_class: type | None = None):
         """Sets the defaults."""
         super().__init__(algo_class=algo_class or SkillSD)
         self.distillation_coeff = 0.001
 
-    @override(SkillTeacherConfig)
-    def training(self, *, distillation_coeff: float = UNSET, **kwargs: Any) -> Self:
-        """Sets the distillation loss.
-
-        Args:
-            distillation_coeff: λ (0.001; 0.01 over-regularises in the paper). 0 is GRPO.
-            kwargs: Keys of the skill teacher, GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
-
-    @override(SkillTeacherConfig)
-    def validate(self) -> None:
-        """Checks the coefficient."""
-        self.require(_RANGES)
-        super().validate()
-
-    @override(SkillTeacherConfig)
-    def uses_teacher(self) -> bool:
-        """Whether there is a distillation loss."""
-        return self.distillation_coeff > 0
-
-    @override(SkillTeacherConfig)
+    @override(DistillationConfig)
     def get_default_learner_class(self) -> type[DistillationLearner]:
         """The Skill-SD learner."""
         return SkillSDLearner
-
-
-_RANGES: list[KeyCheck] = [
-    ("distillation_coeff", lambda v: is_number(v, 0), "a number, at least 0"),
-]
 
 
 class SkillSDLearner(DistillationLearner):

@@ -15,8 +15,8 @@ from typing import Any, Literal, Self
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_int
 from stepopsd_rllib.algorithms.grpo import GRPOConfig
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.connectors.skill_context import SkillContext
 from stepopsd_rllib.connectors.step_spans import StepSpans

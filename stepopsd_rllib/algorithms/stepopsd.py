@@ -33,10 +33,10 @@ from typing import Any, Literal, Self
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.from_config import NotProvided, _NotProvided
 
-from stepopsd_rllib.algorithms.agent_config import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.hindsight import HindsightContext
 from stepopsd_rllib.connectors.hindsight_shaping import HindsightShaping
@@ -77,25 +77,25 @@ class StepOPSDConfig(GRPOConfig):
     def training(
         self,
         *,
-        alpha_clip: float | _NotProvided = NotProvided,
-        lambda_mix: float | _NotProvided = NotProvided,
-        lambda_decay_steps: int | _NotProvided = NotProvided,
-        weight_fn: str | _NotProvided = NotProvided,
-        step_normalization: str | _NotProvided = NotProvided,
-        step_normalization_eps: float | _NotProvided = NotProvided,
-        step_normalization_clip: float | _NotProvided = NotProvided,
-        span_mode: str | _NotProvided = NotProvided,
-        hindsight: str | _NotProvided = NotProvided,
-        hindsight_outcome: bool | _NotProvided = NotProvided,
-        hindsight_position: str | _NotProvided = NotProvided,
-        hindsight_max_tokens: int | _NotProvided = NotProvided,
-        teacher: str | _NotProvided = NotProvided,
-        teacher_refresh_interval: int | _NotProvided = NotProvided,
-        student_log_probs: str | _NotProvided = NotProvided,
-        kl_reference: str | _NotProvided = NotProvided,
-        score_all: bool | _NotProvided = NotProvided,
-        credit_trace_interval: int | _NotProvided = NotProvided,
-        credit_trace_episodes: int | _NotProvided = NotProvided,
+        alpha_clip: float = UNSET,
+        lambda_mix: float = UNSET,
+        lambda_decay_steps: int = UNSET,
+        weight_fn: str = UNSET,
+        step_normalization: str = UNSET,
+        step_normalization_eps: float = UNSET,
+        step_normalization_clip: float = UNSET,
+        span_mode: str = UNSET,
+        hindsight: str = UNSET,
+        hindsight_outcome: bool = UNSET,
+        hindsight_position: str = UNSET,
+        hindsight_max_tokens: int = UNSET,
+        teacher: str = UNSET,
+        teacher_refresh_interval: int = UNSET,
+        student_log_probs: str = UNSET,
+        kl_reference: str = UNSET,
+        score_all: bool = UNSET,
+        credit_trace_interval: int = UNSET,
+        credit_trace_episodes: int = UNSET,
         **kwargs: Any,
     ) -> Self:
         """Sets the shaping.
@@ -130,15 +130,8 @@ class StepOPSDConfig(GRPOConfig):
         Returns:
             This config.
         """
-        given = {
-            k: v
-            for k, v in locals().items()
-            if k not in ("self", "kwargs", "__class__") and v is not NotProvided
-        }
-        super().training(**kwargs)
-        for name, value in given.items():
-            setattr(self, name, value)
-        return self
+        set_given(self, locals())
+        return super().training(**kwargs)
 
     @override(GRPOConfig)
     def validate(self) -> None:

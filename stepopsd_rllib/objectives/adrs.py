@@ -4,6 +4,11 @@
     U      = weighted mean return of aligned turns − of divergent turns, within a group
     gate   = σ(τ·U)
     reward += η · gate · r                            added before the advantage is computed
+    A      = A_outcome + Σ (η·gate·r from the token to the end of its turn) / (σ_group + ε)
+
+The last line is ours: r is centred on each turn, so GRPO's score of a row, the sum of its rewards,
+does not change by it where the gate is constant on the turn (all levels but "tokens"). Credited
+from each token on, it acts.
 
 Three levels of the usefulness U: "tokens" (authors' L1), "tasks" (L2) and "states" (L3). Active in
 updates 21 to 70 of the authors' script, with η = 0.02, temperature 1, τ = 2 and the deviation taken
@@ -16,7 +21,7 @@ import torch
 from torch import Tensor
 
 from stepopsd_rllib.objectives.steps import sum_by
-from stepopsd_rllib.objectives.turns import spread_turns, turn_means
+from stepopsd_rllib.objectives.turns import spread_turns, turn_means, turn_sums
 
 SMALLEST_DEVIATION = 1e-8
 """Added to every standard deviation that divides; the authors' code."""
@@ -138,6 +143,48 @@ def shaping_reward(reward_BT: Tensor, gate_BT: Tensor | None, *, eta: float = 0.
         Float [B, T].
     """
     return eta * reward_BT if gate_BT is None else eta * gate_BT * reward_BT
+
+
+def rewards_to_go(reward_BT: Tensor, turn_BT: Tensor, num_turns: int) -> Tensor:
+    """Shaping reward from each token to the end of its turn: Gₜ = Σ rₜ′ over t′ ≥ t of the turn.
+
+    A reward that is centred on its turn sums to 0 over it, so later turns add nothing to G.
+
+    Args:
+        reward_BT: Float [B, T], 0 outside every turn.
+        turn_BT: int64 [B, T], turn of each sampled token, -1 elsewhere.
+        num_turns: S.
+
+    Returns:
+        Float64 [B, T], 0 outside every turn.
+    """
+    before_BT = reward_BT.double().cumsum(1) - reward_BT
+    position_BT = torch.arange(turn_BT.numel(), device=turn_BT.device).view_as(turn_BT)
+    is_sampled_BT = turn_BT >= 0
+    first_S = position_BT.new_zeros(num_turns).scatter_reduce(
+        0, turn_BT[is_sampled_BT], position_BT[is_sampled_BT], "amin", include_self=False
+    )
+    before_turn_BT = spread_turns(before_BT.flatten()[first_S], turn_BT)
+    total_BT = spread_turns(turn_sums(reward_BT, turn_BT, num_turns), turn_BT)
+    return torch.where(is_sampled_BT, total_BT - (before_BT - before_turn_BT), 0.0)
+
+
+def adrs_advantages(
+    outcome_advantages_BT: Tensor, reward_to_go_BT: Tensor, scale_B: Tensor
+) -> Tensor:
+    """Outcome advantage plus the shaping reward-to-go, in the same unit: A = A_outcome + G / scale.
+
+    Args:
+        outcome_advantages_BT: Float [B, T], the GRPO advantage.
+        reward_to_go_BT: Float [B, T], from `rewards_to_go`.
+        scale_B: Float [B], what the outcome was divided by (`advantages.group_scales`).
+
+    Returns:
+        Float [B, T] of the dtype of the outcome advantages. The sign may flip, and a group whose
+        outcomes are all equal gets a gradient.
+    """
+    dense_BT = reward_to_go_BT / scale_B[:, None]
+    return outcome_advantages_BT + dense_BT.to(outcome_advantages_BT.dtype)
 
 
 def _sample_deviation(values: Tensor) -> Tensor:

@@ -41,23 +41,61 @@ def group_advantages(
         Float [B], dtype of the returns. Equal returns give 0: a group that all failed or all
         succeeded carries no signal.
     """
-    same_shape(returns_B=returns_B, group_B=group_B)
-    # In float32 the mean of eight returns of 0.7 is off by 6e-8, which eps turns into an advantage
-    # of 0.056.
-    exact_B = returns_B.double()
-    groups_K, index_B = group_B.unique(return_inverse=True)
-    num_groups = len(groups_K)
-    counts_B = torch.ones_like(exact_B) if episode_B is None else _is_first(group_B, episode_B)
-    size_K = _group_sum(counts_B, index_B, num_groups)
-    mean_K = _group_sum(exact_B * counts_B, index_B, num_groups) / size_K
-    mean_K = torch.where(size_K > 1, mean_K, 0.0)
-    centred_B = exact_B - mean_K[index_B]
+    group = _GroupStatistics(returns_B, group_B, episode_B)
+    centred_B = group.exact_B - group.mean_B
     if normalize:
-        squares_K = _group_sum(centred_B.square() * counts_B, index_B, num_groups)
+        centred_B = centred_B / (group.deviation_B + eps)
+    return centred_B.masked_fill(group.is_flat_B, 0.0).to(returns_B.dtype)
+
+
+def group_scales(
+    returns_B: Tensor,
+    group_B: Tensor,
+    *,
+    episode_B: Tensor | None = None,
+    normalize: bool = True,
+    eps: float = 1e-6,
+) -> Tensor:
+    """What `group_advantages` divides by, for rewards that join the returns without a group mean.
+
+    Args:
+        returns_B: As in `group_advantages`, and so are the others.
+        group_B: Group of each row.
+        episode_B: Episode of each row, or none.
+        normalize: Whether there is a division at all.
+        eps: Added to the standard deviation.
+
+    Returns:
+        Float64 [B]: σ_g + eps; 1 without normalisation, and where the returns of a group are all
+        equal, as nothing there says how large a difference is.
+    """
+    group = _GroupStatistics(returns_B, group_B, episode_B)
+    if not normalize:
+        return torch.ones_like(group.exact_B)
+    return torch.where(group.is_flat_B, 1.0, group.deviation_B + eps)
+
+
+class _GroupStatistics:
+    """Mean and deviation of each row's group, float64 [B], and whether it is all equal."""
+
+    def __init__(self, returns_B: Tensor, group_B: Tensor, episode_B: Tensor | None):
+        same_shape(returns_B=returns_B, group_B=group_B)
+        # In float32 the mean of eight returns of 0.7 is off by 6e-8, which eps turns into an
+        # advantage of 0.056.
+        self.exact_B = exact_B = returns_B.double()
+        groups_K, index_B = group_B.unique(return_inverse=True)
+        num_groups = len(groups_K)
+        counts_B = torch.ones_like(exact_B) if episode_B is None else _is_first(group_B, episode_B)
+        size_K = _group_sum(counts_B, index_B, num_groups)
+        mean_K = _group_sum(exact_B * counts_B, index_B, num_groups) / size_K
+        mean_K = torch.where(size_K > 1, mean_K, 0.0)
+        self.mean_B = mean_K[index_B]
+        squares_B = (exact_B - self.mean_B).square() * counts_B
+        squares_K = _group_sum(squares_B, index_B, num_groups)
         deviation_K = torch.where(size_K > 1, (squares_K / (size_K - 1).clamp(min=1)).sqrt(), 1.0)
-        centred_B = centred_B / (deviation_K[index_B] + eps)
-    is_flat_K = (_spread(exact_B, index_B, num_groups) < EQUAL_RETURNS_SPREAD) & (size_K > 1)
-    return centred_B.masked_fill(is_flat_K[index_B], 0.0).to(returns_B.dtype)
+        self.deviation_B = deviation_K[index_B]
+        is_flat_K = (_spread(exact_B, index_B, num_groups) < EQUAL_RETURNS_SPREAD) & (size_K > 1)
+        self.is_flat_B = is_flat_K[index_B]
 
 
 def is_informative(returns_N: Tensor, group_N: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from stepopsd_rllib.objectives import sdar
 from tests.agents import SMALL
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("sdar", "skill_sd", "skill_grpo", "rlsd", "agentopsd", "gigpo", "opid", "grsd")
+FOLDERS = ("sdar", "skill_sd", "skill_grpo", "rlsd", "agentopsd", "gigpo", "opid", "grsd", "adrs")
 SETTINGS = {
     "": sdar.SDAR,
     "_opsd": sdar.OPSD,
@@ -66,6 +66,8 @@ def test_the_comparison_over_six_methods_is_valid():
         ("OPID", {"skill_routing": "both"}, "'step_priority' or 'additive'"),
         ("GRSD", {"analyzer": "modl"}, "'rules', or a mapping"),
         ("AgentOPSD", {"credit_level": "step"}, "'turn' or 'token'"),
+        ("ADRS", {"first_update": 30, "last_update": 20}, "lies before first_update=30"),
+        ("ADRS", {"usefulness": "L3"}, "'states', 'tasks', 'tokens' or 'none'"),
         ("GiGPO", {"anchor_similarity": 2.0}, r"a number in \(0, 1\], or none"),
     ],
 )

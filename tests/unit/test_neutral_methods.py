@@ -23,6 +23,7 @@ NEUTRAL = {
     "GiGPO": {"step_weight": 0.0, "normalize_advantages": True},
     "GRSD": {"lambda_mix": 0.0},
     "OPID": {"episode_skill_weight": 0.0, "step_skill_weight": 0.0},
+    "ADRS": {"teacher_reward_weight": 0.0},
 }
 ACTIVE = {
     "SDAR": {**BRIEF, "distillation_coeff": 1.0},
@@ -32,6 +33,7 @@ ACTIVE = {
     "GiGPO": {"normalize_advantages": True},
     "GRSD": {},
     "OPID": {"episode_skill_weight": 0.1, "step_skill_weight": 0.1},
+    "ADRS": {**BRIEF, "teacher_reward_weight": 0.1, "first_update": 1},
 }
 
 
