@@ -122,7 +122,7 @@ def packaged_library(name: str) -> SkillLibrary:
     """A library that ships with the package.
 
     Args:
-        name: "alfworld" or "search_qa".
+        name: "alfworld" or "search_qa", or either with "_brief" for a model of few positions.
 
     Raises:
         SkillLibraryError: No such library.

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
+import stepopsd_rllib
 from stepopsd_rllib.hindsight.skill_insertion import insert_skills
 from stepopsd_rllib.hindsight.skill_retrieval import (
     ALFWORLD_CATEGORIES,
@@ -15,6 +17,8 @@ from stepopsd_rllib.hindsight.skill_retrieval import (
     search_qa_categories,
 )
 from stepopsd_rllib.hindsight.skills import SkillLibraryError, load_library, packaged_library
+
+EMBEDDED_MODELS = Path(stepopsd_rllib.__file__).parent / "data"
 
 ITEM = """\
 # Skills for tests
@@ -80,6 +84,15 @@ def test_every_retrieved_category_is_packaged() -> None:
     assert set(ALFWORLD_CATEGORIES.values()) == set(packaged_library("alfworld").categories)
     searched = {*SEARCH_QA_CATEGORIES.values(), "comparison"}
     assert searched == set(packaged_library("search_qa").categories)
+
+
+@pytest.mark.parametrize("name", ["alfworld", "search_qa"])
+def test_brief_skills_have_the_same_categories_and_fit_the_embedded_model(name: str) -> None:
+    library = packaged_library(f"{name}_brief")
+    assert set(library.categories) == set(packaged_library(name).categories)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODELS / f"tiny_{name}")
+    for category in library.categories:
+        assert len(tokenizer(library.text([category]))["input_ids"]) <= 200
 
 
 @pytest.mark.parametrize(
