@@ -2,8 +2,9 @@
 
 Two protocols of the literature. `append` is Search-R1's growing chat (arXiv:2503.09516); `window`
 is the per-turn one of the agent family (GiGPO, arXiv:2505.10978), whose prompt is rebuilt every
-turn. Tags, structure and parsing rules are theirs; the wording is ours but for the corrective
-message, which programs that segment transcripts look for.
+turn. Tags, structure and parsing rules are theirs; the wording is ours but for what programs look
+for: the corrective message where they segment transcripts, "Your question:" and "Now it's your turn
+to" where they insert skills.
 """
 
 import json
@@ -36,13 +37,13 @@ _FORMAT = (
 _FIRST = (
     "Answer the question below. {format} You may search as often as you need. As soon as you know "
     "enough, give the answer alone, without explanation, inside <answer> and </answer>, for "
-    "example <answer> Lisbon </answer>.\nQuestion: {question}"
+    "example <answer> Lisbon </answer>.\nYour question: {question}"
 )
 _ROLE = "You are an expert who answers a question step by step with the help of a search engine."
 _CHOICE = (
-    "Now it is your turn. First reason inside <think> and </think>. Then do exactly one of two "
-    "things: search with <search> query </search> if knowledge is missing, or, if you know enough, "
-    "give the final answer inside <answer> and </answer>, without explanation."
+    "Now it's your turn to act. First reason inside <think> and </think>. Then do exactly one of "
+    "two things: search with <search> query </search> if knowledge is missing, or, if you know "
+    "enough, give the final answer inside <answer> and </answer>, without explanation."
 )
 
 
@@ -163,7 +164,7 @@ def first_message(question: str, *, protocol: Protocol) -> str:
     """Writes the message of turn 0: task, format, question."""
     if protocol == "append":
         return _FIRST.format(format=_FORMAT, question=question)
-    return f"{_ROLE}\nQuestion: {question}\n\n{_CHOICE}"
+    return f"{_ROLE}\nYour question: {question}\n\n{_CHOICE}"
 
 
 def window_message(
@@ -177,7 +178,7 @@ def window_message(
         question: The question.
         turn: Turns taken so far.
     """
-    parts = [f"{_ROLE}\nQuestion: {question}", f"You have already taken {turn} step(s)."]
+    parts = [f"{_ROLE}\nYour question: {question}", f"You have already taken {turn} step(s)."]
     lines = shown_history(history, observation)
     if lines:
         parts[1] += f" What you asked and what you found:\n{lines}"

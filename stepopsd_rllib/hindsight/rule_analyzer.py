@@ -1,7 +1,7 @@
 """An analyzer without a model: skills read off the recorded episode, without a network.
 
 It quotes actions that were really taken: after a success those that moved the task forward, after a
-failure those that were refused or brought nothing new.
+failure those that were refused or brought nothing new. Search-QA has rules of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stepopsd_rllib.hindsight.analyzer import (
     EpisodeSkills,
     RecordedTurn,
 )
+from stepopsd_rllib.hindsight.search_rules import is_search_episode, search_skills
 
 # Words by which the environments say that nothing was done.
 REFUSALS = ("nothing happens", "action is invalid")
@@ -105,12 +106,14 @@ class RuleAnalyzer:
         return [self.analyze(record) for record in records]
 
     def _skills(self, record: EpisodeRecord) -> EpisodeSkills | None:
+        if record.outcome == "unknown":
+            return None
+        if is_search_episode(record.turns):
+            return search_skills(record, max_step_skills=self.max_step_skills)
         effect_of = effects(record.turns)
         if record.outcome == "success":
             return self._from_success(record, workflow(record.turns, effect_of))
-        if record.outcome == "failure":
-            return _from_failure(record, effect_of)
-        return None
+        return _from_failure(record, effect_of)
 
     def _from_success(self, record: EpisodeRecord, path: list[int]) -> EpisodeSkills | None:
         if not path:
