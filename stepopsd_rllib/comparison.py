@@ -129,11 +129,11 @@ def run(file: str, *, storage: str, name: str | None, dashboard: bool) -> int:
     if Path(file).is_dir():
         show(Path(file), DEFAULT_BASELINE)
         return training_run.SUCCESS
+    training_run.quiet_ray()
     comparison = read(file)
     folder = Path(storage).resolve() / (name or comparison.name)
     if folder.exists():
         raise ValueError(f"--name {folder.name}: {folder} exists already. Choose another name.")
-    training_run.quiet_ray()
     examples = list(comparison.methods.values())
     configs = [config for example in examples for config in tuned.configs(example)]
     training_run.say(
@@ -147,7 +147,7 @@ def run(file: str, *, storage: str, name: str | None, dashboard: bool) -> int:
         with training_run.ending_on_ctrl_c(stop):
             trials = tune.run(
                 experiments(comparison, folder, stop),
-                callbacks=[ProgressLines(stop, training_run.say)],
+                callbacks=[ProgressLines(stop, training_run.say, label=_label)],
                 max_concurrent_trials=comparison.max_concurrent or None,
                 raise_on_failed_trial=False,
                 verbose=0,
@@ -180,10 +180,16 @@ def experiments(comparison: Comparison, folder: Path, stop: tune.Stopper) -> Any
 
 def show(folder: Path, baseline: str | None) -> None:
     """Prints the tables of a comparison's run folder and draws its picture; reads files only."""
-    methods = read_methods(folder)
+    methods, without_evaluation = read_methods(folder)
+    for name in without_evaluation:
+        training_run.say(f"left out: {name} has no evaluation")
     training_run.say(f"\n{comparison_table(methods, baseline)}\n\n{type_table(methods)}\n")
     picture = draw_comparison(methods, folder / PICTURE, folder.name)
     training_run.say(f"curves      {picture}")
+
+
+def _label(trial: Trial) -> str:
+    return str(trial.custom_dirname)  # method and seed
 
 
 def _folder_namer(label: str) -> Any:

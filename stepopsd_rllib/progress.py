@@ -53,18 +53,31 @@ class StopConditions(tune.Stopper):
         return self.is_interrupted and self.num_running == 0
 
 
+def grid_label(trial: Trial) -> str:
+    """What tells a trial of a grid from the others: the values that were searched over."""
+    values = {key.split("/")[-1]: value for key, value in trial.evaluated_params.items()}
+    return " ".join(f"{key}={value}" for key, value in values.items()) or trial.trial_id
+
+
 class ProgressLines(tune.Callback):
     """Prints a line for every iteration and every evaluation of every trial.
 
     Args:
         stop: The stop conditions; its time and iteration limits give the time that is left.
         write: Where a line goes.
+        label: What a line of one of several trials begins with.
     """
 
-    def __init__(self, stop: StopConditions, write: Callable[[str], None]):
+    def __init__(
+        self,
+        stop: StopConditions,
+        write: Callable[[str], None],
+        label: Callable[[Trial], str] = grid_label,
+    ):
         """Remembers where lines go; see the class."""
         self._stop = stop
         self._write = write
+        self._name = label
         self._seconds: dict[str, deque[float]] = {}
         self._shown_evaluation: dict[str, int] = {}
         self._started = time.monotonic()
@@ -107,9 +120,8 @@ class ProgressLines(tune.Callback):
             self._shown_evaluation[trial.trial_id] = made_at
             self._write(label + evaluation_line(flat))
 
-    @staticmethod
-    def _label(trial: Trial, trials: Iterable[Trial]) -> str:
-        return f"[{trial.trial_id}] " if len(list(trials)) > 1 else ""
+    def _label(self, trial: Trial, trials: Iterable[Trial]) -> str:
+        return f"[{self._name(trial)}] " if len(list(trials)) > 1 else ""
 
 
 def iteration_line(

@@ -1,10 +1,12 @@
 """What a comparison says: success with bootstrap intervals, by task type, paired with a baseline.
 
-A comparison is a run folder with one trial folder for each method and seed, `<method>_seed<n>`. The
-unit of every interval is the evaluation task: its score is the mean over the seeds, so seeds are
-repeated measurements of one task and not independent evidence; how far they lie apart is shown
-beside it. The interquartile mean is over the success rates of task types and seeds (Agarwal et al.,
-arXiv:2108.13264).
+A comparison is a run folder with one trial folder for each method and seed, `<method>_seed<n>`.
+Intervals are percentile intervals of a bootstrap that draws seeds and evaluation tasks anew, each
+with replacement: a method's success varies with the run as well as with the tasks. A difference is
+taken within a seed and a task first, as both methods start from the same model, see the same
+training tasks and are evaluated on the same ones. Three seeds know little of the spread between
+runs, so the intervals are rather too narrow. The interquartile mean is over the success rates of
+task types and seeds (Agarwal et al., arXiv:2108.13264).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 from scipy.stats import bootstrap, trim_mean
 
 from stepopsd_rllib.report.run_files import (
+    EPISODES,
     ERROR_STATUS,
     Trial,
     read_episodes,
@@ -51,13 +54,13 @@ class Method:
     task_types: Mapping[str, str]
     iteration: int
 
-    def task_scores(self) -> dict[str, float]:
-        """Task -> share of the seeds in which it was won; tasks that every seed finished."""
-        shared = set.intersection(*(set(wins) for wins in self.wins.values()))
-        return {
-            task: float(np.mean([wins[task] for wins in self.wins.values()]))
-            for task in sorted(shared)
-        }
+    def scores(self, seeds: Sequence[int], tasks: Sequence[str]) -> np.ndarray:
+        """Whether each task was won with each seed, float [seeds, tasks]."""
+        return np.array([[self.wins[seed][task] for task in tasks] for seed in seeds], dtype=float)
+
+    def tasks(self) -> list[str]:
+        """Tasks that every seed finished, sorted."""
+        return sorted(set.intersection(*(set(wins) for wins in self.wins.values())))
 
     def seed_rates(self) -> list[float]:
         """Success rate of each seed."""
@@ -80,31 +83,55 @@ def trial_folder(method: str, seed: int) -> str:
     return f"{method}{SEED_MARK}{seed}"
 
 
-def read_methods(run: str | Path) -> list[Method]:
-    """The methods of a comparison's run folder, in the order of their names.
+def read_methods(run: str | Path) -> tuple[list[Method], list[str]]:
+    """The methods of a comparison's run folder.
+
+    Returns:
+        The methods in the order of their names, and the names of trials that never finished an
+        evaluation and are left out.
 
     Raises:
-        ValueError: There is no comparison in the folder, or a run without an evaluation.
+        ValueError: There is no comparison in the folder, or none of its trials was evaluated.
     """
     by_name: dict[str, dict[int, Path]] = {}
+    left_out: list[str] = []
     for folder in trial_folders(run):
         name, mark, seed = folder.name.rpartition(SEED_MARK)
-        if mark and seed.isdigit():
+        if not (mark and seed.isdigit()):
+            continue
+        if _last_evaluation(folder):
             by_name.setdefault(name, {})[int(seed)] = folder
+        else:
+            left_out.append(folder.name)
     if not by_name:
-        raise ValueError(f"{run}: no folders <method>{SEED_MARK}<n>, so it is no comparison.")
-    return [_method(name, folders) for name, folders in sorted(by_name.items())]
+        raise ValueError(
+            f"{run}: no evaluated trial in folders <method>{SEED_MARK}<n>, so there is nothing to "
+            "compare. Set evaluation_interval in the base."
+        )
+    return [_method(name, folders) for name, folders in sorted(by_name.items())], left_out
 
 
-def bootstrap_interval(values: Sequence[float]) -> Interval:
-    """95 % percentile bootstrap interval of a mean; the mean itself where nothing varies."""
-    sample = np.asarray(values, dtype=float)
-    if len(sample) < 2 or np.ptp(sample) == 0:
-        mean = float(sample.mean()) if len(sample) else float("nan")
+def bootstrap_interval(scores_SM: np.ndarray) -> Interval:
+    """95 % percentile interval of the mean under resampled seeds and resampled tasks.
+
+    Args:
+        scores_SM: Float [seeds, tasks].
+
+    Returns:
+        Low and high end; the mean itself where nothing varies.
+    """
+    if scores_SM.size == 0 or np.ptp(scores_SM) == 0:
+        mean = float(scores_SM.mean()) if scores_SM.size else float("nan")
         return mean, mean
+    num_seeds, num_tasks = scores_SM.shape
+    # Resampled numbers of seeds and of tasks, drawn independently of each other. scipy refuses a
+    # sample of one, which says the same twice.
+    seeds = np.arange(num_seeds) if num_seeds > 1 else np.zeros(2, dtype=int)
+    tasks = np.arange(num_tasks) if num_tasks > 1 else np.zeros(2, dtype=int)
     found = bootstrap(
-        (sample,),
-        np.mean,
+        (seeds, tasks),
+        lambda drawn_seeds, drawn_tasks: scores_SM[np.ix_(drawn_seeds, drawn_tasks)].mean(),
+        vectorized=False,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
@@ -124,27 +151,37 @@ def comparison_table(methods: Sequence[Method], baseline: str | None) -> str:
 
 
 def type_table(methods: Sequence[Method]) -> str:
-    """Success by task type, mean over seeds, one column a method."""
-    rates = [method.type_rates() for method in methods]
-    types = sorted({name for found in rates for name in found})
-    rows = [
-        [name, *(f"{np.mean(found[name]):.1%}" if name in found else "-" for found in rates)]
-        for name in types
-    ]
+    """Success by task type, or data source, with intervals; one column a method."""
+    types = sorted({kind for method in methods for kind in method.task_types.values()})
+    rows = [[kind, *(_type_cell(method, kind) for method in methods)] for kind in types]
+    if len(types) > 1:
+        means = [np.mean([np.mean(found) for found in m.type_rates().values()]) for m in methods]
+        rows.append(["mean of the above", *(f"{mean:.1%}" for mean in means)])
     return _columns([["task type", *(method.name for method in methods)], *rows])
 
 
 def paired_difference(method: Method, base: Method) -> tuple[float, Interval, int, int]:
-    """Mean difference of the task scores on the tasks both have, its interval, better and worse."""
-    ours, theirs = method.task_scores(), base.task_scores()
-    differences = [ours[task] - theirs[task] for task in ours if task in theirs]
-    if not differences:
+    """Mean difference on the seeds and tasks both have, its interval, tasks better and worse.
+
+    Raises:
+        ValueError: They have no seed, or no task, in common.
+    """
+    seeds = sorted(set(method.wins) & set(base.wins))
+    tasks = sorted(set(method.tasks()) & set(base.tasks()))
+    if not seeds or not tasks:
         raise ValueError(
-            f"{method.name} and {base.name} have no evaluation task in common. Give both the same "
-            "eval_split and eval_num_tasks."
+            f"{method.name} and {base.name} have no seed, or no evaluation task, in common. Give "
+            "both the same seeds, eval_split and eval_num_tasks."
         )
-    better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return float(np.mean(differences)), bootstrap_interval(differences), better, worse
+    differences_SM = method.scores(seeds, tasks) - base.scores(seeds, tasks)
+    by_task = differences_SM.mean(axis=0)
+    interval = bootstrap_interval(differences_SM)
+    return (
+        float(differences_SM.mean()),
+        interval,
+        int((by_task > 0).sum()),
+        int((by_task < 0).sum()),
+    )
 
 
 def interquartile_mean(method: Method) -> float:
@@ -155,16 +192,24 @@ def interquartile_mean(method: Method) -> float:
 
 
 def _summary(method: Method) -> list[str]:
-    scores = list(method.task_scores().values())
-    low, high = bootstrap_interval(scores)
     rates = method.seed_rates()
     return [
         method.name,
         str(method.iteration),
-        f"{np.mean(scores):.1%} [{low:.1%}, {high:.1%}]",
+        _mean_cell(method.scores(list(method.wins), method.tasks())),
         f"{len(rates)}: {min(rates):.1%} to {max(rates):.1%}",
         f"{interquartile_mean(method):.1%}",
     ]
+
+
+def _type_cell(method: Method, kind: str) -> str:
+    tasks = [task for task in method.tasks() if method.task_types[task] == kind]
+    return _mean_cell(method.scores(list(method.wins), tasks)) if tasks else "-"
+
+
+def _mean_cell(scores_SM: np.ndarray) -> str:
+    low, high = bootstrap_interval(scores_SM)
+    return f"{scores_SM.mean():.1%} [{low:.1%}, {high:.1%}]"
 
 
 def _paired_cells(method: Method, base: Method | None) -> list[str]:
@@ -196,15 +241,13 @@ def _method(name: str, folders: Mapping[int, Path]) -> Method:
 
 def _last_evaluation(folder: Path) -> list[dict[str, Any]]:
     """Rows of the last evaluation that ended as an outcome of the policy, one a task."""
-    rows = read_episodes(folder)
+    rows = read_episodes(folder) if (folder / EPISODES).is_file() else []
     last = max((row["iteration"] for row in rows), default=None)
     kept = {
         row["task_id"]: row
         for row in rows
         if row["iteration"] == last and not row["status"].endswith(ERROR_STATUS)
     }
-    if not kept:
-        raise ValueError(f"{folder}: no evaluation in it. Set evaluation_interval in the base.")
     return list(kept.values())
 
 

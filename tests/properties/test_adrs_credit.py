@@ -1,4 +1,4 @@
-"""How ADRS turns its dense reward into advantages: reward-to-go in a turn, on the outcome's scale."""
+"""ADRS turns its dense reward into advantages: reward-to-go in a turn, on the outcome's scale."""
 
 import statistics
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stepopsd_rllib import comparison
@@ -54,41 +55,65 @@ def run_folder(tmp_path):
     return tmp_path
 
 
-def test_task_scores_are_means_over_seeds(run_folder):
-    grpo, sdar = report.read_methods(run_folder)
-    assert grpo.task_scores() == {"a": 1.0, "b": 0.0, "c": 0.5, "d": 0.0}
+def test_scores_are_read_by_seed_and_task(run_folder):
+    (grpo, sdar), left_out = report.read_methods(run_folder)
+    assert left_out == []
+    assert grpo.scores([0, 1], ["a", "b", "c", "d"]).tolist() == [[1, 0, 0, 0], [1, 0, 1, 0]]
     assert sdar.seed_rates() == [0.5, 0.75]
     assert sdar.type_rates() == {"cool": [0.0, 0.5], "heat": [1.0, 1.0]}
     # Sorted rates 0, 0.5, 1, 1: the middle half is 0.5 and 1.
     assert report.interquartile_mean(sdar) == 0.75
 
 
-def test_the_paired_difference_counts_tasks_that_both_played(run_folder):
-    grpo, sdar = report.read_methods(run_folder)
+def test_the_paired_difference_is_taken_within_seeds_and_tasks(run_folder):
+    (grpo, sdar), _ = report.read_methods(run_folder)
     mean, (low, high), better, worse = report.paired_difference(sdar, grpo)
+    # Task b alone differs, in both seeds: only the draw of tasks can move the mean.
     assert (mean, better, worse) == (0.25, 1, 0)
     assert low == 0.0 and high == 0.75
 
 
-def test_the_interval_of_equal_values_is_a_point_and_of_others_holds_the_mean():
-    assert report.bootstrap_interval([0.5, 0.5]) == (0.5, 0.5)
-    low, high = report.bootstrap_interval([0.0, 1.0] * 20)
-    assert 0.3 < low < 0.5 < high < 0.7
+def test_methods_without_a_common_seed_cannot_be_paired(tmp_path):
+    write_run(tmp_path, "GRPO", 0, "a")
+    write_run(tmp_path, "SDAR", 1, "a")
+    (grpo, sdar), _ = report.read_methods(tmp_path)
+    with pytest.raises(ValueError, match="no seed, or no evaluation task, in common"):
+        report.paired_difference(sdar, grpo)
+
+
+def test_an_interval_knows_of_runs_and_of_tasks():
+    def width(scores) -> float:
+        low, high = report.bootstrap_interval(np.array(scores, dtype=float))
+        assert low <= np.mean(scores) <= high
+        return high - low
+
+    assert width([[1, 1], [1, 1]]) == 0.0
+    # Runs that agree leave the spread of the tasks, runs that win all or nothing that of runs.
+    by_task, by_run = [[1, 0] * 20] * 3, [[1] * 40, [0] * 40, [1] * 40]
+    assert 0.2 < width(by_task) < 0.4
+    assert width(by_run) > 0.6
+    assert 0.2 < width(by_task[:1]) < 0.4
 
 
 def test_tables_and_picture_show_every_method(run_folder):
-    methods = report.read_methods(run_folder)
+    methods, _ = report.read_methods(run_folder)
     table = report.comparison_table(methods, "GRPO")
     assert "minus GRPO, paired" in table and "+25.0%" in table and "1 : 0" in table
     assert "heat" in report.type_table(methods)
+    assert report.type_table(methods).splitlines()[-1].split() == (
+        ["mean", "of", "the", "above", "37.5%", "62.5%"]
+    )
     assert draw_comparison(methods, run_folder / "c.png", "tiny").stat().st_size > 10_000
 
 
 def test_a_last_evaluation_is_needed(tmp_path):
     write_run(tmp_path, "GRPO", 0, "a")
     (tmp_path / "GRPO_seed0" / "evaluation.jsonl").write_text("")
-    with pytest.raises(ValueError, match="no evaluation in it"):
+    with pytest.raises(ValueError, match="nothing to compare"):
         report.read_methods(tmp_path)
+    write_run(tmp_path, "SDAR", 0, "a")
+    (sdar,), left_out = report.read_methods(tmp_path)
+    assert (sdar.name, left_out) == ("SDAR", ["GRPO_seed0"])
     with pytest.raises(ValueError, match="is not a folder"):
         report.read_methods(tmp_path / "nowhere")
 
