@@ -1,7 +1,8 @@
 """What the policy reads and writes in ALFWorld: message wording, and the action in a response.
 
 Tags, structure and the projection rules are those of the agent literature (GiGPO,
-arXiv:2505.10978, and the methods built on its environment); the wording is ours.
+arXiv:2505.10978, and the methods built on its environment); the wording is ours but for "Your task
+is to:" and "Now it's your turn to", where programs put skills into a prompt.
 """
 
 import re
@@ -22,14 +23,18 @@ _CJK_IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
 _ROLE = "You control a household robot through text commands, one command a turn."
 _FORMAT = {
     "required": (
-        "First reason step by step, inside <think> </think> tags, about what you see and what to "
-        "do next. Then give exactly one {choice} inside <action> </action> tags."
+        "Now it's your turn to act. First reason step by step, inside <think> </think> tags, about "
+        "what you see and what to do next. Then give exactly one {choice} inside <action> "
+        "</action> tags."
     ),
     "optional": (
-        "You may first reason inside <think> </think> tags. Then give exactly one {choice} "
-        "inside <action> </action> tags."
+        "Now it's your turn to act. You may first reason inside <think> </think> tags. Then give "
+        "exactly one {choice} inside <action> </action> tags."
     ),
-    "off": "Answer with exactly one {choice} inside <action> </action> tags and nothing else.",
+    "off": (
+        "Now it's your turn to act. Answer with exactly one {choice} inside <action> </action> "
+        "tags and nothing else."
+    ),
 }
 
 

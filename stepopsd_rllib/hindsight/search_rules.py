@@ -6,6 +6,7 @@ passage holds an answer's words, never what the right answer would have been.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -160,10 +161,8 @@ def _documents(observation: str) -> set[str]:
     if match is None:
         return set()
     text = match[1]
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # a growing chat shows plain text
         text = json.loads(text)["result"]
-    except (ValueError, KeyError, TypeError):
-        pass  # the growing chat shows passages as they are
     return {document.strip() for document in _DOCUMENT.split(text) if document.strip()}
 
 

@@ -1,4 +1,4 @@
-"""Every method trains on tiny ALFWorld and says what it did; two of them are compared."""
+"""Every method trains on both tiny environments and says what it did; two of them are compared."""
 
 import math
 from pathlib import Path
@@ -14,20 +14,22 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 ITERATIONS = 3
-SMALL = ["groups_per_step=3", "group_size=4", "env_config.max_turns=10", "evaluation_interval="]
+SMALL = ["groups_per_step=3", "group_size=4", "evaluation_interval="]
 DIAGNOSTICS = {
-    "sdar/alfworld_tiny": ("distillation_loss", "gate_mean", "gate_active_share", "skill_share"),
-    "sdar/alfworld_tiny_opsd": ("distillation_loss", "teacher_gap_mean"),
-    "sdar/alfworld_tiny_opsd_as_coded": ("distillation_loss", "gate_mean"),
-    "sdar/alfworld_tiny_grpo_opsd": ("distillation_loss", "teacher_gap_mean"),
-    "sdar/alfworld_tiny_grpo_opsd_as_coded": ("distillation_loss", "gate_mean"),
-    "skill_sd/alfworld_tiny": ("distillation_loss", "teacher_gap_square_mean"),
-    "skill_grpo/alfworld_tiny": ("policy_loss",),
-    "rlsd/alfworld_tiny": ("lambda", "effect_size", "teacher_version"),
-    "agentopsd/alfworld_tiny": ("lambda", "effect_size", "teacher_tokens_forwarded"),
-    "gigpo/alfworld_tiny": ("anchor_shared_turn_share", "step_advantage_magnitude"),
-    "opid/alfworld_tiny": ("skill_available_share", "skill_share", "step_skill_turn_share"),
-    "grsd/alfworld_tiny": ("guided_group_share", "lambda"),
+    "sdar/{env}_tiny": ("distillation_loss", "gate_mean", "gate_active_share", "skill_share"),
+    "sdar/{env}_tiny_opsd": ("distillation_loss", "teacher_gap_mean"),
+    "sdar/{env}_tiny_opsd_as_coded": ("distillation_loss", "gate_mean"),
+    "sdar/{env}_tiny_grpo_opsd": ("distillation_loss", "teacher_gap_mean"),
+    "sdar/{env}_tiny_grpo_opsd_as_coded": ("distillation_loss", "gate_mean"),
+    "skill_sd/{env}_tiny": ("distillation_loss", "teacher_gap_square_mean"),
+    "skill_grpo/{env}_tiny": ("policy_loss",),
+    "rlsd/{env}_tiny": ("lambda", "effect_size", "teacher_version"),
+    "agentopsd/{env}_tiny": ("lambda", "effect_size", "teacher_tokens_forwarded"),
+    "gigpo/{env}_tiny": ("anchor_shared_turn_share", "step_advantage_magnitude"),
+    "opid/{env}_tiny": ("skill_available_share", "skill_share", "step_skill_turn_share"),
+    "grsd/{env}_tiny": ("guided_group_share", "lambda"),
+    "adrs/{env}_tiny": ("teacher_reward_weight",),
+    "stepopsd/{env}_tiny": ("lambda", "effect_size", "hindsight_share"),
 }
 
 
@@ -38,10 +40,13 @@ def local_ray():
     ray.shutdown()
 
 
+@pytest.mark.parametrize("env", ["alfworld", "search_qa"])
 @pytest.mark.parametrize("name", DIAGNOSTICS)
-def test_a_method_trains_and_logs_its_diagnostics(name, monkeypatch):
+def test_a_method_trains_and_logs_its_diagnostics(name, env, monkeypatch):
     monkeypatch.chdir(ROOT)
-    (config,) = tuned.configs(tuned.read(f"tuned_examples/{name}.yaml", SMALL))
+    path = f"tuned_examples/{name.format(env=env)}.yaml"
+    overrides = [*SMALL, *(["env_config.max_turns=10"] if env == "alfworld" else [])]
+    (config,) = tuned.configs(tuned.read(path, overrides))
     algorithm = config.build_algo()
     try:
         for _ in range(ITERATIONS):

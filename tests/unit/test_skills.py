@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import stepopsd_rllib
+from envs.alfworld.env import ALFWorldEnv
 from stepopsd_rllib.hindsight.skill_insertion import insert_skills
 from stepopsd_rllib.hindsight.skill_retrieval import (
     ALFWORLD_CATEGORIES,
@@ -192,3 +193,14 @@ def test_the_preferred_task_phrase_wins_over_an_earlier_other_one() -> None:
     inserted = insert_skills("Your question: a\nYour task is to: b\nc", episode_skill="E")
     assert inserted.startswith("Your question: a\nYour task is to: b\n\n**")
     assert inserted.endswith("[E]\n\nc")
+
+
+@pytest.mark.parametrize("think", ["required", "optional", "off"])
+def test_skills_stand_after_the_task_and_before_the_turn_in_our_own_prompts(think):
+    env = ALFWorldEnv(size="tiny", think=think)
+    observation, info = env.reset(seed=0)
+    later = env.window_message([], observation, info | {"turn": 1})
+    for message in (env.first_message(observation, info), later):
+        prompt = insert_skills(message, episode_skill="E", step_skill="S")
+        assert f"Your task is to: {info['task']}\n\n**" in prompt
+        assert prompt.index("[E]") < prompt.index("[S]") < prompt.index("Now it's your turn to")
