@@ -45,14 +45,14 @@ class Method:
         trials: By seed.
         wins: Last evaluation of each seed: task -> whether it was won.
         task_types: Task -> its type.
-        iteration: Of the last evaluation; the earliest among the seeds.
+        iterations: Of the last evaluation of each seed, sorted; equal where every trial ended.
     """
 
     name: str
     trials: Mapping[int, Trial]
     wins: Mapping[int, Mapping[str, bool]]
     task_types: Mapping[str, str]
-    iteration: int
+    iterations: Sequence[int]
 
     def scores(self, seeds: Sequence[int], tasks: Sequence[str]) -> np.ndarray:
         """Whether each task was won with each seed, float [seeds, tasks]."""
@@ -195,7 +195,7 @@ def _summary(method: Method) -> list[str]:
     rates = method.seed_rates()
     return [
         method.name,
-        str(method.iteration),
+        " to ".join(str(at) for at in dict.fromkeys((method.iterations[0], method.iterations[-1]))),
         _mean_cell(method.scores(list(method.wins), method.tasks())),
         f"{len(rates)}: {min(rates):.1%} to {max(rates):.1%}",
         f"{interquartile_mean(method):.1%}",
@@ -235,7 +235,7 @@ def _method(name: str, folders: Mapping[int, Path]) -> Method:
         trials={seed: read_trial(folder) for seed, folder in sorted(folders.items())},
         wins=wins,
         task_types=task_types,
-        iteration=min(iterations),
+        iterations=sorted(iterations),
     )
 
 

@@ -1,4 +1,8 @@
-"""comparison.png: what every method learned; means over seeds, bands from lowest to highest."""
+"""comparison.png: what every method learned, and where the methods ended.
+
+Curves are means over the seeds, with bands from the lowest to the highest; the last panel has the
+intervals of the table.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from stepopsd_rllib.report.comparison import Method
+from stepopsd_rllib.report.comparison import Method, bootstrap_interval
 from stepopsd_rllib.report.curves import DOTS_PER_INCH, smoothed
 
 PICTURE = "comparison.png"
+_PERCENT = PercentFormatter(xmax=1.0, decimals=0)
 # Okabe and Ito's colours, told apart with any colour vision; dashes tell the ninth from the first.
 COLORS = (
     "#000000",
@@ -39,10 +45,10 @@ def draw_comparison(methods: Sequence[Method], path: str | Path, title: str) -> 
     Returns:
         The file written.
     """
-    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+    figure = Figure(figsize=(13.0, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12, fontweight="bold")
-    train, evaluation = figure.subplots(1, 2, sharex=True, sharey=True)
+    train, evaluation, last = figure.subplots(1, 3, width_ratios=(1.0, 1.0, 0.8))
     for number, method in enumerate(methods):
         style = {
             "color": COLORS[number % len(COLORS)],
@@ -50,9 +56,16 @@ def draw_comparison(methods: Sequence[Method], path: str | Path, title: str) -> 
         }
         _draw(train, _training(method), style, method.name)
         _draw(evaluation, _evaluations(method), style, method.name)
+        _draw_interval(last, number, method, style["color"])
     _dress(train, "Training tasks, smoothed")
     _dress(evaluation, "Evaluation tasks")
     evaluation.legend(frameon=False, fontsize=8, loc="best")
+    last.set_yticks(range(len(methods)), [method.name for method in methods])
+    last.invert_yaxis()
+    last.set_title("Last evaluation, 95 % over seeds and tasks", fontsize=10, loc="left")
+    last.xaxis.set_major_formatter(_PERCENT)
+    last.grid(axis="x", color="0.92", linewidth=0.8)
+    _open(last)
     figure.savefig(Path(path), dpi=DOTS_PER_INCH)
     return Path(path)
 
@@ -89,12 +102,26 @@ def _draw(
     )
 
 
+def _draw_interval(panel: Axes, row: int, method: Method, color: str) -> None:
+    """Mean of the last evaluation with its interval, and the seeds as small marks."""
+    scores_SM = method.scores(list(method.wins), method.tasks())
+    low, high = bootstrap_interval(scores_SM)
+    panel.plot([low, high], [row, row], color=color, linewidth=2.0)
+    panel.plot([scores_SM.mean()], [row], "o", color=color, markersize=7)
+    rates = scores_SM.mean(axis=1)
+    panel.plot(rates, [row + 0.22] * len(rates), "|", color=color, markersize=6)
+
+
 def _dress(panel: Axes, title: str) -> None:
     panel.set_title(title, fontsize=10, loc="left")
     panel.set_xlabel("Training iteration")
     panel.grid(color="0.92", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.set_ylim(-0.02, 1.02)
-    panel.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    panel.yaxis.set_major_formatter(_PERCENT)
+    _open(panel)
+
+
+def _open(panel: Axes) -> None:
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
