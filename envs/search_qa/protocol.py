@@ -82,15 +82,16 @@ def parse_append(response: str) -> SearchAction:
 
 
 def parse_window(response: str) -> SearchAction:
-    """Finds the action as the per-turn environments do, tags in any case.
+    """Finds the action as the per-turn environments do.
 
-    What follows the first `</search>`, or without one the first `</answer>`, is cut away. Of the
-    rest, the first search block counts, else the first answer block. Invalid is a response
-    without a block, with opening tags of both kinds, or with several of one kind.
+    What follows the first `</search>`, or without one the first `</answer>`, both in lower case,
+    is cut away. Of the rest, the first search block counts, else the first answer block, tags in
+    any case. Invalid is a response without a block, with opening tags of both kinds, or with
+    several of one kind.
     """
     cut = response
     for closing in ("</search>", "</answer>"):
-        end = response.lower().find(closing)
+        end = response.find(closing)
         if end >= 0:
             cut = response[: end + len(closing)]
             break

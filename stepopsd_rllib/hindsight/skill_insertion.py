@@ -15,7 +15,8 @@ TASK_PHRASES = (
     "Your task is:",
     "Your question:",
 )
-TURN_PHRASE = "Now it's your turn"
+# Likewise.
+TURN_PHRASES = ("Now it's your turn to", "Now it's your turn")
 
 
 def episode_block(skill: str) -> str:
@@ -47,7 +48,7 @@ def insert_skills(prompt: str, *, episode_skill: str = "", step_skill: str = "")
         Without a skill it is the stripped message.
     """
     insertions: list[tuple[int, str]] = []
-    turn = prompt.find(TURN_PHRASE)
+    turn = next((found for p in TURN_PHRASES if (found := prompt.find(p)) >= 0), -1)
     if block := episode_block(episode_skill):
         position = _end_of_task_line(prompt)
         if position is None:

@@ -78,14 +78,16 @@ def usefulness(
     Returns:
         Float64 [S], in the unit of the return; 0 for a group of one.
     """
-    aligned_S = torch.sigmoid((alignment_S.double() - centre) / temperature)
+    log_odds_S = (alignment_S.double() - centre) / temperature
     _, index_S, size_K = group_S.unique(return_inverse=True, return_counts=True)
 
     def weighted_mean(weights_S: Tensor) -> Tensor:
         total_K = sum_by(weights_S * returns_S.double(), index_S, len(size_K))
-        return total_K / (sum_by(weights_S, index_S, len(size_K)) + SMALLEST_DEVIATION)
+        # Turns far on one side of the centre leave weights of 1e-20, whose mean is a mean still.
+        weight_K = sum_by(weights_S, index_S, len(size_K))
+        return total_K / weight_K.clamp(min=torch.finfo(weight_K.dtype).tiny)
 
-    difference_K = weighted_mean(aligned_S) - weighted_mean(1 - aligned_S)
+    difference_K = weighted_mean(log_odds_S.sigmoid()) - weighted_mean((-log_odds_S).sigmoid())
     return torch.where(size_K > 1, difference_K, 0.0)[index_S]
 
 

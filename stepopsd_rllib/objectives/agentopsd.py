@@ -203,7 +203,9 @@ def agentopsd_token_advantages(
 
 
 def _token_belief_moves(gap_BT: Tensor, turn_BT: Tensor, prior_S: Tensor, gamma: float) -> Tensor:
-    # Outside the turns any prior does, as long as its logit is finite.
+    # A token that does not count brings no evidence, but the turn goes on behind it.
+    turn_BT = _latest_turn(turn_BT)
+    # Before the first turn any prior does, as long as its logit is finite.
     prior_BT = torch.where(turn_BT >= 0, spread_turns(prior_S, turn_BT), 0.5)
     moves_BT = torch.zeros_like(gap_BT)
     accumulated_B = torch.zeros_like(gap_BT[:, 0])
@@ -220,3 +222,10 @@ def _token_belief_moves(gap_BT: Tensor, turn_BT: Tensor, prior_S: Tensor, gamma:
         belief_B = _belief(prior_B, accumulated_B)
         moves_BT[:, t] = belief_B - previous_B
     return moves_BT
+
+
+def _latest_turn(turn_BT: Tensor) -> Tensor:
+    """Turn of the last token of a turn at or before each position, -1 before the first."""
+    position_T = torch.arange(turn_BT.shape[1], device=turn_BT.device)
+    latest_BT = torch.where(turn_BT >= 0, position_T, -1).cummax(1).values
+    return torch.where(latest_BT >= 0, turn_BT.gather(1, latest_BT.clamp(min=0)), -1)

@@ -77,7 +77,8 @@ def hindsight_weights(
         ValueError: An unknown weight function.
     """
     same_shape(advantages_BT=advantages_BT, gap_BT=gap_BT, mask_BT=mask_BT)
-    agreement_BT = advantages_BT.sign() * gap_BT
+    # Without an advantage nothing agrees with it, whatever the gap: 0 · inf would be NaN.
+    agreement_BT = (advantages_BT.sign() * gap_BT).masked_fill(advantages_BT == 0, 0.0)
     if weight_fn == "sigmoid":
         weights_BT = 2.0 * agreement_BT.sigmoid()
     elif weight_fn == "exp":

@@ -1,83 +1,15 @@
-"""Scoring and both protocols against the golden vectors, and what they leave open."""
+"""Scoring and both protocols: what the golden vectors leave open."""
 
 import pytest
 
 from envs.search_qa import protocol, scoring
 from envs.search_qa.retriever import Passage
 from envs.text_env import HistoryTurn
-from tests.golden_vectors import GoldenCase, case_id, load_cases
-
-FEEDBACK_PLACEHOLDER = "<INVALID_FEEDBACK>"
 
 
 def passages_for(query: str) -> list[Passage]:
     contents = (f'"T {query}"\nbody of {query}\nline2', f"only title {query}")
     return [Passage(id=str(i), contents=text) for i, text in enumerate(contents)]
-
-
-@pytest.mark.parametrize("case", load_cases("em_scoring"), ids=case_id)
-def test_scoring_agrees_with_the_golden_vectors(case: GoldenCase):
-    targets, expected = case.inputs["targets"], case.outputs
-    if case.tag == "pair":
-        prediction = case.inputs["prediction"]
-        listed = [targets] if isinstance(targets, str) else targets
-        assert scoring.normalize_answer(prediction) == expected["normalized_prediction"]
-        assert [scoring.normalize_answer(t) for t in listed] == expected["normalized_targets"]
-        assert scoring.exact_match(prediction, targets) == bool(expected["exact_match"])
-        assert scoring.substring_match(prediction, targets) == bool(expected["substring_match"])
-        return
-    for required, word in ((1, "one_match"), (2, "two_matches")):
-        answer = scoring.last_answer(case.inputs["text"], required_matches=required)
-        assert answer == expected[f"answer_needing_{word}"]
-        score = answer is not None and scoring.exact_match(answer, targets)
-        assert float(score) == expected[f"score_needing_{word}"]
-
-
-@pytest.mark.parametrize("case", load_cases("search_turn_protocol"), ids=case_id)
-def test_append_protocol_agrees_with_the_golden_vectors(case: GoldenCase):
-    for index, response in enumerate(case.inputs["predictions"]):
-        expected = {key: values[index] for key, values in case.outputs.items()}
-        if not case.inputs["active"][index]:
-            assert expected["done"] == 1  # such an episode is not stepped again
-            continue
-        parsed = protocol.parse_append(response)
-        assert protocol.cut_after_action(response) == expected["truncated"]
-        assert parsed.kind == expected["action"]
-        assert parsed.content == expected["content"]
-        assert parsed.is_valid == bool(expected["valid"])
-        assert (parsed.kind == "answer") == bool(expected["done"])
-        assert (parsed.kind == "search") == bool(expected["is_search"])
-        found = passages_for(parsed.content) if case.inputs["retrieval_allowed"] else []
-        observation = {
-            "search": protocol.append_information(found),
-            "answer": "",
-            None: protocol.INVALID_FEEDBACK,
-        }[parsed.kind]
-        wanted = expected["observation"].replace(FEEDBACK_PLACEHOLDER, protocol.INVALID_FEEDBACK)
-        assert observation == wanted
-
-
-SEARCH_PROJECTIONS = [case for case in load_cases("action_projection") if case.tag == "search"]
-
-
-@pytest.mark.parametrize("case", SEARCH_PROJECTIONS, ids=case_id)
-def test_window_projection_agrees_with_the_golden_vectors(case: GoldenCase):
-    parsed = protocol.parse_window(case.inputs["text"])
-    assert parsed.text() == case.outputs["action"]
-    assert parsed.is_valid == bool(case.outputs["valid"])
-
-
-@pytest.mark.parametrize("case", load_cases("history_format"), ids=case_id)
-def test_history_agrees_with_the_golden_vectors(case: GoldenCase):
-    observations = case.inputs["observations"]
-    shown = case.outputs["shown_steps"]
-    first = len(observations) - shown
-    lines = protocol.history_lines(
-        [f"<search>{action}</search>" for action in case.inputs["actions"][first:]],
-        [f"<information>{text}</information>" for text in observations[first:]],
-        first_index=first,
-    )
-    assert lines == case.outputs["search_history"]
 
 
 def test_corrective_message_begins_and_ends_as_programs_expect():
@@ -119,3 +51,19 @@ def test_summary_reports_sources_and_both_averages():
 def test_summary_refuses_a_question_scored_twice():
     with pytest.raises(ValueError, match="'nq/1' was scored twice"):
         scoring.summarize([("nq/1", "nq", True), ("nq/1", "nq", True)])
+
+
+@pytest.mark.parametrize(
+    ("response", "action", "is_valid"),
+    [
+        # Only closing tags in lower case cut the response; blocks are found in any case.
+        ("<answer>a</answer><SEARCH>b</SEARCH>", "<answer>a</answer>", False),
+        ("</answer> <Search>y</SEARCH>", "", False),
+        ("<Search>y</SEARCH> </answer>", "<search>y</search>", True),
+        # A character whose lower case is longer does not shift the cut.
+        ("\u0130\u0130<answer>a</answer>b</search>c", "<answer>a</answer>", True),
+    ],
+)
+def test_window_projection_cuts_at_lower_case_tags(response, action, is_valid):
+    parsed = protocol.parse_window(response)
+    assert (parsed.text(), parsed.is_valid) == (action, is_valid)

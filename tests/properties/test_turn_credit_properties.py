@@ -239,6 +239,28 @@ def test_agentopsd_by_token_spelt_out(batch, settings):
 
 
 @given(turn_batches(), agentopsd_settings)
+def test_a_token_that_does_not_count_neither_ends_a_turn_nor_brings_evidence(batch, settings):
+    """A column in the middle of every row that no mask counts."""
+    settings = settings | {"gamma": 1.0}
+
+    def with_hole(values_BT, value):
+        hole_B1 = torch.full_like(values_BT[:, :1], value)
+        return torch.cat((values_BT[:, :2], hole_B1, values_BT[:, 2:]), dim=1)
+
+    expected_BT = agentopsd_token_advantages(
+        batch.advantages_BT, batch.gap_BT, batch.turn_BT, batch.prior_S, **settings
+    )
+    actual_BT = agentopsd_token_advantages(
+        with_hole(batch.advantages_BT, 0.0),
+        with_hole(batch.gap_BT, 99.0),
+        with_hole(batch.turn_BT, -1),
+        batch.prior_S,
+        **settings,
+    )
+    torch.testing.assert_close(actual_BT, with_hole(expected_BT, 0.0))
+
+
+@given(turn_batches(), agentopsd_settings)
 def test_agentopsd_keeps_signs_and_bounds_its_effect(batch, settings):
     for shaped_BT in (
         agentopsd_turn_advantages(
@@ -505,6 +527,20 @@ def test_usefulness_spelt_out(batch, temperature):
             1 - a for a in aligned
         )
         assert float(useful_S[turn]) == pytest.approx(follow - diverge, abs=1e-5)
+
+
+def test_usefulness_compares_turns_however_far_from_the_centre():
+    """At 60 nats from the centre the weights are 1e-26; their means are means still."""
+    alignment_S = torch.tensor([-60.0, -61.0, -0.5, -0.5])
+    useful_S = usefulness(
+        alignment_S,
+        torch.tensor([0.0, 10.0, 1.0, 1.0]),
+        torch.tensor([0, 0, 1, 1]),
+        centre=torch.tensor(0.0),
+    )
+    follow, diverge = 10 / (1 + math.e), 5.0
+    assert useful_S[:2].tolist() == pytest.approx([follow - diverge] * 2, abs=1e-6)
+    assert useful_S[2:].tolist() == pytest.approx([0.0, 0.0], abs=1e-9)
 
 
 @given(turn_batches())

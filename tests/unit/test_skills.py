@@ -204,3 +204,18 @@ def test_skills_stand_after_the_task_and_before_the_turn_in_our_own_prompts(thin
         prompt = insert_skills(message, episode_skill="E", step_skill="S")
         assert f"Your task is to: {info['task']}\n\n**" in prompt
         assert prompt.index("[E]") < prompt.index("[S]") < prompt.index("Now it's your turn to")
+
+
+def test_the_longer_turn_phrase_wins_over_an_earlier_short_one() -> None:
+    prompt = "Now it's your turn.\nNow it's your turn to act."
+    inserted = insert_skills(prompt, step_skill="S")
+    assert inserted.startswith("Now it's your turn.\n\n**")
+    assert inserted.endswith("[S]\n\nNow it's your turn to act.")
+
+
+def test_episode_skill_comes_first_where_both_go_before_the_turn_phrase() -> None:
+    inserted = insert_skills("a\nNow it's your turn", episode_skill="E", step_skill="S")
+    assert inserted.index("[E]") < inserted.index("[S]") < inserted.index("Now it's your turn")
+    # A phrase inside a skill is no place for the other one.
+    quoted = insert_skills("a", episode_skill="Now it's your turn to b", step_skill="S")
+    assert quoted.endswith("[S]")

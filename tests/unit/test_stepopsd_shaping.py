@@ -26,6 +26,20 @@ def test_weights_by_hand():
     assert weights_BT[0].tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("weight_fn", ["sigmoid", "exp"])
+def test_infinite_gaps_saturate_and_leave_tokens_without_advantage_alone(weight_fn):
+    advantages_BT = torch.tensor([[1.0, -1.0, 0.0]])
+    for gap, expected in ((math.inf, [1.2, 0.8, 1.0]), (-math.inf, [0.8, 1.2, 1.0])):
+        weights_BT = hindsight_weights(
+            advantages_BT,
+            torch.full((1, 3), gap),
+            torch.ones(1, 3),
+            alpha_clip=0.2,
+            weight_fn=weight_fn,
+        )
+        torch.testing.assert_close(weights_BT, torch.tensor([expected]))
+
+
 def test_a_step_over_two_rows_has_one_budget():
     """Turn 0 stretches over both rows: means 2 and 4, average 3, coefficients 1.5 and 0.75."""
     shaped_BT = torch.tensor([[1.0, 9.0, 4.0], [3.0, 9.0, 9.0]])
