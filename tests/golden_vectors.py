@@ -2,23 +2,42 @@
 
 They are read from the folder named by the environment variable `STEPOPSD_GOLDEN`, so that other
 vectors of the same form can be run through the same tests; by default from the copy in
-`tests/golden/`.
+`tests/golden/`. Nothing of a vector is skipped quietly: a test fails if it left a field of its case
+unread, and a file with a tag that no test knows is refused.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, ItemsView, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 _SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class Fields(dict[str, Any]):
+    """Fields of a case, which remembers those that were read."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        super().__init__(values)
+        self.unread = set(values)
+
+    def __getitem__(self, name: str) -> Any:
+        self.unread.discard(name)
+        return super().__getitem__(name)
+
+    def items(self) -> ItemsView[str, Any]:
+        self.unread.clear()
+        return super().items()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +55,8 @@ class GoldenCase:
 
     id: str
     tag: str
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
+    inputs: Fields
+    outputs: Fields
     rtol: float
     atol: float
 
@@ -88,10 +107,52 @@ def load_cases(name: str) -> list[GoldenCase]:
             f"{path}: no such golden file. STEPOPSD_GOLDEN={os.environ.get('STEPOPSD_GOLDEN')!r} "
             "must name a folder of golden vectors; unset it for the copy in tests/golden/."
         )
-    content = _read_floats(json.loads(path.read_text(encoding="utf-8")))
+    content = json.loads(path.read_text(encoding="utf-8"))
     cases = [_case(entry, content["tolerance"]) for entry in content["cases"]]
     assert cases, f"{path}: no cases"
     return cases
+
+
+def golden(
+    name: str,
+    *,
+    tags: Collection[str] | None = None,
+    other_tags: Collection[str] = (),
+    leaves: Collection[str] = (),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Runs a test on every case of `<name>.json`, as its argument `case`.
+
+    Args:
+        name: The file.
+        tags: Tags of the cases to run on; all cases if None.
+        other_tags: Tags that another test runs on.
+        leaves: Fields that another test reads; any other field must be read.
+
+    Raises:
+        ValueError: `tags` are given and a case has a tag that is in neither collection.
+    """
+    cases = load_cases(name)
+    if tags is not None:
+        unknown = {case.tag for case in cases} - {*tags, *other_tags}
+        if unknown:
+            raise ValueError(f"{name}.json: no test knows the tags {sorted(unknown)}.")
+        cases = [case for case in cases if case.tag in tags]
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(*args: Any, case: GoldenCase, **kwargs: Any) -> None:
+            case = GoldenCase(
+                **{field: getattr(case, field) for field in ("id", "tag", "rtol", "atol")},
+                inputs=Fields(case.inputs),
+                outputs=Fields(case.outputs),
+            )
+            test(*args, case=case, **kwargs)
+            unread = (case.inputs.unread | case.outputs.unread) - set(leaves)
+            assert not unread, f"{case.id}: the test does not know {sorted(unread)}"
+
+        return pytest.mark.parametrize("case", cases, ids=case_id)(run)
+
+    return decorate
 
 
 def case_id(case: GoldenCase) -> str:
@@ -112,11 +173,13 @@ def numbered(names: list[Any]) -> Tensor:
 
 def _case(entry: dict[str, Any], tolerance: dict[str, float]) -> GoldenCase:
     tolerance = entry.get("tolerance", tolerance)
+    # Where everything is compared exactly there are no floats, and "NaN" would be a text.
+    read = _read_floats if tolerance["rtol"] or tolerance["atol"] else lambda value: value
     return GoldenCase(
         id=entry["id"],
         tag=entry.get("tag") or "",
-        inputs=entry["inputs"],
-        outputs=entry["outputs"],
+        inputs=Fields(read(entry["inputs"])),
+        outputs=Fields(read(entry["outputs"])),
         rtol=tolerance["rtol"],
         atol=tolerance["atol"],
     )

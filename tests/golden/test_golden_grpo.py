@@ -19,23 +19,24 @@ from stepopsd_rllib.objectives import (
     weighted_sum,
 )
 from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, kl_divergence
-from tests.golden_vectors import case_id, load_cases, numbered, tensor
+from tests.golden_vectors import golden, numbered, tensor
 
 
-@pytest.mark.parametrize("case", load_cases("grpo_outcome_advantage"), ids=case_id)
+@golden("grpo_outcome_advantage")
 def test_group_advantages(case):
     mask_BT = tensor(case.inputs["response_mask"])
+    episode_B = numbered(case.inputs["traj_id"])
     advantages_B = group_advantages(
         tensor(case.inputs["token_level_rewards"]).sum(1),
         numbered(case.inputs["group_id"]),
-        episode_B=None if case.inputs["stats_over_rows"] else numbered(case.inputs["traj_id"]),
+        episode_B=None if case.inputs["stats_over_rows"] else episode_B,
         normalize=case.inputs["normalize_by_std"],
         eps=case.inputs["epsilon"],
     )
     case.check(advantages_B[:, None] * mask_BT, case.outputs["advantages"], "advantages")
 
 
-@pytest.mark.parametrize("case", load_cases("clipped_surrogate"), ids=case_id)
+@golden("clipped_surrogate")
 @pytest.mark.parametrize("exact_normalization", [False, True])
 def test_clipped_surrogate(case, exact_normalization):
     policy_BT = tensor(case.inputs["logprob"]).requires_grad_()
@@ -67,14 +68,14 @@ def test_clipped_surrogate(case, exact_normalization):
         case.check(masked_mean(value_BT, mask_BT), case.outputs[name], name)
 
 
-@pytest.mark.parametrize("case", load_cases("loss_aggregation"), ids=case_id)
+@golden("loss_aggregation")
 def test_aggregate(case):
     loss_BT, mask_BT = tensor(case.inputs["loss"]), tensor(case.inputs["mask"])
     for mode, expected in case.outputs.items():
         case.check(aggregate(loss_BT, mask_BT, mode), expected, mode)
 
 
-@pytest.mark.parametrize("case", load_cases("loss_aggregation"), ids=case_id)
+@golden("loss_aggregation")
 def test_token_weights_agree_with_the_reference_where_no_row_is_empty(case):
     loss_BT, mask_BT = tensor(case.inputs["loss"]), tensor(case.inputs["mask"])
     is_full_B = mask_BT.any(1)
@@ -87,7 +88,7 @@ def test_token_weights_agree_with_the_reference_where_no_row_is_empty(case):
         case.check(weighted_sum(loss_BT, weights_BT), expected, mode)
 
 
-@pytest.mark.parametrize("case", load_cases("kl_estimators"), ids=case_id)
+@golden("kl_estimators")
 def test_kl_estimators(case):
     policy_BT, reference_BT = tensor(case.inputs["logprob"]), tensor(case.inputs["ref_logprob"])
     assert set(case.outputs) == set(KL_ESTIMATORS)
@@ -98,7 +99,7 @@ def test_kl_estimators(case):
         case.check(actual_BT, expected, estimator)
 
 
-@pytest.mark.parametrize("case", load_cases("invalid_action_penalty"), ids=case_id)
+@golden("invalid_action_penalty")
 def test_invalid_action_penalty(case):
     is_valid_B = tensor(case.inputs["is_action_valid"])
     penalty_B = invalid_action_penalties(is_valid_B, coefficient=case.inputs["coef"])
@@ -111,7 +112,7 @@ def test_invalid_action_penalty(case):
     case.check(is_valid_B.mean(), case.outputs["valid_action_ratio"], "valid_action_ratio")
 
 
-@pytest.mark.parametrize("case", load_cases("dynamic_sampling_filter"), ids=case_id)
+@golden("dynamic_sampling_filter")
 def test_dynamic_sampling_filter(case):
     returns_N = tensor(case.inputs["episode_reward"])
     group_N = torch.arange(len(returns_N)) // case.inputs["group_size"]
@@ -119,13 +120,13 @@ def test_dynamic_sampling_filter(case):
     case.check(kept, case.outputs["kept_trajectories"], "kept_trajectories")
 
 
-@pytest.mark.parametrize("case", load_cases("turn_index"), ids=case_id)
+@golden("turn_index")
 def test_turn_index(case):
     actual_B = turn_index(numbered(case.inputs["traj_id"]))
     case.check(actual_B, case.outputs["turn_index"], "turn_index")
 
 
-@pytest.mark.parametrize("case", load_cases("search_trajectory_masks"), ids=case_id)
+@golden("search_trajectory_masks")
 def test_search_trajectory_masks(case):
     rows = search_trajectory_rows(
         [(turn["action_tokens"], turn["observation_tokens"]) for turn in case.inputs["turns"]],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from stepopsd_rllib.hindsight.analyzer_reply import parse_reply
 from stepopsd_rllib.hindsight.skill_insertion import episode_block, insert_skills, step_block
-from tests.golden_vectors import GoldenCase, case_id, load_cases
+from tests.golden_vectors import GoldenCase, golden
 
 
-@pytest.mark.parametrize("case", load_cases("opid_prompt_insertion"), ids=case_id)
+@golden("opid_prompt_insertion")
 def test_insertion(case: GoldenCase) -> None:
     episode_skill, step_skill = case.inputs["episode_skill"], case.inputs["step_skill"]
     prompt = insert_skills(
@@ -22,7 +20,7 @@ def test_insertion(case: GoldenCase) -> None:
     case.check(prompt, case.outputs["augmented"], "augmented")
 
 
-@pytest.mark.parametrize("case", load_cases("opid_analyzer_parsing"), ids=case_id)
+@golden("opid_analyzer_parsing")
 def test_parsing(case: GoldenCase) -> None:
     skills = parse_reply(case.inputs["analyzer_text"])
     assert (skills is not None) == case.outputs["ok"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from stepopsd_rllib.objectives import Aggregation, aggregate, linear_decay, linear_warm_down
+from stepopsd_rllib.objectives import Aggregation, aggregate
 from stepopsd_rllib.objectives.rlsd import rlsd_advantages
 from stepopsd_rllib.objectives.sdar import (
     gap_gate,
@@ -14,12 +13,10 @@ from stepopsd_rllib.objectives.sdar import (
 )
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 from stepopsd_rllib.objectives.ucob import top_k_log_probs, ucob_token_loss
-from tests.golden_vectors import GoldenCase, case_id, load_cases, tensor
-
-golden = pytest.mark.parametrize
+from tests.golden_vectors import GoldenCase, golden, tensor
 
 
-@golden("case", load_cases("sdar_gate_loss"), ids=case_id)
+@golden("sdar_gate_loss")
 def test_sdar(case: GoldenCase) -> None:
     policy_BT = tensor(case.inputs["student_logprob"]).requires_grad_()
     teacher_BT = tensor(case.inputs["teacher_logprob"])
@@ -39,7 +36,7 @@ def test_sdar(case: GoldenCase) -> None:
     case.check(sums["gap_sum"] / count, case.outputs["teacher_gap_mean"], "gap")
 
 
-@golden("case", load_cases("skillsd_loss"), ids=case_id)
+@golden("skillsd_loss")
 def test_skill_sd(case: GoldenCase) -> None:
     policy_BT = tensor(case.inputs["student_logprob"]).requires_grad_()
     mask_BT = tensor(case.inputs["mask"])
@@ -55,7 +52,7 @@ def test_skill_sd(case: GoldenCase) -> None:
     case.check(policy_BT.grad, case.outputs["grad_student_logprob"], "gradient")
 
 
-@golden("case", load_cases("rlsd_weights"), ids=case_id)
+@golden("rlsd_weights")
 def test_rlsd(case: GoldenCase) -> None:
     gap_BT = tensor(case.inputs["teacher_logprob"]) - tensor(case.inputs["student_logprob"])
     shaped_BT = rlsd_advantages(
@@ -68,23 +65,7 @@ def test_rlsd(case: GoldenCase) -> None:
     case.check(shaped_BT, case.outputs["advantages"], "advantages")
 
 
-@golden(
-    "case", [case for case in load_cases("lambda_schedule") if case.tag != "stepopsd"], ids=case_id
-)
-def test_schedules_of_rlsd_and_grsd(case: GoldenCase) -> None:
-    initial, length = case.inputs["init"], case.inputs["decay_steps"]
-    if case.tag == "rlsd":
-        values = [
-            linear_warm_down(initial, step=t, window=length) for t in case.inputs["global_step"]
-        ]
-    else:
-        values = [
-            linear_decay(initial, step=t, decay_steps=length) for t in case.inputs["global_step"]
-        ]
-    case.check(values, case.outputs["lambda"], "lambda")
-
-
-@golden("case", load_cases("ucob_topk_kl"), ids=case_id)
+@golden("ucob_topk_kl")
 def test_ucob(case: GoldenCase) -> None:
     student_BTK = tensor(case.inputs["student_topk_logits"]).requires_grad_()
     renormalize = case.inputs["renormalise_topk"]

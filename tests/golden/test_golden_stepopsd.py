@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from envs.search_qa.scoring import exact_match, last_answer
 from stepopsd_rllib.episodes.segmentation import (
     SPAN_MODES,
     feedback_spans,
@@ -15,10 +16,12 @@ from stepopsd_rllib.hindsight.contexts import hindsight_texts, info_mode
 from stepopsd_rllib.objectives.schedules import linear_decay, linear_warm_down
 from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
 from stepopsd_rllib.objectives.steps import StepTokens
-from tests.golden_vectors import case_id, load_cases, tensor
+from tests.golden_vectors import golden, load_cases, tensor
+
+WORKED_EXAMPLE = "For example <answer> Beijing </answer>. Question: who? "
 
 
-@pytest.mark.parametrize("case", load_cases("stepopsd_shaping"), ids=case_id)
+@golden("stepopsd_shaping")
 def test_shaping(case):
     mask_BT = tensor(case.inputs["response_mask"])
     steps = StepTokens.from_spans(
@@ -46,18 +49,21 @@ def test_shaping(case):
     case.check(shaped.advantages, case.outputs["advantages"], "advantages")
 
 
-@pytest.mark.parametrize("case", load_cases("lambda_schedule"), ids=case_id)
-def test_lambda_schedule(case):
-    initial, decay = case.inputs["init"], case.inputs["decay_steps"]
-    for step, expected in zip(case.inputs["global_step"], case.outputs["lambda"], strict=True):
-        if case.tag == "rlsd":
-            actual = linear_warm_down(initial, step=step, window=decay)
-        else:
-            actual = linear_decay(initial, step=step, decay_steps=decay)
-        case.check(actual, expected, f"step {step}")
+@golden("lambda_schedule", tags=("stepopsd", "grsd"), other_tags=("rlsd",))
+def test_linear_decay(case):
+    initial, length = case.inputs["init"], case.inputs["decay_steps"]
+    values = [linear_decay(initial, step=t, decay_steps=length) for t in case.inputs["global_step"]]
+    case.check(values, case.outputs["lambda"], "lambda")
 
 
-@pytest.mark.parametrize("case", load_cases("step_extraction"), ids=case_id)
+@golden("lambda_schedule", tags=("rlsd",), other_tags=("stepopsd", "grsd"))
+def test_linear_warm_down(case):
+    initial, length = case.inputs["init"], case.inputs["decay_steps"]
+    values = [linear_warm_down(initial, step=t, window=length) for t in case.inputs["global_step"]]
+    case.check(values, case.outputs["lambda"], "lambda")
+
+
+@golden("step_extraction", leaves=("target_spans",))
 def test_step_extraction(case):
     text = case.inputs["response"]
     steps = search_steps(text)
@@ -79,7 +85,7 @@ def test_step_extraction(case):
     case.check(feedback_spans(text), case.outputs["feedback_spans"], "feedback_spans")
 
 
-@pytest.mark.parametrize("case", load_cases("step_extraction"), ids=case_id)
+@golden("step_extraction", leaves=("steps", "feedback_spans"))
 def test_target_spans_with_one_token_per_character(case):
     text = case.inputs["response"]
     ids = [ord(character) for character in text]
@@ -97,25 +103,36 @@ def test_target_spans_with_one_token_per_character(case):
             case.check([(a, b - 1) for a, b in actual], expected, f"{mode}, {what}")
 
 
-@pytest.mark.parametrize("case", load_cases("hindsight_context"), ids=case_id)
+def is_correct(response: str, targets: str | list[str]) -> bool:
+    """The authors score prompt and response together; their prompt quotes an answer."""
+    answer = last_answer(f"{WORKED_EXAMPLE}{response}", required_matches=2)
+    return answer is not None and exact_match(answer, targets)
+
+
+@golden("hindsight_context")
 def test_hindsight_context(case):
-    responses, golden = case.inputs["responses"], case.inputs["golden_rollout"]
-    expected = case.outputs["per_response"]
+    responses, gold = case.inputs["responses"], case.inputs["golden_rollout"]
+    correct = [is_correct(response, case.inputs["targets"]) for response in responses]
     texts = hindsight_texts(
         responses,
-        [entry["score"] == 1 for entry in expected],
+        correct,
         case.inputs["group_id"],
         mode=info_mode(case.inputs["info_mode"]),
         include_outcome=case.inputs["include_final_correctness"],
         include_peer=case.inputs["include_peer"],
-        golden=[golden] * len(responses),
+        golden=[gold] * len(responses),
     )
-    for response, text, entry in zip(responses, texts, expected, strict=True):
-        actual = [
-            {"context_prefix_chars": start, "hindsight_suffix": text}
-            for start, _ in target_spans(search_steps(response), "clean_step_no_observation")
-        ]
-        case.check(actual, entry["steps"], "steps")
+    actual = [
+        {
+            "score": int(score),
+            "steps": [
+                {"context_prefix_chars": start, "hindsight_suffix": text}
+                for start, _ in target_spans(search_steps(response), "clean_step_no_observation")
+            ],
+        }
+        for response, score, text in zip(responses, correct, texts, strict=True)
+    ]
+    case.check(actual, case.outputs["per_response"], "per_response")
 
 
 def test_missing_golden_file_names_the_folder():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -41,10 +40,16 @@ from stepopsd_rllib.objectives.opid import (
     route_skills,
     skill_shift,
 )
-from stepopsd_rllib.objectives.turns import spread_turns, turn_ids, turn_means
-from tests.golden_vectors import GoldenCase, case_id, load_cases, numbered, tensor
+from stepopsd_rllib.objectives.turns import spread_turns, turn_means
+from tests.golden_vectors import GoldenCase, golden, numbered, tensor
 
-golden = pytest.mark.parametrize
+IS_SCALED = {"mean_norm": False, "mean_std_norm": True}
+IS_PER_TURN = {"global": False, "per_seq": True}
+ADRS_LEVELS = ("none", "L1", "L2", "L3")
+ADRS_FIELDS_OF_ONE_LEVEL = (
+    *("ref_logprob", "tau", "temperature", "gate_norm"),
+    *("group_id", "token_level_rewards", "step_group", "step_reward"),
+)
 
 
 def outcome_advantages(inputs: dict[str, Any], *, normalize: bool) -> Tensor:
@@ -56,17 +61,28 @@ def outcome_advantages(inputs: dict[str, Any], *, normalize: bool) -> Tensor:
     return advantage_B[:, None] * tensor(inputs["response_mask"])
 
 
-def rows_as_turns(mask_BT: Tensor) -> Tensor:
-    """Turn ids where every row is a turn of its own."""
-    rows_B = torch.arange(len(mask_BT))
-    return torch.where(mask_BT != 0, rows_B[:, None], -1)
+def rows_as_turns(mask_BT: Tensor, turn_B: Tensor | None = None) -> Tensor:
+    """Turn ids where every row is a turn of its own, numbered as the rows are if not told."""
+    turn_B = torch.arange(len(mask_BT)) if turn_B is None else turn_B
+    return torch.where(mask_BT != 0, turn_B[:, None], -1)
 
 
-@golden("case", load_cases("opid_advantage"), ids=case_id)
+def episodes(inputs: dict[str, Any]) -> Tensor:
+    """Episode of each row; two groups may name theirs alike."""
+    return numbered(list(zip(inputs["group_id"], inputs["traj_id"], strict=True)))
+
+
+def rank(order_B: Tensor) -> Tensor:
+    """Place of each row in an order given as a list of rows."""
+    return order_B.argsort()
+
+
+# The outcome advantage counts every row, so the episodes do not matter.
+@golden("opid_advantage", leaves=("traj_id",))
 def test_opid(case: GoldenCase) -> None:
     inputs = case.inputs
     mask_BT = tensor(inputs["response_mask"])
-    outcome_BT = outcome_advantages(inputs, normalize=inputs["episode_norm"] == "mean_std_norm")
+    outcome_BT = outcome_advantages(inputs, normalize=IS_SCALED[inputs["episode_norm"]])
 
     def shift(kind: str) -> Tensor:
         return skill_shift(
@@ -93,7 +109,7 @@ def test_opid(case: GoldenCase) -> None:
         case.check(value, case.outputs[name], name)
 
 
-@golden("case", load_cases("opid_routing"), ids=case_id)
+@golden("opid_routing")
 def test_opid_routing(case: GoldenCase) -> None:
     route = route_skills(
         case.inputs["step_skill"],
@@ -105,52 +121,51 @@ def test_opid_routing(case: GoldenCase) -> None:
     assert route.step_skill == case.outputs["score_step_prompt"]
 
 
-@golden("case", load_cases("gigpo_advantage"), ids=case_id)
+@golden("gigpo_advantage")
 def test_gigpo(case: GoldenCase) -> None:
     inputs = case.inputs
-    scale = inputs["norm"] == "mean_std_norm"
-    turn_BT = rows_as_turns(tensor(inputs["response_mask"]))
-    episode_S = numbered(inputs["traj_id"])
-    assert bool((episode_S.diff() >= 0).all()), "the golden rows of an episode are neighbours"
-    returns_S = discounted_returns(tensor(inputs["step_reward"]), episode_S, gamma=inputs["gamma"])
-    anchor_S = anchor_groups(
-        inputs["anchor_obs"],
-        numbered(inputs["group_id"]),
-        similarity=inputs["similarity_threshold"] if inputs["similarity"] else None,
+    scale = IS_SCALED[inputs["norm"]]
+    episode_B, group_B = episodes(inputs), numbered(inputs["group_id"])
+    order_B = episode_B.argsort(stable=True)
+    turn_B = rank(order_B)
+    returns_S = discounted_returns(
+        tensor(inputs["step_reward"])[order_B], episode_B[order_B], gamma=inputs["gamma"]
     )
-    step_S = anchor_advantages(returns_S, anchor_S, scale=scale, eps=inputs["epsilon"])
+    threshold = inputs["similarity_threshold"]
+    anchor_B = anchor_groups(
+        inputs["anchor_obs"], group_B, similarity=threshold if inputs["similarity"] else None
+    )
+    step_S = anchor_advantages(returns_S, anchor_B[order_B], scale=scale, eps=inputs["epsilon"])
     advantages_BT = gigpo_advantages(
         outcome_advantages(inputs, normalize=scale),
         step_S,
-        turn_BT,
+        rows_as_turns(tensor(inputs["response_mask"]), turn_B),
         step_weight=inputs["step_weight"],
     )
-    case.check(returns_S, case.outputs["step_returns"], "step_returns")
-    assert anchor_S.tolist() == numbered(case.outputs["anchor_group"]).tolist()
+    case.check(returns_S[turn_B], case.outputs["step_returns"], "step_returns")
+    assert anchor_B.tolist() == numbered(case.outputs["anchor_group"]).tolist()
     case.check(advantages_BT, case.outputs["advantages"], "advantages")
 
 
-def agentopsd_turns(inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn of each token, episode and prior of each turn; the prior counts each episode once."""
-    episode_B = numbered(inputs["traj_id"])
-    index_B = torch.tensor(inputs["turn_index"])
-    index_BT = torch.where(tensor(inputs["mask"]) != 0, index_B[:, None], -1)
-    turn_BT, episode_S = turn_ids(index_BT, episode_B)
-    return_B = tensor(inputs["token_level_rewards"]).sum(1)
-    first_row_N = [episode_B.tolist().index(n) for n in range(int(episode_B.max()) + 1)]
-    prior_N = group_priors(
-        return_B[first_row_N],
-        numbered(inputs["group_id"])[first_row_N],
-        clamp=inputs["prior_clamp"],
-    )
-    return turn_BT, episode_S, prior_N[episode_S]
-
-
-@golden("case", load_cases("agentopsd_advantage"), ids=case_id)
+@golden("agentopsd_advantage")
 def test_agentopsd(case: GoldenCase) -> None:
     inputs = case.inputs
-    turn_BT, episode_S, prior_S = agentopsd_turns(inputs)
-    advantages_BT = tensor(inputs["row_advantage"])[:, None] * tensor(inputs["mask"])
+    mask_BT = tensor(inputs["mask"])
+    episode_B, group_B = episodes(inputs), numbered(inputs["group_id"])
+    # Every row is a turn: also a row without tokens, and rows that share their turn index.
+    order_B = torch.tensor(inputs["turn_index"]).argsort(stable=True)
+    order_B = order_B[episode_B[order_B].argsort(stable=True)]
+    turn_B = rank(order_B)
+    turn_BT = rows_as_turns(mask_BT, turn_B)
+    # The prior counts each episode once, by its first row.
+    first_N = torch.tensor([episode_B.tolist().index(n) for n in episode_B.unique()])
+    prior_N = group_priors(
+        tensor(inputs["token_level_rewards"]).sum(1)[first_N],
+        group_B[first_N],
+        clamp=inputs["prior_clamp"],
+    )
+    prior_S = prior_N[episode_B[order_B]]
+    advantages_BT = tensor(inputs["row_advantage"])[:, None] * mask_BT
     gap_BT = tensor(inputs["teacher_logprob"]) - tensor(inputs["student_logprob"])
     settings = {
         "gamma": inputs["gamma"],
@@ -161,16 +176,15 @@ def test_agentopsd(case: GoldenCase) -> None:
         "eps": inputs["eps"],
     }
     by_turn_BT = agentopsd_turn_advantages(
-        advantages_BT, gap_BT, turn_BT, prior_S, episode_S, **settings
+        advantages_BT, gap_BT, turn_BT, prior_S, episode_B[order_B], **settings
     )
     by_token_BT = agentopsd_token_advantages(advantages_BT, gap_BT, turn_BT, prior_S, **settings)
-    prior_B = prior_S[turn_BT.max(1).values]
-    case.check(prior_B, case.outputs["prior"], "prior")
+    case.check(prior_S[turn_B], case.outputs["prior"], "prior")
     case.check(by_turn_BT, case.outputs["turn_level_advantages"], "turn level")
     case.check(by_token_BT, case.outputs["token_level_advantages"], "token level")
 
 
-@golden("case", load_cases("grsd_advantage"), ids=case_id)
+@golden("grsd_advantage", tags=("turn", "token", "token_none"))
 def test_grsd(case: GoldenCase) -> None:
     inputs = case.inputs
     turn_BT = rows_as_turns(tensor(inputs["mask"]))
@@ -178,7 +192,7 @@ def test_grsd(case: GoldenCase) -> None:
         tensor(inputs["advantages"]),
         tensor(inputs["teacher_logprob"]) - tensor(inputs["student_logprob"]),
         turn_BT,
-        torch.tensor(inputs["group_id"]),
+        numbered(inputs["group_id"]),
         torch.tensor(inputs["row_valid"]),
     )
     settings = {
@@ -204,20 +218,22 @@ def test_grsd(case: GoldenCase) -> None:
     case.check(gap, case.outputs["skill_gap_mean"], "skill_gap_mean")
 
 
-@golden("case", load_cases("adrs_reward"), ids=case_id)
+@golden("adrs_reward", leaves=ADRS_FIELDS_OF_ONE_LEVEL)
 def test_adrs(case: GoldenCase) -> None:
     inputs = case.inputs
+    level = inputs["level"]
+    assert level in ADRS_LEVELS
     teacher_BT = tensor(inputs["teacher_logprob"])
     turn_BT = rows_as_turns(tensor(inputs["mask"]))
     num_turns = len(turn_BT)
     reward_BT = centred_teacher_reward(
-        teacher_BT, turn_BT, num_turns, per_turn=inputs["normalize_mode"] == "per_seq"
+        teacher_BT, turn_BT, num_turns, per_turn=IS_PER_TURN[inputs["normalize_mode"]]
     )
     alignment_S = turn_means(teacher_BT, turn_BT, num_turns)
-    if inputs["level"] == "L1":
+    if level == "L1":
         gate_BT = token_gate(teacher_BT, tensor(inputs["ref_logprob"]), turn_BT, tau=inputs["tau"])
-    elif inputs["level"] in ("L2", "L3"):
-        by_task = inputs["level"] == "L2"
+    elif level in ("L2", "L3"):
+        by_task = level == "L2"
         useful_S = usefulness(
             alignment_S,
             tensor(inputs["token_level_rewards"]).sum(1)
@@ -231,7 +247,7 @@ def test_adrs(case: GoldenCase) -> None:
         gate_BT = spread_turns(gate_S, turn_BT)
     else:  # the reference reports an unused gate of one half here
         gate_BT = 0.5 * (turn_BT >= 0)
-    ungated = inputs["level"] == "none"
+    ungated = level == "none"
     shaped_BT = shaping_reward(reward_BT, None if ungated else gate_BT, eta=inputs["eta"])
     case.check(shaped_BT, case.outputs["shaping_reward"], "shaping_reward")
     case.check(gate_BT, case.outputs["gate"], "gate")
