@@ -39,7 +39,8 @@ class TeacherGap(ConnectorV2):
     change of an advantage, is 0, and rows whose advantage is 0 (with `every_row`, for methods that
     act without one, only the former). `score_all` scores them too, for diagnostics. Rows without
     hindsight whose teacher is the policy itself (a live one, or a snapshot that was just taken)
-    count as scored with the gap 0 that they have; the teacher does not forward them.
+    count as scored with the gap 0 that they have; the teacher does not forward them. With
+    `every_row` it does, as there the teacher's log-probs themselves are what is used.
     """
 
     def __init__(
@@ -106,10 +107,11 @@ class TeacherGap(ConnectorV2):
         return (has_advantage_B | self.every_row) & can_change
 
     def _rows_with_gap(self, columns: Columns, hindsights: list[Hindsight]) -> Tensor:
-        """Bool [B]: rows in which teacher and policy can differ."""
+        """Bool [B]: rows in which teacher and policy can differ, or that need the teacher's own."""
         is_snapshot_new = (update_number(columns) - 1) % self.refresh_interval == 0
         is_policy = self.teacher == "live" or is_snapshot_new
-        return torch.tensor([not is_policy or bool(h.ids) for h in hindsights], dtype=torch.bool)
+        is_certain = self.every_row or not is_policy
+        return torch.tensor([is_certain or bool(h.ids) for h in hindsights], dtype=torch.bool)
 
     def _teacher_log_probs(
         self,
