@@ -13,6 +13,7 @@ from stepopsd_rllib.rollout.group_sampling import RolloutError
 from stepopsd_rllib.rollout.weight_sync import WeightSyncError
 from tests.agents import largest_difference, random_groups, small_config
 from tests.houses import FAULTY_ENV
+from tests.pipelines import SKILLS, config_of, recorded_groups
 
 pytestmark = pytest.mark.e2e
 
@@ -64,6 +65,23 @@ def test_the_update_does_not_depend_on_the_number_of_learners(build, context):
         update(algo, groups)
         weights = learner_weights(algo)
         assert largest_difference(start, weights[0]) > 1e-4
+        assert all(largest_difference(weights[0], other) == 0.0 for other in weights)
+        after.append(weights[0])
+    assert largest_difference(*after) < 1e-5
+
+
+def test_a_distillation_loss_does_not_depend_on_the_number_of_learners(build):
+    """Learners of unequal shares; one of them has a group without a success only."""
+    groups = recorded_groups("window", version=0)
+    groups.append(groups[0][:2])
+    after = []
+    for learners in (0, 2):
+        config = config_of(
+            "SDAR", context="window", distillation_coeff=1.0, adam_eps=1e-6, **SKILLS
+        )
+        algo = build(config.learners(num_learners=learners, num_cpus_per_learner=0.5))
+        update(algo, groups)
+        weights = learner_weights(algo)
         assert all(largest_difference(weights[0], other) == 0.0 for other in weights)
         after.append(weights[0])
     assert largest_difference(*after) < 1e-5

@@ -298,6 +298,33 @@ def test_belief_moves_add_up_and_a_single_turn_is_unchanged(batch, gamma):
             assert float(multiplier_S[turns[0]]) == 1.0
 
 
+@given(turn_batches(), agentopsd_settings)
+def test_the_order_of_tokens_in_a_turn_means_nothing_to_turn_credit(batch, settings):
+    turned_BT = batch.gap_BT.clone()
+    for turn in range(batch.num_turns):
+        turned_BT[batch.turn_BT == turn] = batch.gap_BT[batch.turn_BT == turn].flip(0)
+    one_BT, other_BT = (
+        agentopsd_turn_advantages(
+            batch.advantages_BT, gap_BT, batch.turn_BT, batch.prior_S, batch.episode_S, **settings
+        )
+        for gap_BT in (batch.gap_BT, turned_BT)
+    )
+    torch.testing.assert_close(one_BT, other_BT)
+
+
+@given(turn_batches(), agentopsd_settings)
+def test_the_only_turn_of_an_episode_keeps_its_advantage(batch, settings):
+    shaped_BT = agentopsd_turn_advantages(
+        batch.advantages_BT,
+        batch.gap_BT,
+        batch.turn_BT,
+        batch.prior_S,
+        torch.arange(batch.num_turns),
+        **settings,
+    )
+    assert torch.equal(shaped_BT, batch.advantages_BT)
+
+
 @given(turn_batches(), st.floats(-1, 1))
 def test_a_constant_added_to_every_move_changes_nothing(batch, constant):
     moves_S = batch.reward_S
@@ -416,6 +443,20 @@ def test_lone_anchors_add_nothing_and_weight_zero_is_grpo(batch):
             )
         ]
         assert added == pytest.approx([2.0 * float(step_S[turn])] * len(added))
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.7, 10.0, -0.1]), min_size=1, max_size=5),
+    st.integers(2, 5),
+    st.booleans(),
+)
+def test_identical_episodes_have_no_step_advantage(rewards, num_episodes, scale):
+    length = len(rewards)
+    episode_S = torch.arange(num_episodes).repeat_interleave(length)
+    returns_S = discounted_returns(torch.tensor(rewards * num_episodes), episode_S, gamma=0.95)
+    anchors = [f"state {k}" for k in range(length)] * num_episodes
+    anchor_S = anchor_groups(anchors, torch.zeros_like(episode_S))
+    assert not bool(anchor_advantages(returns_S, anchor_S, scale=scale).any())
 
 
 def test_equal_inexact_returns_carry_no_signal():
