@@ -57,6 +57,25 @@ class BranchedSequence:
     branches: tuple[tuple[int, ScoredSequence], ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopTokens:
+    """What the scoring model would rather have sampled; flat outputs, written at the targets.
+
+    Attributes:
+        log_probs: float32 [P, K], of the K most likely tokens, under the whole distribution.
+        ids: int64 [P, K].
+    """
+
+    log_probs: Tensor
+    ids: Tensor
+
+    @classmethod
+    def empty(cls, num_tokens: int, count: int) -> TopTokens:
+        """Outputs of zeros for so many targets, of `count` tokens each."""
+        shape = (num_tokens, count)
+        return cls(log_probs=torch.zeros(shape), ids=torch.zeros(shape, dtype=torch.int64))
+
+
 def score_sequences(
     module: CausalLMModule,
     model: PreTrainedModel,
@@ -98,11 +117,13 @@ def score_branches(
     log_probs: Tensor,
     *,
     max_tokens: int,
+    top: TopTokens | None = None,
 ) -> int:
     """Writes the log-probs of the branches' target tokens into `log_probs`; see `score_sequences`.
 
     Every history is forwarded once, whatever the number of its branches. A batch holds histories of
-    at most `max_tokens` padded tokens; its branches follow in rounds of at most as many.
+    at most `max_tokens` padded tokens; its branches follow in rounds of at most as many. The most
+    likely tokens go into `top`, where it is given.
 
     Returns:
         Number of tokens forwarded, without padding.
@@ -117,7 +138,7 @@ def score_branches(
         num_forwarded += int(lengths[part].sum())
         round_tokens = min(max_tokens // len(batch), max(length, SHORTEST_ROUND_TOKENS))
         for round_ in _rounds([s.branches for s in batch], round_tokens):
-            num_forwarded += _score_round(module, model, cache, length, round_, log_probs)
+            num_forwarded += _score_round(module, model, cache, length, round_, log_probs, top)
     return num_forwarded
 
 
@@ -158,6 +179,7 @@ def _score_round(
     length: int,
     round_: Round,
     log_probs: Tensor,
+    top: TopTokens | None,
 ) -> int:
     """Forwards one round of branches on the cached histories."""
     device = next(model.parameters()).device
@@ -183,10 +205,15 @@ def _score_round(
         ).last_hidden_state
     # The first token of a branch would be predicted by its history; it is context by contract.
     scored_BQ = (target_BQ != NOT_SCORED) & (offset_BQ > 0)
-    scores_N = module.head_scores(
-        model, hidden_BQH[:, :-1][scored_BQ[:, 1:].to(device)], ids_BQ[scored_BQ].to(device)
-    )
-    log_probs[target_BQ[scored_BQ]] = scores_N.cpu()
+    hidden_NH = hidden_BQH[:, :-1][scored_BQ[:, 1:].to(device)]
+    target_N = target_BQ[scored_BQ]
+    scores_N = module.head_scores(model, hidden_NH, ids_BQ[scored_BQ].to(device))
+    log_probs[target_N] = scores_N.cpu()
+    if top is not None:
+        top_log_probs_NK, top_ids_NK = module.head_top_tokens(
+            model, hidden_NH, count=top.ids.shape[1]
+        )
+        top.log_probs[target_N], top.ids[target_N] = top_log_probs_NK.cpu(), top_ids_NK.cpu()
     cache.crop(-ids_BQ.shape[1])
     return int((index_BQ >= 0).sum())
 

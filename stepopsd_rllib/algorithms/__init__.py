@@ -15,6 +15,7 @@ from stepopsd_rllib.algorithms.sdar import SDAR, SDARConfig
 from stepopsd_rllib.algorithms.skill_grpo import SkillGRPO, SkillGRPOConfig
 from stepopsd_rllib.algorithms.skill_sd import SkillSD, SkillSDConfig
 from stepopsd_rllib.algorithms.stepopsd import StepOPSD, StepOPSDConfig
+from stepopsd_rllib.algorithms.ucob import UCOB, UCOBConfig
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.__name__: algorithm
@@ -30,6 +31,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         GiGPO,
         GRSD,
         ADRS,
+        UCOB,
     )
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "OPID",
     "RLSD",
     "SDAR",
+    "UCOB",
     "ADRSConfig",
     "AgentOPSD",
     "AgentOPSDConfig",
@@ -57,4 +60,5 @@ __all__ = [
     "SkillSDConfig",
     "StepOPSD",
     "StepOPSDConfig",
+    "UCOBConfig",
 ]

@@ -325,7 +325,8 @@ class AgentAlgorithm(Algorithm):
         preamble = self.config.rollout_settings(explore=True).preamble
         text = self._env.first_message(observation, info)
         if preamble is not None:
-            text = preamble(info, observation) + text
+            request = EpisodeRequest(task_id=task, group=0, rollout=0, seed=0)
+            text = preamble(request, info, observation) + text
         message = {"role": "user", "content": text}
         length = len(self.config.chat_format().first_prompt([*system, message]))
         if length >= self.config.max_context_tokens:

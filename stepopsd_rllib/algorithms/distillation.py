@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import torch
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
@@ -100,8 +99,11 @@ class DistillationLearner(GRPOLearner):
 
     @override(GRPOLearner)
     def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
-        """All rows, as the distillation loss has a gradient where GRPO is silent."""
+        """Rows that were scored too: the distillation loss has a gradient where GRPO is silent."""
+        rows = super().rows_with_gradient(columns)
         config: Any = self.config
-        if config.distillation_coeff > 0:
-            return torch.arange(len(columns["lengths"]))
-        return super().rows_with_gradient(columns)
+        if config.distillation_coeff == 0:
+            return rows
+        has_gradient_B = columns["is_scored"].any(dim=1).cpu()
+        has_gradient_B[rows] = True
+        return has_gradient_B.nonzero()[:, 0]

@@ -26,7 +26,7 @@ from stepopsd_rllib.hindsight.skill_retrieval import (
     SkillChoice,
     SkillRetrieval,
 )
-from stepopsd_rllib.rollout.turn_loop import RolloutSettings
+from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
 
 
 class SkillGRPOConfig(GRPOConfig):
@@ -85,15 +85,25 @@ class SkillGRPOConfig(GRPOConfig):
             env=str(self.env),
         )
 
-        def preamble(info: Mapping[str, Any], observation: str) -> str:
-            text = choice.text(
-                task_id=info["task_id"],
-                task_type=info["task_type"],
-                first_observation=observation,
-            )
-            return f"{text}\n\n"
+        def preamble(request: EpisodeRequest, info: Mapping[str, Any], observation: str) -> str:
+            del request
+            return skill_preamble(choice, info, observation)
 
         return dataclasses.replace(settings, preamble=preamble)
+
+
+def skill_preamble(choice: SkillChoice, info: Mapping[str, Any], observation: str) -> str:
+    """The skills of a task as they stand in front of its prompts; "" where there are none.
+
+    Args:
+        choice: Library and retrieval.
+        info: Of the environment's reset.
+        observation: Of the environment's reset.
+    """
+    text = choice.text(
+        task_id=info["task_id"], task_type=info["task_type"], first_observation=observation
+    )
+    return f"{text}\n\n" if text.strip() else ""
 
 
 _RANGES: list[KeyCheck] = [

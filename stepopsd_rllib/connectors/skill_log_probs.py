@@ -80,11 +80,10 @@ class SkillLogProbs(ConnectorV2):
         num_forwarded = 0
         for kind, sequences in plain.items():
             scores = torch.zeros(columns["input_ids"].numel())
-            limit = {"max_tokens": self.max_tokens}
-            model = module.language_model
-            num_forwarded += score_sequences(module, model, sequences, scores, **limit)
+            limit, model = self.max_tokens, module.language_model
+            num_forwarded += score_sequences(module, model, sequences, scores, max_tokens=limit)
             if kind == "step":
-                num_forwarded += score_branches(module, model, branched, scores, **limit)
+                num_forwarded += score_branches(module, model, branched, scores, max_tokens=limit)
             columns[f"{kind}_skill_log_probs"] = scores.view_as(columns["behaviour_log_probs"])
             targets = [s.target for s in sequences]
             if kind == "step":

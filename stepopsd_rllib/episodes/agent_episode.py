@@ -19,7 +19,17 @@ ContextPolicy = Literal["append", "window"]
 
 _TOKEN_COLUMNS = ("prompt_ids", "response_ids", "behaviour_log_probs")
 _TURN_FIELDS = ("action", "is_action_valid", "finish_reason", "weights_version", "anchor")
-_EPISODE_FIELDS = ("task_id", "task_type", "group", "rollout", "seed", "context", "won", "golden")
+_EPISODE_FIELDS = (
+    "task_id",
+    "task_type",
+    "group",
+    "rollout",
+    "seed",
+    "context",
+    "won",
+    "golden",
+    "preamble",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +49,8 @@ class AgentEpisode:
         turns: The turns, in order.
         final_observation: Environment text after the last response.
         golden: Text of a golden rollout of the task, where the environment has one.
+        preamble: Text that stood in front of the environment's own in the prompts, such as skills;
+            "" for none.
         error: What went wrong, for an episode whose status is an error.
     """
 
@@ -53,6 +65,7 @@ class AgentEpisode:
     turns: tuple[Turn, ...]
     final_observation: str = ""
     golden: str = ""
+    preamble: str = ""
     error: str = ""
 
     @property

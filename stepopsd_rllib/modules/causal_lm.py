@@ -14,13 +14,11 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from stepopsd_rllib.modules.output_head import head_log_probs, head_top_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# Bytes of float32 logits held at once; 256 MiB are 440 positions of a vocabulary of 152,000.
-LOGIT_CHUNK_BYTES = 1 << 28
 
 
 class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
@@ -61,20 +59,33 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         """Log-probs (with gradient) and entropies of the response tokens.
 
         Args:
-            batch: `input_ids` int64 [B, T] and `response_mask` bool [B, T].
+            batch: `input_ids` int64 [B, T] and `response_mask` bool [B, T]. Where there is a
+                `candidate_ids` int64 [P, K], tokens of interest beside the sampled one at each of
+                the P positions of the mask in row order, their log-probs are computed too.
             kwargs: Ignored (RLlib passes more).
 
         Returns:
-            `policy_log_probs` and `entropy`, float32 [B, T], 0 outside the response mask.
+            `policy_log_probs` and `entropy`, float32 [B, T], 0 outside the response mask; and,
+            with gradient, `candidate_log_probs`, float32 [P, K], if there are candidates.
         """
         del kwargs
-        log_probs_BT, entropy_BT = self.score(
-            self.language_model,
-            batch["input_ids"],
-            batch["response_mask"],
+        mask_BT = batch["response_mask"]
+        hidden_PH, targets_P = self._hidden_states(self.language_model, batch["input_ids"], mask_BT)
+        log_probs_P, entropy_P, candidates_PK = head_log_probs(
+            self.language_model.get_output_embeddings(),
+            hidden_PH,
+            targets_P,
+            temperature=self.temperature,
             entropy=self.entropy_mode,
+            candidates_NK=batch.get("candidate_ids"),
         )
-        return {"policy_log_probs": log_probs_BT, "entropy": entropy_BT}
+        fwd_out = {
+            "policy_log_probs": _scatter(log_probs_P, mask_BT),
+            "entropy": _scatter(entropy_P, mask_BT),
+        }
+        if candidates_PK is not None:
+            fwd_out["candidate_log_probs"] = candidates_PK
+        return fwd_out
 
     def score(
         self,
@@ -95,23 +106,28 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         Returns:
             Two float32 [B, T], 0 outside the mask, nats.
         """
-        with self.autocast():
-            hidden_BTH = model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-        hidden_NH = hidden_BTH[:, :-1][mask_BT[:, 1:]]
-        targets_N = input_ids_BT[:, 1:][mask_BT[:, 1:]]
-        log_probs_N, entropy_N = head_log_probs(
+        hidden_PH, targets_P = self._hidden_states(model, input_ids_BT, mask_BT)
+        log_probs_P, entropy_P, _ = head_log_probs(
             model.get_output_embeddings(),
-            hidden_NH,
-            targets_N,
+            hidden_PH,
+            targets_P,
             temperature=self.temperature,
             entropy=entropy,
         )
-        return _scatter(log_probs_N, mask_BT), _scatter(entropy_N, mask_BT)
+        return _scatter(log_probs_P, mask_BT), _scatter(entropy_P, mask_BT)
+
+    def _hidden_states(
+        self, model: PreTrainedModel, input_ids_BT: Tensor, mask_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states [P, H] that predict the masked tokens, and these tokens, int64 [P]."""
+        with self.autocast():
+            hidden_BTH = model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        return hidden_BTH[:, :-1][mask_BT[:, 1:]], input_ids_BT[:, 1:][mask_BT[:, 1:]]
 
     def head_scores(self, model: PreTrainedModel, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
         """Log-probs of targets given their hidden states, float32 [N], without gradient."""
         with torch.no_grad():
-            log_probs_N, _ = head_log_probs(
+            log_probs_N, _, _ = head_log_probs(
                 model.get_output_embeddings(),
                 hidden_NH,
                 targets_N,
@@ -119,6 +135,27 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                 entropy="none",
             )
         return log_probs_N
+
+    def head_top_tokens(
+        self, model: PreTrainedModel, hidden_NH: Tensor, *, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """The most likely tokens given hidden states, without gradient.
+
+        Args:
+            model: One of this module's models.
+            hidden_NH: Its hidden states, [N, H].
+            count: K, at most the vocabulary.
+
+        Returns:
+            Their log-probs, float32 [N, K], and their ids, int64 [N, K], most likely first.
+        """
+        with torch.no_grad():
+            return head_top_tokens(
+                model.get_output_embeddings(),
+                hidden_NH,
+                temperature=self.temperature,
+                count=count,
+            )
 
     def autocast(self) -> torch.autocast:
         """The precision in which this module's models run."""
@@ -191,70 +228,6 @@ def load_causal_lm(model_path: str, *, random_weights: bool = False) -> PreTrain
             module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]
     _check_head(model, model_path)
     return model
-
-
-def head_log_probs(
-    head: Any, hidden_NH: Tensor, targets_N: Tensor, *, temperature: float, entropy: str
-) -> tuple[Tensor, Tensor]:
-    """Log p(target) and entropy at each position, in chunks that bound the memory of the logits.
-
-    Args:
-        head: Output embedding, [H] -> [V].
-        hidden_NH: Hidden states that predict the targets, [N, H].
-        targets_N: int64 [N].
-        temperature: Divides the logits.
-        entropy: "none" (zeros), "value" (detached) or "gradient".
-
-    Returns:
-        Log-probs float32 [N] and entropies float32 [N], nats.
-    """
-    vocabulary = head.weight.shape[0]
-    chunk = max(1, LOGIT_CHUNK_BYTES // (4 * vocabulary))
-    if len(targets_N) <= chunk:
-        return _chunk_log_probs(
-            head.weight, getattr(head, "bias", None), hidden_NH, targets_N, temperature, entropy
-        )
-    parts = [
-        checkpoint(
-            _chunk_log_probs,
-            head.weight,
-            getattr(head, "bias", None),
-            hidden_NH[i : i + chunk],
-            targets_N[i : i + chunk],
-            temperature,
-            entropy,
-            use_reentrant=False,
-        )
-        for i in range(0, len(targets_N), chunk)
-    ]
-    log_probs, entropies = zip(*parts, strict=True)
-    return torch.cat(log_probs), torch.cat(entropies)
-
-
-def _chunk_log_probs(
-    weight: Tensor,
-    bias: Tensor | None,
-    hidden_NH: Tensor,
-    targets_N: Tensor,
-    temperature: float,
-    entropy: str,
-) -> tuple[Tensor, Tensor]:
-    logits_NV = nn.functional.linear(hidden_NH, weight.to(hidden_NH.dtype), bias).float()
-    if temperature != 1.0:
-        logits_NV = logits_NV / temperature
-    log_z_N = logits_NV.logsumexp(dim=-1)
-    log_probs_N = logits_NV.gather(-1, targets_N[:, None])[:, 0] - log_z_N
-    if entropy == "none":
-        return log_probs_N, torch.zeros_like(log_probs_N)
-    with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
-        source_NV, source_log_z_N = (
-            (logits_NV, log_z_N)
-            if entropy == "gradient"
-            else (logits_NV.detach(), log_z_N.detach())
-        )
-        p_NV = (source_NV - source_log_z_N[:, None]).exp()
-        entropy_N = source_log_z_N - (p_NV * source_NV).sum(-1)
-    return log_probs_N, entropy_N
 
 
 def _scatter(values_N: Tensor, mask_BT: Tensor) -> Tensor:

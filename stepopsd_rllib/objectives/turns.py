@@ -31,6 +31,26 @@ def turn_ids(turn_index_BT: Tensor, episode_B: Tensor) -> tuple[Tensor, Tensor]:
     return turn_BT, keys_S.div(stride, rounding_mode="floor")
 
 
+def turn_spans(turn_BT: Tensor, num_turns: int) -> tuple[Tensor, Tensor]:
+    """Where the tokens of each turn stand.
+
+    Args:
+        turn_BT: int64 [B, T], turn of each token, -1 elsewhere; the tokens of a turn are neighbours
+            in one row.
+        num_turns: S, all of which have tokens.
+
+    Returns:
+        Position of each turn's first token in the flattened [B, T], int64 [S], and its number of
+        tokens, int64 [S].
+    """
+    position_P = (turn_BT.flatten() >= 0).nonzero()[:, 0]
+    turn_P = turn_BT.flatten()[position_P]
+    first_S = turn_P.new_full((num_turns,), turn_BT.numel()).scatter_reduce(
+        0, turn_P, position_P, "amin"
+    )
+    return first_S, turn_P.bincount(minlength=num_turns)
+
+
 def turn_sums(values_BT: Tensor, turn_BT: Tensor, num_turns: int) -> Tensor:
     """Sum of a token quantity over each turn.
 

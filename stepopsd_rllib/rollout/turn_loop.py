@@ -44,8 +44,8 @@ class RolloutSettings:
         max_context_tokens: Longest prompt plus response.
         temperature: Of the sampling distribution; 0 is greedy.
         top_p: Nucleus mass.
-        preamble: Text in front of an episode's first message, and of every rebuilt one, from info
-            and observation of the reset; None for none.
+        preamble: Text in front of an episode's first message, and of every rebuilt one, from the
+            request and from info and observation of the reset; None for none.
     """
 
     context: ContextPolicy
@@ -54,7 +54,7 @@ class RolloutSettings:
     max_context_tokens: int
     temperature: float
     top_p: float
-    preamble: Callable[[Mapping[str, Any], str], str] | None = None
+    preamble: Callable[[EpisodeRequest, Mapping[str, Any], str], str] | None = None
 
 
 @dataclass(slots=True)
@@ -246,7 +246,7 @@ class TurnLoop:
         env, chat = state.env, self._chat
         if state.sampled is None:
             if settings.preamble is not None:
-                state.preamble = settings.preamble(reply.info, reply.observation)
+                state.preamble = settings.preamble(state.request, reply.info, reply.observation)
             message = env.first_message(reply.observation, reply.info)
             state.prompt_ids = chat.first_prompt(_messages(env, state.preamble + message))
             state.context_ids = list(state.prompt_ids)
@@ -305,6 +305,7 @@ class TurnLoop:
             turns=tuple(state.turns),
             final_observation=reply.observation,
             golden=state.golden,
+            preamble=state.preamble,
             error=error,
         )
 

@@ -18,6 +18,7 @@ def test_an_episode_survives_rllib_and_pickle(context, turns):
     rng = np.random.default_rng(turns)
     episode = random_episode(rng, group=7, rollout=2, turns=turns, won=True, context=context)
     episode = dataclasses.replace(episode, golden="a way", error="é", final_observation="end")
+    episode = dataclasses.replace(episode, preamble="- Look first.\n\n")
     back = from_rllib(pickle.loads(pickle.dumps(to_rllib(episode))))
     assert same_records(back, episode)
     changed = dataclasses.replace(back, seed=back.seed + 1)

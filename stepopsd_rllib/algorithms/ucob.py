@@ -1,0 +1,312 @@
+"""UCOB: rollouts with and without skills teach each other where they meet (arXiv:2606.29502).
+
+The base is GiGPO. In each group some rollouts have the skills of a library in their prompts (the
+informed branch), the others do not (the plain one); both are trained, and compared as one group. In
+a state (anchor) of the task that both branches visited, with Ḡ the mean discounted return over a
+branch's visits and d = |Ḡ_informed − Ḡ_plain|, the branch that fared better teaches every visit of
+the other, in either direction:
+
+    w = min(max(d / return_gap_scale, 0), max_branch_weight)  where d > min_return_gap, else 0
+    g = σ(gate_beta · (lp_T − sg(lp)))
+    ℓ = w · g · Σ_v p_T(v) · (ln p_T(v) − ln p(v))
+    L = L_GiGPO + distillation_coeff · aggregate(ℓ)
+
+v runs over the teacher's `teacher_top_tokens` most likely tokens, over which both distributions are
+renormalised. The teacher is the policy before the update, detached. It reads the context of the
+better branch in that state (of its visit with the highest return) and then the student's own
+response; the student reads its own context. The functions are in `stepopsd_rllib.objectives.ucob`.
+
+Evaluation prompts have no skills (`eval_skills=True` puts them there).
+
+Departures, and the key that restores each:
+
+- the paper's skills are written by the policy, chosen by their utility and trained with reflection
+  rewards; here they come from a fixed library, and nothing of that is part of this file;
+- the thresholds of d are the authors' numbers, in the unit of the return. The authors'
+  environments pay 10 for a success, so that almost every difference gets the largest weight:
+  `env_config.reward_scale: 10`;
+- with a growing chat (`context="append"`) the teacher reads the better branch's whole chat up to
+  the state; the authors rebuild every prompt: `context="window"`.
+
+As in GiGPO a state is known by its text alone: all refusals with one wording are one state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from stepopsd_rllib.algorithms.distillation import DistillationLearner
+from stepopsd_rllib.algorithms.gigpo import GiGPOConfig
+from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.algorithms.skill_grpo import skill_preamble
+from stepopsd_rllib.algorithms.skill_teacher import PACKAGED, skill_library
+from stepopsd_rllib.connectors.branch_teacher import TAUGHT_COLUMNS, BranchTeacher
+from stepopsd_rllib.hindsight.skill_retrieval import (
+    SKILL_RETRIEVALS,
+    SkillChoice,
+    SkillRetrieval,
+)
+from stepopsd_rllib.objectives.sdar import gap_gate
+from stepopsd_rllib.objectives.ucob import (
+    LARGEST_WEIGHT,
+    RETURN_GAP_SCALE,
+    SMALLEST_RETURN_GAP,
+    top_k_log_probs,
+    ucob_token_loss,
+)
+from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
+
+
+class UCOBConfig(GiGPOConfig):
+    """Configuration of UCOB; defaults follow the paper."""
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class or UCOB)
+        self.distillation_coeff = 0.1
+        self.informed_share = 0.5
+        self.min_return_gap = SMALLEST_RETURN_GAP
+        self.return_gap_scale = RETURN_GAP_SCALE
+        self.max_branch_weight = LARGEST_WEIGHT
+        self.gate_beta = 5.0
+        self.teacher_top_tokens = 32
+        self.renormalize_top_tokens = True
+        self.skills = PACKAGED
+        self.skill_retrieval: SkillRetrieval = "task"
+        self.eval_skills = False
+
+    @override(GiGPOConfig)
+    def training(
+        self,
+        *,
+        distillation_coeff: float = UNSET,
+        informed_share: float = UNSET,
+        min_return_gap: float = UNSET,
+        return_gap_scale: float = UNSET,
+        max_branch_weight: float = UNSET,
+        gate_beta: float = UNSET,
+        teacher_top_tokens: int = UNSET,
+        renormalize_top_tokens: bool = UNSET,
+        skills: str = UNSET,
+        skill_retrieval: str = UNSET,
+        eval_skills: bool = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets branches, skills and distillation loss.
+
+        Args:
+            distillation_coeff: Weight of the distillation loss (0.1). 0 is GiGPO, with skills in
+                the prompts of the informed rollouts.
+            informed_share: Share of a group's rollouts whose prompts have skills (half), rounded to
+                whole rollouts.
+            min_return_gap: d up to which nobody teaches, in the unit of the discounted return
+                (0.05).
+            return_gap_scale: d of weight 1, in the unit of the discounted return (0.2).
+            max_branch_weight: Cap of the weight (2).
+            gate_beta: Sharpness of the gate per nat (5); 0 makes it the constant 1/2.
+            teacher_top_tokens: K, most likely tokens of the teacher that are compared (32).
+            renormalize_top_tokens: Whether both distributions are renormalised over them.
+            skills: "packaged", the library that ships for the environment; the name of a packaged
+                one; or a folder of Markdown files or a JSON bank.
+            skill_retrieval: "task" (by task type or data source), "keyword", "random" or "all".
+            eval_skills: Whether evaluation prompts have skills.
+            kwargs: Keys of GiGPO, GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(GiGPOConfig)
+    def validate(self) -> None:
+        """Checks the keys, that the skills can be read, and that two branches can be compared."""
+        self.require(_RANGES)
+        super().validate()
+        if self.num_informed_rollouts() or self.eval_skills:
+            skill_library(self.skills, str(self.env))
+        if self.distillation_coeff > 0:
+            self._require_branches()
+            self._require_model()
+
+    def num_informed_rollouts(self) -> int:
+        """Rollouts of a group with skills in their prompts: the first ones."""
+        return round(self.informed_share * self.group_size)
+
+    @override(GiGPOConfig)
+    def rollout_settings(self, *, explore: bool) -> RolloutSettings:
+        """Adds the skills to the prompts of the informed branch."""
+        settings = super().rollout_settings(explore=explore)
+        num_informed = self.num_informed_rollouts() if explore else int(self.eval_skills)
+        if num_informed == 0:
+            return settings
+        choice = SkillChoice(
+            skill_library(self.skills, str(self.env)),
+            retrieval=self.skill_retrieval,
+            env=str(self.env),
+        )
+
+        def preamble(request: EpisodeRequest, info: Mapping[str, Any], observation: str) -> str:
+            is_informed = request.rollout < num_informed
+            return skill_preamble(choice, info, observation) if is_informed else ""
+
+        return dataclasses.replace(settings, preamble=preamble)
+
+    @override(GiGPOConfig)
+    def learner_connectors(self) -> list[ConnectorV2]:
+        """GiGPO's pieces, then what the branches teach each other."""
+        pieces = super().learner_connectors()
+        if self.distillation_coeff > 0:
+            pieces.append(
+                BranchTeacher(
+                    num_informed=self.num_informed_rollouts(),
+                    states={
+                        "penalty": self.invalid_action_penalty,
+                        "discount": self.step_discount,
+                        "similarity": self.anchor_similarity,
+                    },
+                    smallest_gap=self.min_return_gap,
+                    gap_scale=self.return_gap_scale,
+                    largest_weight=self.max_branch_weight,
+                    top_tokens=self.teacher_top_tokens,
+                    max_tokens=self.micro_batch_tokens,
+                )
+            )
+        return pieces
+
+    @override(GiGPOConfig)
+    def get_default_learner_class(self) -> type[DistillationLearner]:
+        """The UCOB learner."""
+        return UCOBLearner
+
+    def _require_branches(self) -> None:
+        num_informed = self.num_informed_rollouts()
+        if not 0 < num_informed < self.group_size:
+            self._value_error(
+                f"config.informed_share={self.informed_share!r}: of group_size={self.group_size} "
+                f"rollouts {num_informed} would have skills, so there are no two branches to "
+                "compare. Set informed_share=0.5, or distillation_coeff=0 for GiGPO."
+            )
+
+    def _require_model(self) -> None:
+        """Refuses teacher contexts and token counts beyond what the model has."""
+        path = Path(self.model_path()) / "config.json"
+        model = json.loads(path.read_text(encoding="utf-8"))
+        positions, vocabulary = model.get("max_position_embeddings"), model.get("vocab_size")
+        if positions is not None and self.max_context_tokens + self.max_response_tokens > positions:
+            self._value_error(
+                f"config.max_context_tokens={self.max_context_tokens}: the teacher reads up to so "
+                "many tokens of one branch and then a response of the other, up to "
+                f"{self.max_response_tokens} more, and the model has {positions} positions. Set "
+                f"max_context_tokens to {positions - self.max_response_tokens} or less."
+            )
+        if vocabulary is not None and self.teacher_top_tokens > vocabulary:
+            self._value_error(
+                f"config.teacher_top_tokens={self.teacher_top_tokens}: the model has {vocabulary} "
+                "tokens. The paper takes 32."
+            )
+
+
+_RANGES: list[KeyCheck] = [
+    ("distillation_coeff", lambda v: is_number(v, 0), "a number, at least 0"),
+    ("informed_share", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
+    ("min_return_gap", lambda v: is_number(v, 0), "a number, at least 0"),
+    ("return_gap_scale", lambda v: is_number(v, 0) and v > 0, "a number above 0"),
+    ("max_branch_weight", lambda v: is_number(v, 0) and v > 0, "a number above 0"),
+    ("gate_beta", lambda v: is_number(v, 0), "a number, at least 0"),
+    ("teacher_top_tokens", lambda v: is_int(v, 2), "a whole number of tokens, at least 2"),
+    ("renormalize_top_tokens", lambda v: isinstance(v, bool), "true or false"),
+    ("skills", lambda v: isinstance(v, str) and v != "", "'packaged', a name, or a path"),
+    (
+        "skill_retrieval",
+        lambda v: v in SKILL_RETRIEVALS,
+        f"one of {', '.join(SKILL_RETRIEVALS)}",
+    ),
+    ("eval_skills", lambda v: isinstance(v, bool), "true or false"),
+]
+
+
+class UCOBLearner(DistillationLearner):
+    """GiGPO's loss plus what the branches teach each other."""
+
+    @override(DistillationLearner)
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], Any]:
+        """Keeps the columns over taught tokens apart: the others have one entry a row."""
+        columns = dict(batch[DEFAULT_MODULE_ID])
+        self._taught = {name: columns.pop(name) for name in TAUGHT_COLUMNS if name in columns}
+        return super()._update({DEFAULT_MODULE_ID: columns}, **kwargs)
+
+    @override(DistillationLearner)
+    def _micro_batches(
+        self, columns: dict[str, Tensor], rows: Tensor, *, is_on_policy: bool
+    ) -> Iterator[dict[str, Any]]:
+        """Adds what the rows are taught, and the teacher's top tokens as candidates to score."""
+        for micro_batch in super()._micro_batches(columns, rows, is_on_policy=is_on_policy):
+            if self._taught:
+                token_N = micro_batch["taught_token"][micro_batch["response_mask"]]
+                is_taught_N = token_N >= 0
+                taught = {
+                    name: column[token_N[is_taught_N].to(column.device)].to(self._device)
+                    for name, column in self._taught.items()
+                }
+                ids_PK = taught["taught_top_ids"]
+                candidates_NK = ids_PK.new_zeros(len(token_N), ids_PK.shape[1])
+                candidates_NK[is_taught_N] = ids_PK
+                micro_batch |= taught | {"candidate_ids": candidates_NK}
+            yield micro_batch
+
+    @override(DistillationLearner)
+    def token_loss(
+        self,
+        config: UCOBConfig,
+        batch: dict[str, Any],
+        fwd_out: dict[str, Tensor],
+        is_scored_BT: Tensor,
+    ) -> Tensor:
+        """The weighted and gated forward KL of every taught token; logs gate and KL."""
+        policy_BT, teacher_BT = fwd_out["policy_log_probs"], batch["teacher_log_probs"]
+        gate_BT = gap_gate(policy_BT, teacher_BT, beta=config.gate_beta)
+        self.sums.add_mean("gate_mean", gate_BT, is_scored_BT)
+        is_taught_N = is_scored_BT[batch["response_mask"]]
+
+        def distribution(log_probs_PK: Tensor) -> Tensor:
+            """[P, 1, K]: every taught token as a row of one position; log-probs as logits."""
+            log_z_P1 = log_probs_PK.new_zeros(len(log_probs_PK), 1)
+            return top_k_log_probs(
+                log_probs_PK[:, None], log_z_P1, renormalize=config.renormalize_top_tokens
+            )
+
+        student_P1K = distribution(fwd_out["candidate_log_probs"][is_taught_N])
+        teacher_P1K = distribution(batch["taught_top_log_probs"])
+        weight_P, mask_P1 = batch["taught_weights"], torch.ones_like(teacher_P1K[..., 0])
+        loss_P1 = ucob_token_loss(
+            student_P1K, teacher_P1K, weight_P, gate_BT[is_scored_BT][:, None], mask_P1
+        )
+        kl_P1 = ucob_token_loss(
+            student_P1K.detach(), teacher_P1K, torch.ones_like(weight_P), None, mask_P1
+        )
+        self.sums.add_mean("top_token_kl_mean", kl_P1, mask_P1.bool())
+        return torch.zeros_like(policy_BT).masked_scatter(is_scored_BT, loss_P1)
+
+
+class UCOB(GRPO):
+    """UCOB as an RLlib algorithm."""
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> UCOBConfig:
+        """The default config."""
+        return UCOBConfig()

@@ -1,0 +1,202 @@
+"""What one branch of a group teaches the other in the states that both visited (UCOB)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from torch import Tensor
+
+from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.turn_states import TurnStates, turn_states
+from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.objectives.turns import spread_turns, turn_spans
+from stepopsd_rllib.objectives.ucob import BranchTeachers, branch_teachers, branch_weights
+from stepopsd_rllib.rescoring import (
+    NOT_SCORED,
+    BranchedSequence,
+    ScoredSequence,
+    TopTokens,
+    score_branches,
+)
+
+Columns = dict[str, Tensor]
+
+TAUGHT_COLUMNS = ("taught_weights", "taught_top_log_probs", "taught_top_ids")
+"""Columns over the taught tokens alone; `taught_token` says which of them a token is."""
+
+
+class BranchTeacher(ConnectorV2):
+    """Scores the student's responses after the teacher's context of the same state.
+
+    Episodes with a preamble are the informed branch. The old policy reads the teacher's history up
+    to and including its prompt of the state (with a growing chat all of its chat before, with
+    rebuilt prompts that prompt alone), then the student's response. Writes, over token rows,
+
+        taught_token         int64 [B, T], number of each taught token, -1 elsewhere
+        is_scored            bool [B, T], whether it is one
+        teacher_log_probs    float32 [B, T], of the sampled token under the teacher
+
+    and over the P taught tokens alone, so that nothing is as large as [B, T, K],
+
+        taught_weights        float32 [P]
+        taught_top_log_probs  float32 [P, K], of the teacher's K most likely tokens
+        taught_top_ids        int64 [P, K]
+    """
+
+    def __init__(
+        self,
+        *,
+        num_informed: int,
+        states: Mapping[str, Any],
+        smallest_gap: float,
+        gap_scale: float,
+        largest_weight: float,
+        top_tokens: int,
+        max_tokens: int,
+        **kwargs: Any,
+    ):
+        """Keeps the settings.
+
+        Args:
+            num_informed: Rollouts of a group that are meant to have a preamble.
+            states: `penalty`, `discount` and `similarity` of `turn_states`.
+            smallest_gap: Of `branch_weights`, as the next two.
+            gap_scale: Gap of weight 1.
+            largest_weight: Cap of the weight.
+            top_tokens: K, most likely tokens of the teacher to keep.
+            max_tokens: Padded tokens of one forward pass.
+            kwargs: RLlib's.
+        """
+        super().__init__(**kwargs)
+        self.num_informed = num_informed
+        self.states = states
+        self.weighting = {
+            "smallest_gap": smallest_gap,
+            "scale": gap_scale,
+            "largest": largest_weight,
+        }
+        self.top_tokens = top_tokens
+        self.max_tokens = max_tokens
+
+    @override(ConnectorV2)
+    def __call__(
+        self,
+        *,
+        rl_module: Any,
+        batch: dict[str, Any],
+        shared_data: Any = None,
+        metrics: MetricsLogger | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Pairs the branches and scores what is taught."""
+        module = rl_module[DEFAULT_MODULE_ID].unwrapped()
+        columns: Columns = batch[DEFAULT_MODULE_ID]
+        episodes = episodes_of(shared_data)
+        turns = turn_states(columns, episodes, **self.states)
+        is_informed_N = self._informed(episodes)
+        is_informed_S = is_informed_N[turns.episode_S]
+        teachers = branch_teachers(turns.return_S, turns.anchor_S, is_informed_S)
+        weight_S = branch_weights(teachers.gap_S, **self.weighting).float()
+
+        is_taught_BT = spread_turns(weight_S > 0, turns.turn_BT)
+        token_BT = torch.full_like(turns.turn_BT, NOT_SCORED)
+        token_BT[is_taught_BT] = torch.arange(int(is_taught_BT.sum()))
+        log_probs = torch.zeros(int(is_taught_BT.sum()))
+        top = TopTokens.empty(len(log_probs), self.top_tokens)
+        forwarded = score_branches(
+            module,
+            module.language_model,
+            _sequences(columns, turns, teachers, weight_S, token_BT),
+            log_probs,
+            max_tokens=self.max_tokens,
+            top=top,
+        )
+        columns["taught_token"] = token_BT
+        columns["is_scored"] = is_taught_BT
+        columns["teacher_log_probs"] = torch.zeros_like(
+            columns["behaviour_log_probs"]
+        ).masked_scatter(is_taught_BT, log_probs)
+        columns["taught_weights"] = spread_turns(weight_S, turns.turn_BT)[is_taught_BT]
+        columns["taught_top_log_probs"], columns["taught_top_ids"] = top.log_probs, top.ids
+        if metrics is not None:
+            values = _branch_means(episodes, is_informed_N)
+            values |= _diagnostics(teachers, weight_S, is_informed_S)
+            values["teacher_tokens_forwarded"] = forwarded
+            for name, value in values.items():
+                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
+        return batch
+
+    def _informed(self, episodes: list[AgentEpisode]) -> Tensor:
+        """Bool [N]: the informed branch; refuses one whose skills were all blank."""
+        is_informed_N = torch.tensor([bool(e.preamble) for e in episodes], dtype=torch.bool)
+        num_meant = sum(episode.rollout < self.num_informed for episode in episodes)
+        if num_meant and not is_informed_N.any():
+            raise RuntimeError(
+                f"config.skills: not one of the {num_meant} rollouts that are to be informed got a "
+                "skill, so there is nothing to compare. Choose another library or another "
+                "skill_retrieval."
+            )
+        return is_informed_N
+
+
+def _sequences(
+    columns: Columns,
+    turns: TurnStates,
+    teachers: BranchTeachers,
+    weight_S: Tensor,
+    token_BT: Tensor,
+) -> list[BranchedSequence]:
+    """The teachers' rows as histories, and on each the responses that it is to score."""
+    ids_BT, width = columns["input_ids"], columns["input_ids"].shape[1]
+    ids, targets = ids_BT.flatten().numpy(), token_BT.flatten().numpy()
+    first_S, length_S = (x.tolist() for x in turn_spans(turns.turn_BT, len(weight_S)))
+    branches: dict[int, list[tuple[int, ScoredSequence]]] = defaultdict(list)
+    for student in (weight_S > 0).nonzero()[:, 0].tolist():
+        end = first_S[int(teachers.teacher_S[student])]
+        response = slice(first_S[student], first_S[student] + length_S[student])
+        # The first token of a branch is never scored: let it be the last one of the prompt.
+        branch = ScoredSequence(
+            ids=np.concatenate((ids[end - 1 : end], ids[response])),
+            target=np.concatenate(([NOT_SCORED], targets[response])),
+        )
+        branches[end // width].append((end % width - 1, branch))
+    return [
+        BranchedSequence(
+            history=ids_BT[row, : int(columns["lengths"][row])].numpy(),
+            branches=tuple(row_branches),
+        )
+        for row, row_branches in branches.items()
+    ]
+
+
+def _branch_means(episodes: list[AgentEpisode], is_informed_N: Tensor) -> dict[str, float | Tensor]:
+    """How many episodes are informed, and what both branches earn; NaN for an empty branch."""
+    returns_N = torch.tensor([episode.return_ for episode in episodes], dtype=torch.float64)
+    return {
+        "informed_episode_share": is_informed_N.double().mean(),
+        "informed_return_mean": returns_N[is_informed_N].mean(),
+        "plain_return_mean": returns_N[~is_informed_N].mean(),
+    }
+
+
+def _diagnostics(
+    teachers: BranchTeachers, weight_S: Tensor, is_informed_S: Tensor
+) -> dict[str, float | Tensor]:
+    """How much is taught, how strongly, and by whom; the means of nothing are 0."""
+    is_taught_S = weight_S > 0
+    num_taught = is_taught_S.sum().clamp(min=1)
+    return {
+        "paired_turn_share": teachers.is_paired_S.double().mean(),
+        "taught_turn_share": is_taught_S.double().mean(),
+        "taught_by_informed_share": (is_taught_S & ~is_informed_S).sum() / num_taught,
+        "branch_weight_mean": weight_S.sum() / num_taught,
+        "return_gap_mean": (teachers.gap_S * is_taught_S).sum() / num_taught,
+    }

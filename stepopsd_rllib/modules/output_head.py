@@ -1,0 +1,133 @@
+"""The output head: logits in chunks that bound their memory, and what is read off them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# Bytes of float32 logits held at once; 256 MiB are 440 positions of a vocabulary of 152,000.
+LOGIT_CHUNK_BYTES = 1 << 28
+
+
+def head_log_probs(
+    head: Any,
+    hidden_NH: Tensor,
+    targets_N: Tensor,
+    *,
+    temperature: float,
+    entropy: str,
+    candidates_NK: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log p(target) and entropy at each position, in chunks that bound the memory of the logits.
+
+    Args:
+        head: Output embedding, [H] -> [V].
+        hidden_NH: Hidden states that predict the targets, [N, H].
+        targets_N: int64 [N].
+        temperature: Divides the logits.
+        entropy: "none" (zeros), "value" (detached) or "gradient".
+        candidates_NK: Other tokens to score at each position, int64 [N, K].
+
+    Returns:
+        Log-probs float32 [N] and entropies float32 [N], nats; and the log-probs of the candidates,
+        float32 [N, K], None without any.
+    """
+    chunk = _chunk_size(head)
+    if len(targets_N) <= chunk:
+        return _chunk_log_probs(
+            head.weight,
+            getattr(head, "bias", None),
+            hidden_NH,
+            targets_N,
+            candidates_NK,
+            temperature,
+            entropy,
+        )
+    parts = [
+        checkpoint(
+            _chunk_log_probs,
+            head.weight,
+            getattr(head, "bias", None),
+            hidden_NH[i : i + chunk],
+            targets_N[i : i + chunk],
+            None if candidates_NK is None else candidates_NK[i : i + chunk],
+            temperature,
+            entropy,
+            use_reentrant=False,
+        )
+        for i in range(0, len(targets_N), chunk)
+    ]
+    log_probs, entropies, candidates = zip(*parts, strict=True)
+    return (
+        torch.cat(log_probs),
+        torch.cat(entropies),
+        None if candidates_NK is None else torch.cat(candidates),
+    )
+
+
+def head_top_tokens(
+    head: Any, hidden_NH: Tensor, *, temperature: float, count: int
+) -> tuple[Tensor, Tensor]:
+    """The most likely tokens at each position.
+
+    Args:
+        head: Output embedding, [H] -> [V].
+        hidden_NH: Hidden states that predict the next token, [N, H].
+        temperature: Divides the logits.
+        count: K, at most V.
+
+    Returns:
+        Their log-probs under the whole distribution, float32 [N, K], nats, and their ids, int64
+        [N, K], most likely first.
+    """
+    bias = getattr(head, "bias", None)
+    parts = []
+    for chunk_NH in hidden_NH.split(_chunk_size(head)):
+        logits_NV = _chunk_logits(head.weight, bias, chunk_NH, temperature)
+        top = logits_NV.topk(count, dim=-1)
+        parts.append((top.values - logits_NV.logsumexp(dim=-1, keepdim=True), top.indices))
+    log_probs, ids = zip(*parts, strict=True)
+    return torch.cat(log_probs), torch.cat(ids)
+
+
+def _chunk_size(head: Any) -> int:
+    """Positions whose logits are held at once."""
+    return max(1, LOGIT_CHUNK_BYTES // (4 * head.weight.shape[0]))
+
+
+def _chunk_logits(
+    weight: Tensor, bias: Tensor | None, hidden_NH: Tensor, temperature: float
+) -> Tensor:
+    logits_NV = nn.functional.linear(hidden_NH, weight.to(hidden_NH.dtype), bias).float()
+    return logits_NV if temperature == 1.0 else logits_NV / temperature
+
+
+def _chunk_log_probs(
+    weight: Tensor,
+    bias: Tensor | None,
+    hidden_NH: Tensor,
+    targets_N: Tensor,
+    candidates_NK: Tensor | None,
+    temperature: float,
+    entropy: str,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    logits_NV = _chunk_logits(weight, bias, hidden_NH, temperature)
+    log_z_N = logits_NV.logsumexp(dim=-1)
+    log_probs_N = logits_NV.gather(-1, targets_N[:, None])[:, 0] - log_z_N
+    candidate_log_probs_NK = (
+        None if candidates_NK is None else logits_NV.gather(-1, candidates_NK) - log_z_N[:, None]
+    )
+    if entropy == "none":
+        return log_probs_N, torch.zeros_like(log_probs_N), candidate_log_probs_NK
+    with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
+        source_NV, source_log_z_N = (
+            (logits_NV, log_z_N)
+            if entropy == "gradient"
+            else (logits_NV.detach(), log_z_N.detach())
+        )
+        p_NV = (source_NV - source_log_z_N[:, None]).exp()
+        entropy_N = source_log_z_N - (p_NV * source_NV).sum(-1)
+    return log_probs_N, entropy_N, candidate_log_probs_NK
