@@ -29,6 +29,7 @@ DIAGNOSTICS = {
     "opid/{env}_tiny": ("skill_available_share", "skill_share", "step_skill_turn_share"),
     "grsd/{env}_tiny": ("guided_group_share", "lambda"),
     "adrs/{env}_tiny": ("teacher_reward_weight",),
+    "ucob/{env}_tiny": ("distillation_loss", "taught_turn_share", "taught_by_informed_share"),
     "stepopsd/{env}_tiny": ("lambda", "effect_size", "hindsight_share"),
 }
 

@@ -13,7 +13,7 @@ from stepopsd_rllib.objectives import sdar
 from tests.agents import SMALL
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("sdar", "skill_sd", "skill_grpo", "rlsd", "agentopsd", "gigpo", "opid", "grsd", "adrs")
+FOLDERS = ("sdar", "skill_sd", "skill_grpo", "rlsd", "agentopsd", "gigpo", "opid", "grsd", "adrs", "ucob")
 SETTINGS = {
     "": sdar.SDAR,
     "_opsd": sdar.OPSD,
@@ -69,6 +69,14 @@ def test_the_comparison_over_six_methods_is_valid():
         ("ADRS", {"first_update": 30, "last_update": 20}, "lies before first_update=30"),
         ("ADRS", {"usefulness": "L3"}, "'states', 'tasks', 'tokens' or 'none'"),
         ("GiGPO", {"anchor_similarity": 2.0}, r"a number in \(0, 1\], or none"),
+        ("UCOB", {"informed_share": 1.5}, r"config.informed_share=1.5: must be a number in \[0, 1"),
+        ("UCOB", {"informed_share": 0.1}, "of group_size=3 rollouts 0 would have skills"),
+        ("UCOB", {"informed_share": 0.9}, "3 would have skills, so there are no two branches"),
+        ("UCOB", {"return_gap_scale": 0}, "config.return_gap_scale=0: must be a number above 0"),
+        ("UCOB", {"teacher_top_tokens": 4096}, r"the model has \d+ tokens. The paper takes 32"),
+        ("UCOB", {"max_context_tokens": 2048}, "Set max_context_tokens to 2036 or less"),
+        ("UCOB", {"skills": "alfwrld"}, "no such packaged library"),
+        ("UCOB", {"skill_max_tokens": 100}, "not a key of UCOBConfig. It belongs to"),
     ],
 )
 def test_a_mistake_is_one_line(name, keys, message):

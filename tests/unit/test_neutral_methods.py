@@ -24,6 +24,12 @@ NEUTRAL = {
     "GRSD": {"lambda_mix": 0.0},
     "OPID": {"episode_skill_weight": 0.0, "step_skill_weight": 0.0},
     "ADRS": {"teacher_reward_weight": 0.0},
+    "UCOB": {
+        "distillation_coeff": 0.0,
+        "informed_share": 0.0,
+        "step_weight": 0.0,
+        "normalize_advantages": True,
+    },
 }
 ACTIVE = {
     "SDAR": {**BRIEF, "distillation_coeff": 1.0},
@@ -34,6 +40,7 @@ ACTIVE = {
     "GRSD": {},
     "OPID": {"episode_skill_weight": 0.1, "step_skill_weight": 0.1},
     "ADRS": {**BRIEF, "teacher_reward_weight": 0.1, "first_update": 1},
+    "UCOB": {"skills": "alfworld_brief", "step_weight": 0.0, "normalize_advantages": True},
 }
 
 
@@ -82,7 +89,12 @@ def groups(request) -> list[list[AgentEpisode]]:
             replace(turn, prompt_ids=first if k == 0 else later, anchor=f"state {min(k, 1)}")
             for k, turn in enumerate(episode.turns)
         ]
-        return replace(episode, turns=tuple(turns), task_type="pick_heat_then_place_in_recep")
+        return replace(
+            episode,
+            turns=tuple(turns),
+            task_type="pick_heat_then_place_in_recep",
+            preamble="" if episode.rollout else "- Look first.\n\n",
+        )
 
     return [[written(episode) for episode in group] for group in recorded]
 

@@ -105,6 +105,27 @@ def test_an_episode_does_not_depend_on_what_runs_beside_it(play, tasks, context)
     assert texts(first) != texts(second), "rollouts of a group must differ by their seeds"
 
 
+@pytest.mark.parametrize("context", ["append", "window"])
+def test_a_preamble_is_for_the_requests_that_get_one(play, tasks, chat, context):
+    def preamble(request: EpisodeRequest, info, observation: str) -> str:
+        assert request.task_id == info["task_id"] and observation
+        return "Look first.\n\n" if request.rollout == 0 else ""
+
+    requests = requests_for(tasks, 2)
+    plain = by_place(play(requests, context=context))
+    for (group, rollout), episode in by_place(
+        play(requests, context=context, preamble=preamble)
+    ).items():
+        if rollout:
+            assert episode.preamble == ""
+            assert texts(episode) == texts(plain[group, rollout])
+            continue
+        assert episode.preamble == "Look first.\n\n"
+        for k, turn in enumerate(episode.turns):
+            shown = chat.tokenizer.decode(turn.prompt_ids.tolist())
+            assert ("Look first." in shown) == (k == 0 or context == "window")
+
+
 def test_a_growing_chat_is_what_the_template_renders(play, tasks, chat):
     for episode in play(requests_for(tasks, 3)):
         assert len(episode.turns) == 4
