@@ -20,12 +20,13 @@ from ray.rllib.utils.annotations import override
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.key_checks import KeyCheck
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_teacher import PACKAGED, skill_library
-from stepopsd_rllib.hindsight.skill_retrieval import (
-    SKILL_RETRIEVALS,
-    SkillChoice,
-    SkillRetrieval,
+from stepopsd_rllib.algorithms.skill_teacher import (
+    PACKAGED,
+    SKILL_KEYS,
+    skill_choice,
+    skill_library,
 )
+from stepopsd_rllib.hindsight.skill_retrieval import SkillChoice, SkillRetrieval
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
 
 
@@ -79,40 +80,33 @@ class SkillGRPOConfig(GRPOConfig):
         settings = super().rollout_settings(explore=explore)
         if not (self.train_skills if explore else self.eval_skills):
             return settings
-        choice = SkillChoice(
-            skill_library(self.skills, str(self.env)),
-            retrieval=self.skill_retrieval,
-            env=str(self.env),
-        )
-
-        def preamble(request: EpisodeRequest, info: Mapping[str, Any], observation: str) -> str:
-            del request
-            return skill_preamble(choice, info, observation)
-
-        return dataclasses.replace(settings, preamble=preamble)
+        return with_skills(settings, skill_choice(self))
 
 
-def skill_preamble(choice: SkillChoice, info: Mapping[str, Any], observation: str) -> str:
-    """The skills of a task as they stand in front of its prompts; "" where there are none.
+def with_skills(
+    settings: RolloutSettings, choice: SkillChoice, *, num_rollouts: int | None = None
+) -> RolloutSettings:
+    """Puts the skills of each task in front of its prompts.
 
     Args:
+        settings: How episodes are sampled.
         choice: Library and retrieval.
-        info: Of the environment's reset.
-        observation: Of the environment's reset.
+        num_rollouts: For the first so many rollouts of a group; None for all.
     """
-    text = choice.text(
-        task_id=info["task_id"], task_type=info["task_type"], first_observation=observation
-    )
-    return f"{text}\n\n" if text.strip() else ""
+
+    def preamble(request: EpisodeRequest, info: Mapping[str, Any], observation: str) -> str:
+        if num_rollouts is not None and request.rollout >= num_rollouts:
+            return ""
+        text = choice.text(
+            task_id=info["task_id"], task_type=info["task_type"], first_observation=observation
+        )
+        return f"{text}\n\n" if text.strip() else ""
+
+    return dataclasses.replace(settings, preamble=preamble)
 
 
 _RANGES: list[KeyCheck] = [
-    ("skills", lambda v: isinstance(v, str) and v != "", "'packaged', a name, or a path"),
-    (
-        "skill_retrieval",
-        lambda v: v in SKILL_RETRIEVALS,
-        f"one of {', '.join(SKILL_RETRIEVALS)}",
-    ),
+    *SKILL_KEYS,
     ("train_skills", lambda v: isinstance(v, bool), "true or false"),
     ("eval_skills", lambda v: isinstance(v, bool), "true or false"),
 ]

@@ -104,11 +104,7 @@ class SkillTeacherConfig(GRPOConfig):
             *super().learner_connectors(),
             StepSpans(mode="clean_step_no_observation", decode=self.chat_format().text),
             SkillContext(
-                choice=SkillChoice(
-                    skill_library(self.skills, str(self.env)),
-                    retrieval=self.skill_retrieval,
-                    env=str(self.env),
-                ),
+                choice=skill_choice(self),
                 max_tokens=self.skill_max_tokens,
                 encode=functools.partial(encode, self.tokenizer()),
             ),
@@ -138,17 +134,27 @@ class SkillTeacherConfig(GRPOConfig):
         }
 
 
-_RANGES: list[KeyCheck] = [
+SKILL_KEYS: list[KeyCheck] = [
     ("skills", lambda v: isinstance(v, str) and v != "", "'packaged', a name, or a path"),
     (
         "skill_retrieval",
         lambda v: v in SKILL_RETRIEVALS,
         f"one of {', '.join(SKILL_RETRIEVALS)}",
     ),
+]
+
+_RANGES: list[KeyCheck] = [
+    *SKILL_KEYS,
     ("skill_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
     ("teacher", lambda v: v in ("live", "stale"), "'live' or 'stale'"),
     ("teacher_refresh_interval", lambda v: is_int(v, 1), "a whole number of updates, at least 1"),
 ]
+
+
+def skill_choice(config: Any) -> SkillChoice:
+    """Library and retrieval that the keys `skills` and `skill_retrieval` name."""
+    env = str(config.env)
+    return SkillChoice(skill_library(config.skills, env), retrieval=config.skill_retrieval, env=env)
 
 
 def skill_library(skills: str, env: str) -> SkillLibrary:

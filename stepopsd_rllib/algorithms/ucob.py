@@ -33,9 +33,8 @@ As in GiGPO a state is known by its text alone: all refusals with one wording ar
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,14 +50,15 @@ from stepopsd_rllib.algorithms.gigpo import GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_grpo import skill_preamble
-from stepopsd_rllib.algorithms.skill_teacher import PACKAGED, skill_library
-from stepopsd_rllib.connectors.branch_teacher import TAUGHT_COLUMNS, BranchTeacher
-from stepopsd_rllib.hindsight.skill_retrieval import (
-    SKILL_RETRIEVALS,
-    SkillChoice,
-    SkillRetrieval,
+from stepopsd_rllib.algorithms.skill_grpo import with_skills
+from stepopsd_rllib.algorithms.skill_teacher import (
+    PACKAGED,
+    SKILL_KEYS,
+    skill_choice,
+    skill_library,
 )
+from stepopsd_rllib.connectors.branch_teacher import TAUGHT_COLUMNS, BranchTeacher
+from stepopsd_rllib.hindsight.skill_retrieval import SkillRetrieval
 from stepopsd_rllib.objectives.sdar import gap_gate
 from stepopsd_rllib.objectives.ucob import (
     LARGEST_WEIGHT,
@@ -67,7 +67,7 @@ from stepopsd_rllib.objectives.ucob import (
     top_k_log_probs,
     ucob_token_loss,
 )
-from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
+from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 
 
 class UCOBConfig(GiGPOConfig):
@@ -153,17 +153,7 @@ class UCOBConfig(GiGPOConfig):
         num_informed = self.num_informed_rollouts() if explore else int(self.eval_skills)
         if num_informed == 0:
             return settings
-        choice = SkillChoice(
-            skill_library(self.skills, str(self.env)),
-            retrieval=self.skill_retrieval,
-            env=str(self.env),
-        )
-
-        def preamble(request: EpisodeRequest, info: Mapping[str, Any], observation: str) -> str:
-            is_informed = request.rollout < num_informed
-            return skill_preamble(choice, info, observation) if is_informed else ""
-
-        return dataclasses.replace(settings, preamble=preamble)
+        return with_skills(settings, skill_choice(self), num_rollouts=num_informed)
 
     @override(GiGPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
@@ -229,12 +219,7 @@ _RANGES: list[KeyCheck] = [
     ("gate_beta", lambda v: is_number(v, 0), "a number, at least 0"),
     ("teacher_top_tokens", lambda v: is_int(v, 2), "a whole number of tokens, at least 2"),
     ("renormalize_top_tokens", lambda v: isinstance(v, bool), "true or false"),
-    ("skills", lambda v: isinstance(v, str) and v != "", "'packaged', a name, or a path"),
-    (
-        "skill_retrieval",
-        lambda v: v in SKILL_RETRIEVALS,
-        f"one of {', '.join(SKILL_RETRIEVALS)}",
-    ),
+    *SKILL_KEYS,
     ("eval_skills", lambda v: isinstance(v, bool), "true or false"),
 ]
 

@@ -13,7 +13,18 @@ from stepopsd_rllib.objectives import sdar
 from tests.agents import SMALL
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("sdar", "skill_sd", "skill_grpo", "rlsd", "agentopsd", "gigpo", "opid", "grsd", "adrs", "ucob")
+FOLDERS = (
+    "sdar",
+    "skill_sd",
+    "skill_grpo",
+    "rlsd",
+    "agentopsd",
+    "gigpo",
+    "opid",
+    "grsd",
+    "adrs",
+    "ucob",
+)
 SETTINGS = {
     "": sdar.SDAR,
     "_opsd": sdar.OPSD,
