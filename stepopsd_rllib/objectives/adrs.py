@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from stepopsd_rllib.objectives.steps import sum_by
-from stepopsd_rllib.objectives.turns import spread_turns, turn_means, turn_sums
+from stepopsd_rllib.objectives.turns import spread_turns, turn_means, turn_spans, turn_sums
 
 SMALLEST_DEVIATION = 1e-8
 """Added to every standard deviation that divides; the authors' code."""
@@ -155,20 +155,16 @@ def rewards_to_go(reward_BT: Tensor, turn_BT: Tensor, num_turns: int) -> Tensor:
     Args:
         reward_BT: Float [B, T], 0 outside every turn.
         turn_BT: int64 [B, T], turn of each sampled token, -1 elsewhere.
-        num_turns: S.
+        num_turns: S, all of which have tokens.
 
     Returns:
         Float64 [B, T], 0 outside every turn.
     """
     before_BT = reward_BT.double().cumsum(1) - reward_BT
-    position_BT = torch.arange(turn_BT.numel(), device=turn_BT.device).view_as(turn_BT)
-    is_sampled_BT = turn_BT >= 0
-    first_S = position_BT.new_zeros(num_turns).scatter_reduce(
-        0, turn_BT[is_sampled_BT], position_BT[is_sampled_BT], "amin", include_self=False
-    )
+    first_S, _ = turn_spans(turn_BT, num_turns)
     before_turn_BT = spread_turns(before_BT.flatten()[first_S], turn_BT)
     total_BT = spread_turns(turn_sums(reward_BT, turn_BT, num_turns), turn_BT)
-    return torch.where(is_sampled_BT, total_BT - (before_BT - before_turn_BT), 0.0)
+    return torch.where(turn_BT >= 0, total_BT - (before_BT - before_turn_BT), 0.0)
 
 
 def adrs_advantages(
