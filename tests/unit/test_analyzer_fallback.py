@@ -62,7 +62,8 @@ def trained(name: str, *, updates: int = UPDATES, sampler: str = "transformers",
     algorithm = config.build_algo()
     try:
         results = [algorithm.train()["learners"][DEFAULT_MODULE_ID] for _ in range(updates)]
-        return weights_of(algorithm.learner_group._learner), results, record.batches
+        learner = algorithm.learner_group._learner  # None where learners are processes
+        return learner and weights_of(learner), results, record.batches
     finally:
         algorithm.stop()
 
