@@ -188,9 +188,7 @@ class AgentAlgorithm(Algorithm):
                 records = [from_rllib(episode) for episode in group]
                 episodes += records
                 usable = [
-                    e
-                    for e, record in zip(group, records, strict=True)
-                    if record.status.is_outcome and len(e)
+                    e for e, record in zip(group, records, strict=True) if record.is_trainable
                 ]
                 if len(usable) < 2:
                     counts["groups_broken"] += 1
@@ -313,7 +311,7 @@ class AgentAlgorithm(Algorithm):
         return Path(str(self.logdir))
 
     def _check_first_prompt(self) -> None:
-        """Refuses a context budget below a first prompt, before any engine starts."""
+        """Refuses a context budget below a first prompt or question, before any engine starts."""
         task = self._tasks.next(1)[0]
         self._tasks.visited -= 1
         observation, info = self._env.reset(seed=0, options={"task": task})
@@ -328,13 +326,17 @@ class AgentAlgorithm(Algorithm):
             request = EpisodeRequest(task_id=task, group=0, rollout=0, seed=0)
             text = preamble(request, info, observation) + text
         message = {"role": "user", "content": text}
-        length = len(self.config.chat_format().first_prompt([*system, message]))
+        chat = self.config.chat_format()
+        length = len(chat.first_prompt([*system, message]))
         if length >= self.config.max_context_tokens:
             raise ValueError(
                 f"config.max_context_tokens={self.config.max_context_tokens}: the first prompt of "
                 f"task {task!r} has {length} tokens. Raise it to "
                 f"{length + self.config.max_response_tokens} or more."
             )
+        analysis = self.config.policy_analysis()
+        if analysis is not None:
+            analysis.require_room(observation, chat)
 
 
 def evenly_spaced(tasks: Sequence[str], count: int | None) -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -13,17 +15,18 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 from ray.tune.result import STDERR_FILE, STDOUT_FILE, TRIAL_INFO
 
-from stepopsd_rllib.algorithms.key_checks import (
+from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.key_checks import (
     KeyCheck,
     is_int,
     is_number,
     passes,
     refuse_number_as_text,
 )
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 from stepopsd_rllib.modules.model_folder import EMBEDDED_MODEL, model_folder
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner, text_env_class
+from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 
 if TYPE_CHECKING:
@@ -232,6 +235,11 @@ class AgentConfig(AlgorithmConfig):
         """
         return model_folder(self.language_model, str(self.env))
 
+    def model_positions(self) -> int | None:
+        """Longest context that the model was made for, tokens; None where it does not say."""
+        config_file = Path(self.model_path()) / "config.json"
+        return json.loads(config_file.read_text(encoding="utf-8")).get("max_position_embeddings")
+
     def action_tags(self) -> tuple[str, ...]:
         """Names of the tags between which the environment's turns act.
 
@@ -258,8 +266,11 @@ class AgentConfig(AlgorithmConfig):
 
     def make_sampler(self) -> Sampler:
         """Starts the sampler of one env runner; takes seconds with vLLM."""
+        analysis = self.policy_analysis()
         limits = {
-            "max_context_tokens": self.max_context_tokens,
+            "max_context_tokens": max(
+                self.max_context_tokens, 0 if analysis is None else analysis.max_context_tokens
+            ),
             "max_concurrent": self.num_envs_per_env_runner,
         }
         options = dict(self.sampler_config)
@@ -288,6 +299,10 @@ class AgentConfig(AlgorithmConfig):
             temperature=self.temperature if explore else self.eval_temperature,
             top_p=self.top_p if explore else 1.0,
         )
+
+    def policy_analysis(self) -> PolicyAnalysis | None:
+        """What the policy is asked about its own training episodes; None asks nothing."""
+        return None
 
     def learner_dtype(self) -> str:
         """Arithmetic of the learner: "float32" or "bfloat16"."""

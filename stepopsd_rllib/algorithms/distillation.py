@@ -8,9 +8,9 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPOLearner
-from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.key_checks import KeyCheck, is_number
 from stepopsd_rllib.objectives.reduction import weighted_sum
 
 

@@ -39,11 +39,11 @@ from torch import Tensor
 
 from stepopsd_rllib.algorithms.agent_algorithm import AgentAlgorithm
 from stepopsd_rllib.algorithms.agent_config import AgentConfig
-from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
 from stepopsd_rllib.connectors.token_batch import TokenBatch
+from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.learner import TokenLearner
 from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, KLEstimator, kl_divergence
 from stepopsd_rllib.objectives.reduction import AGGREGATIONS, Aggregation, weighted_sum

@@ -13,8 +13,10 @@ Groups without the contrast keep their advantages. The functions are in
 
 Departures:
 
-- the guidance is written by rules from what was done and refused, so that a run needs no network;
-  the paper's policy reflects on its own rollouts: `analyzer={"model": ...}` asks a model;
+- the guidance is written by rules from what was done and refused, which costs no sampling; the
+  paper's policy reflects on its own rollouts: `analyzer="policy"`, which asks it about the shortest
+  success and the longest failure of every mixed group; `analyzer={"model": ...}` asks another model
+  behind an endpoint;
 - reflections are not trained: the paper's reflection loss needs a judge of their quality.
 
 `credit_level="token"` takes the gap of each token in place of the turn's mean.
@@ -23,6 +25,7 @@ Departures:
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -32,18 +35,21 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.algorithms.policy_analysis import analysis_by_policy
 from stepopsd_rllib.algorithms.skill_teacher import encode, require_room
 from stepopsd_rllib.connectors.gap_shaping import GapShaping
-from stepopsd_rllib.connectors.group_guidance import GroupGuidance
+from stepopsd_rllib.connectors.group_guidance import GroupGuidance, contrasted
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.hindsight.analyzer_setting import AnalyzerSetting, make_analyzer
+from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.grsd import grsd_advantages, grsd_token_factors, grsd_turn_factors
 from stepopsd_rllib.objectives.schedules import linear_decay
 from stepopsd_rllib.objectives.turns import spread_turns, turn_ids
+from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 
 
 class GRSDConfig(GRPOConfig):
@@ -81,7 +87,8 @@ class GRSDConfig(GRPOConfig):
             gain_threshold: η; smaller |s̄| count as 0 (0).
             max_gain: g_max (3).
             credit_level: "turn", or "token".
-            analyzer: "rules", or the keys of `EndpointSettings`, of which `model` is needed.
+            analyzer: "rules"; "policy", or a mapping with `engine: policy` and keys of
+                `PolicySettings`; or the keys of `EndpointSettings`, of which `model` is needed.
             guidance_max_tokens: Cap of the guidance; what exceeds it is cut and counted.
             kwargs: Keys of GRPO and RLlib.
 
@@ -96,13 +103,25 @@ class GRSDConfig(GRPOConfig):
         """Checks the keys, and that the analyzer can be made."""
         self.require(_RANGES)
         super().validate()
+        self.make_analyzer()
         if self.lambda_mix > 0:
-            make_analyzer(self.analyzer, max_step_skills=0)
+            self.policy_analysis()
             require_room(self, "guidance_max_tokens")
 
     def lambda_at(self, update: int) -> float:
         """λ of an update, counted from 1."""
         return linear_decay(self.lambda_mix, step=update, decay_steps=self.lambda_decay_steps)
+
+    def make_analyzer(self) -> EpisodeAnalyzer:
+        """The analyzer that the key names; guidance has no step skills."""
+        return make_analyzer(self.analyzer, max_step_skills=0)
+
+    @override(GRPOConfig)
+    def policy_analysis(self) -> PolicyAnalysis | None:
+        """The episodes that guidance is made of."""
+        if self.lambda_mix == 0:
+            return None
+        return analysis_by_policy(self, self.make_analyzer(), _contrasted_episodes)
 
     @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
@@ -114,7 +133,7 @@ class GRSDConfig(GRPOConfig):
             *pieces,
             StepSpans(mode="clean_step_no_observation", decode=self.chat_format().text),
             GroupGuidance(
-                analyzer=make_analyzer(self.analyzer, max_step_skills=0),
+                analyzer=self.make_analyzer(),
                 max_tokens=self.guidance_max_tokens,
                 encode=functools.partial(encode, self.tokenizer()),
             ),
@@ -162,13 +181,13 @@ _RANGES: list[KeyCheck] = [
     ("gain_threshold", lambda v: is_number(v, 0), "a number, at least 0"),
     ("max_gain", lambda v: is_number(v, 0), "a number, at least 0"),
     ("credit_level", lambda v: v in ("turn", "token"), "'turn' or 'token'"),
-    (
-        "analyzer",
-        lambda v: v == "rules" or isinstance(v, dict),
-        "'rules', or a mapping with the endpoint's model",
-    ),
     ("guidance_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
 ]
+
+
+def _contrasted_episodes(episodes: Sequence[AgentEpisode]) -> list[AgentEpisode]:
+    pairs = contrasted([episode for episode in episodes if episode.is_trainable])
+    return [episode for pair in pairs.values() for episode in pair]
 
 
 class GRSD(GRPO):

@@ -13,8 +13,10 @@ are in `stepopsd_rllib.objectives.opid`.
 
 Departures, and the key that restores each:
 
-- the analyzer is rule-based by default, so that a run needs no network; the authors ask a model:
-  `analyzer={"model": ..., "base_url": ...}`. An episode it fails on keeps its outcome advantage;
+- the analyzer is rule-based by default, so that a run needs no network; the authors ask a model
+  behind an endpoint: `analyzer={"model": ..., "base_url": ...}`. With `analyzer="policy"` the
+  policy reads its own episodes, between rollout and update, in the engine that played them. An
+  episode that the analyzer fails on keeps its outcome advantage;
 - w_E = w_Z = 0.001 as in the authors' scripts; their code defaults to 1 and 0;
 - with a growing chat (`context="append"`) the episode's skill stands in the first message and is
   read by all turns; the authors rebuild every prompt: `context="window"`;
@@ -36,12 +38,14 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.algorithms.policy_analysis import analysis_by_policy
 from stepopsd_rllib.algorithms.skill_teacher import require_room
 from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis
 from stepopsd_rllib.connectors.skill_log_probs import SkillLogProbs
+from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.hindsight.analyzer_setting import AnalyzerSetting, make_analyzer
+from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.opid import (
     SkillRoute,
     opid_advantages,
@@ -49,6 +53,7 @@ from stepopsd_rllib.objectives.opid import (
     route_skills,
     skill_shift,
 )
+from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 
 
 class OPIDConfig(GRPOConfig):
@@ -89,7 +94,8 @@ class OPIDConfig(GRPOConfig):
                 "additive": the episode's everywhere, and the step's too.
             normalize_skill_advantages: Standardise S_X over the scored tokens.
             skill_advantage_clip: c, nats (standard deviations if normalised), or none.
-            analyzer: "rules", or the keys of `EndpointSettings`, of which `model` is needed.
+            analyzer: "rules"; "policy", or a mapping with `engine: policy` and keys of
+                `PolicySettings`; or the keys of `EndpointSettings`, of which `model` is needed.
             max_step_skills: K, step skills an episode (5; 2 on Search-QA).
             skill_max_tokens: Cap of one skill; what exceeds it is cut from its end and counted.
             kwargs: Keys of GRPO and RLlib.
@@ -105,8 +111,9 @@ class OPIDConfig(GRPOConfig):
         """Checks the keys, and that the analyzer can be made."""
         self.require(_RANGES)
         super().validate()
+        self.make_analyzer()
         if self.uses_skills():
-            make_analyzer(self.analyzer, max_step_skills=self.max_step_skills)
+            self.policy_analysis()
             require_room(self, "skill_max_tokens")
 
     def uses_skills(self) -> bool:
@@ -122,6 +129,21 @@ class OPIDConfig(GRPOConfig):
             routing=self.skill_routing,
         )
 
+    def make_analyzer(self) -> EpisodeAnalyzer:
+        """The analyzer that the key names."""
+        return make_analyzer(self.analyzer, max_step_skills=self.max_step_skills)
+
+    @override(GRPOConfig)
+    def policy_analysis(self) -> PolicyAnalysis | None:
+        """Every episode that can be trained on."""
+        if not self.uses_skills():
+            return None
+        return analysis_by_policy(
+            self,
+            self.make_analyzer(),
+            lambda episodes: [episode for episode in episodes if episode.is_trainable],
+        )
+
     @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then analysis, rescoring, skill advantages."""
@@ -132,7 +154,7 @@ class OPIDConfig(GRPOConfig):
         return [
             *pieces,
             EpisodeAnalysis(
-                analyzer=make_analyzer(self.analyzer, max_step_skills=self.max_step_skills),
+                analyzer=self.make_analyzer(),
                 chat=chat,
                 max_tokens=self.skill_max_tokens,
             ),
@@ -154,11 +176,6 @@ _RANGES: list[KeyCheck] = [
         "skill_advantage_clip",
         lambda v: v is None or (is_number(v, 0) and v > 0),
         "a number above 0, or none",
-    ),
-    (
-        "analyzer",
-        lambda v: v == "rules" or isinstance(v, dict),
-        "'rules', or a mapping with the endpoint's model",
     ),
     ("max_step_skills", lambda v: is_int(v, 0), "a whole number, at least 0"),
     ("skill_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),

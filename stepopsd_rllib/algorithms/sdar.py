@@ -38,8 +38,8 @@ from torch import Tensor
 
 from stepopsd_rllib.algorithms.distillation import DistillationConfig, DistillationLearner
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.key_checks import KeyCheck, is_number
 from stepopsd_rllib.objectives import sdar
 
 

@@ -18,7 +18,6 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.key_checks import KeyCheck
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.algorithms.skill_teacher import (
     PACKAGED,
@@ -27,6 +26,7 @@ from stepopsd_rllib.algorithms.skill_teacher import (
     skill_library,
 )
 from stepopsd_rllib.hindsight.skill_retrieval import SkillChoice, SkillRetrieval
+from stepopsd_rllib.key_checks import KeyCheck
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
 
 

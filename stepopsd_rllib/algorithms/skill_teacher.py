@@ -8,7 +8,6 @@ prompt. It scores the tokens that the student sampled once a training step, befo
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,7 +15,6 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPOConfig
-from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.connectors.skill_context import SkillContext
 from stepopsd_rllib.connectors.step_spans import StepSpans
@@ -27,6 +25,7 @@ from stepopsd_rllib.hindsight.skill_retrieval import (
     SkillRetrieval,
 )
 from stepopsd_rllib.hindsight.skills import SkillLibrary, load_library, packaged_library
+from stepopsd_rllib.key_checks import KeyCheck, is_int
 
 PACKAGED = "packaged"
 _PACKAGED_LIBRARIES = {"ALFWorld": "alfworld", "SearchQA": "search_qa"}
@@ -181,8 +180,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 def require_room(config: GRPOConfig, key: str) -> None:
     """Refuses privileged text that, with the longest context, exceeds the model's positions."""
-    path = Path(config.model_path()) / "config.json"
-    positions = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings")
+    positions = config.model_positions()
     needed = getattr(config, key) + config.max_context_tokens
     if positions is not None and needed > positions:
         config._value_error(

@@ -35,7 +35,6 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.hindsight import HindsightContext
@@ -44,6 +43,7 @@ from stepopsd_rllib.connectors.scored_rows import ReferenceLogProbs
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes.segmentation import CREDITED_TAGS, SPAN_MODES, SpanMode
+from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.schedules import linear_decay
 
 

@@ -48,7 +48,6 @@ from torch import Tensor
 from stepopsd_rllib.algorithms.distillation import DistillationLearner
 from stepopsd_rllib.algorithms.gigpo import GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.algorithms.keys import UNSET, set_given
 from stepopsd_rllib.algorithms.skill_grpo import with_skills
 from stepopsd_rllib.algorithms.skill_teacher import (
@@ -59,6 +58,7 @@ from stepopsd_rllib.algorithms.skill_teacher import (
 )
 from stepopsd_rllib.connectors.branch_teacher import TAUGHT_COLUMNS, BranchTeacher
 from stepopsd_rllib.hindsight.skill_retrieval import SkillRetrieval
+from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.sdar import gap_gate
 from stepopsd_rllib.objectives.ucob import (
     LARGEST_WEIGHT,

@@ -10,9 +10,9 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from stepopsd_rllib.connectors.analyzed_episodes import skills_of
 from stepopsd_rllib.connectors.token_batch import episodes_of
-from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer, EpisodeRecord, EpisodeSkills
+from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer, EpisodeSkills
 from stepopsd_rllib.prompts.chat import ChatFormat
 
 EPISODE_SKILLS = "episode_skills"
@@ -48,7 +48,7 @@ class EpisodeAnalysis(ConnectorV2):
         """Asks for the skills and caps them."""
         self.num_skills = self.num_cut = 0
         episodes = episodes_of(shared_data)
-        skills = self.analyzer.analyze_many([record_of(episode) for episode in episodes])
+        skills = skills_of(episodes, self.analyzer, metrics)
         shared_data[EPISODE_SKILLS] = kept = [self._capped(found) for found in skills]
         if metrics is not None:
             analysed = [found for found in kept if found is not None]
@@ -58,10 +58,9 @@ class EpisodeAnalysis(ConnectorV2):
                 "step_skill_turn_share": sum(len(s.step_skills) for s in analysed)
                 / max(1, num_turns),
                 "skill_cut_share": self.num_cut / max(1, self.num_skills),
-                **{f"analyzer/{name}": n for name, n in self.analyzer.counts.metrics().items()},
             }
             for name, value in values.items():
-                metrics.log_value((DEFAULT_MODULE_ID, *name.split("/")), float(value), window=1)
+                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
         return batch
 
     def _capped(self, skills: EpisodeSkills | None) -> EpisodeSkills | None:
@@ -80,12 +79,3 @@ class EpisodeAnalysis(ConnectorV2):
             return text
         self.num_cut += 1
         return self.chat.text(ids[: self.max_tokens])
-
-
-def record_of(episode: AgentEpisode) -> EpisodeRecord:
-    """An episode as an analyzer reads it."""
-    return EpisodeRecord(
-        task=episode.turns[0].observation,
-        outcome="success" if episode.won else "failure",
-        turns=episode.turns,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from stepopsd_rllib.connectors.episode_analysis import record_of
+from stepopsd_rllib.connectors.analyzed_episodes import skills_of
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.episodes import AgentEpisode
@@ -56,7 +56,7 @@ class GroupGuidance(ConnectorV2):
         columns = batch[DEFAULT_MODULE_ID]
         episodes = episodes_of(shared_data)
         pairs = contrasted(episodes)
-        skills = self.analyzer.analyze_many([record_of(e) for pair in pairs.values() for e in pair])
+        skills = skills_of([e for pair in pairs.values() for e in pair], self.analyzer, metrics)
         by_group: dict[int, Hindsight] = {}
         for i, group in enumerate(pairs):
             text = guidance_text(skills[2 * i], skills[2 * i + 1])
@@ -78,7 +78,7 @@ class GroupGuidance(ConnectorV2):
         return batch
 
 
-def contrasted(episodes: list[AgentEpisode]) -> dict[int, tuple[AgentEpisode, AgentEpisode]]:
+def contrasted(episodes: Sequence[AgentEpisode]) -> dict[int, tuple[AgentEpisode, AgentEpisode]]:
     """Group -> its shortest success and longest failure, for groups that have both."""
     pairs = {}
     for group in sorted({episode.group for episode in episodes}):

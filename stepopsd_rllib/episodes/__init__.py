@@ -2,7 +2,17 @@
 
 from stepopsd_rllib.episodes.agent_episode import AgentEpisode, from_rllib, to_rllib
 from stepopsd_rllib.episodes.packing import TokenRows, pack_episodes
+from stepopsd_rllib.episodes.policy_reply import PolicyReply
 from stepopsd_rllib.episodes.status import Status
 from stepopsd_rllib.episodes.turn import Turn
 
-__all__ = ["AgentEpisode", "Status", "TokenRows", "Turn", "from_rllib", "pack_episodes", "to_rllib"]
+__all__ = [
+    "AgentEpisode",
+    "PolicyReply",
+    "Status",
+    "TokenRows",
+    "Turn",
+    "from_rllib",
+    "pack_episodes",
+    "to_rllib",
+]

@@ -6,12 +6,13 @@ and log-probs are extra model outputs, everything else is custom data (which sur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from stepopsd_rllib.episodes.policy_reply import PolicyReply
 from stepopsd_rllib.episodes.status import Status
 from stepopsd_rllib.episodes.turn import Turn
 
@@ -52,6 +53,7 @@ class AgentEpisode:
         preamble: Text that stood in front of the environment's own in the prompts, such as skills;
             "" for none.
         error: What went wrong, for an episode whose status is an error.
+        reply: What the policy wrote about the episode; None where it was not asked.
     """
 
     task_id: str
@@ -67,6 +69,12 @@ class AgentEpisode:
     golden: str = ""
     preamble: str = ""
     error: str = ""
+    reply: PolicyReply | None = None
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether an update may learn from it: the policy acted, and answers for the end."""
+        return self.status.is_outcome and len(self.turns) > 0
 
     @property
     def return_(self) -> float:
@@ -104,6 +112,7 @@ def to_rllib(episode: AgentEpisode) -> SingleAgentEpisode:
             **{field: getattr(episode, field) for field in _EPISODE_FIELDS},
             "status": str(episode.status),
             "error": episode.error,
+            "reply": None if episode.reply is None else asdict(episode.reply),
             "turns": [{field: getattr(turn, field) for field in _TURN_FIELDS} for turn in turns],
         }
     )
@@ -143,6 +152,7 @@ def from_rllib(rllib_episode: SingleAgentEpisode) -> AgentEpisode:
         turns=turns,
         status=Status(data["status"]),
         error=data["error"],
+        reply=None if data["reply"] is None else PolicyReply(**data["reply"]),
         final_observation=observations[-1],
         **{field: data[field] for field in _EPISODE_FIELDS},
     )

@@ -2,15 +2,21 @@
 
 An analyzer that cannot do its work returns None for that episode, which then keeps its outcome
 advantage; the failure is counted by reason. It never makes a skill up.
+
+Analyzers: rules (`rule_analyzer`), a model behind an endpoint (`endpoint_analyzer`), the policy
+itself (`policy_analyzer`, which reads what the env runner had its sampler write).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from stepopsd_rllib.episodes import AgentEpisode, PolicyReply
 
 Outcome = Literal["success", "failure", "unknown"]
 
@@ -47,11 +53,23 @@ class EpisodeRecord:
         task: Description of the task, in the environment's words.
         outcome: How it ended.
         turns: In order; each is a candidate for a step skill, numbered from 0.
+        reply: What the policy wrote about the episode; None where it was not asked.
     """
 
     task: str
     outcome: Outcome
     turns: Sequence[RecordedTurn]
+    reply: PolicyReply | None = None
+
+    @classmethod
+    def of(cls, episode: AgentEpisode) -> EpisodeRecord:
+        """A finished episode of at least one turn as an analyzer reads it."""
+        return cls(
+            task=episode.turns[0].observation,
+            outcome="success" if episode.won else "failure",
+            turns=episode.turns,
+            reply=episode.reply,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,12 +86,12 @@ class EpisodeSkills:
     episode_skill: str
     step_skills: Mapping[int, str]
 
-    def limited_to(self, *, num_turns: int, max_step_skills: int) -> EpisodeSkills:
-        """Keeps the first step skills, in the order given, that name a turn of the episode."""
+    def limited_to(self, candidates: Container[int], *, max_step_skills: int) -> EpisodeSkills:
+        """Keeps the first step skills, in the order given, that are of candidate turns."""
         known = [
             (turn, text)
             for turn, text in self.step_skills.items()
-            if 0 <= turn < num_turns and text.strip()
+            if turn in candidates and text.strip()
         ]
         return EpisodeSkills(
             episode_summary=self.episode_summary,
@@ -83,7 +101,10 @@ class EpisodeSkills:
 
 
 class AnalyzerFailure(StrEnum):
-    """Why an episode got no skills."""
+    """Why an episode got no skills.
+
+    `TOO_LONG`: not even one turn of the record fits into the policy's context.
+    """
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -93,6 +114,7 @@ class AnalyzerFailure(StrEnum):
     UNREADABLE = "unreadable"
     EMPTY_SKILL = "empty_skill"
     DEADLINE = "deadline"
+    TOO_LONG = "too_long"
     NOTHING_RECORDED = "nothing_recorded"
 
 
@@ -104,16 +126,18 @@ class AnalyzerCounts:
         episodes: Episodes it was asked about.
         successes: Episodes it wrote skills for.
         failures: Episodes it did not, by reason.
-        requests: Requests sent to an endpoint, repeated ones included.
+        records_cut: Episodes of which the model was shown some turns only, for want of room.
+        requests: Requests sent to a model, repeated ones included.
         retries: Requests that repeated a failed one.
-        prompt_tokens: As billed by the endpoint.
-        completion_tokens: As billed by the endpoint.
+        prompt_tokens: Read by the model; as billed by an endpoint.
+        completion_tokens: Written by the model; as billed by an endpoint.
         cost: In the currency of the configured prices.
     """
 
     episodes: int = 0
     successes: int = 0
     failures: Counter[AnalyzerFailure] = field(default_factory=Counter)
+    records_cut: int = 0
     requests: int = 0
     retries: int = 0
     prompt_tokens: int = 0
@@ -126,6 +150,7 @@ class AnalyzerCounts:
             "episodes": self.episodes,
             "successes": self.successes,
             "failures": self.failures.total(),
+            "records_cut": self.records_cut,
             "requests": self.requests,
             "retries": self.retries,
             "prompt_tokens": self.prompt_tokens,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from stepopsd_rllib.hindsight.analyzer import EpisodeRecord, Outcome
+from stepopsd_rllib.hindsight.analyzer import AnalyzerFailure, EpisodeRecord, Outcome
 
 SHOWN_OF_BAD_REPLY = 500
 """Characters of the end of an unreadable reply that the second attempt shows."""
@@ -13,6 +15,11 @@ _RULE_FOR: dict[Outcome, str] = {
     "success": "It succeeded, so make it a workflow rule: the order of work that solved the task.",
     "failure": "It failed, so make it an avoidance rule: the mistake to keep clear of.",
     "unknown": "Its outcome is unknown: give the most useful rule that the record supports.",
+}
+
+_PROBLEM = {
+    AnalyzerFailure.UNREADABLE: "it holds no JSON object",
+    AnalyzerFailure.EMPTY_SKILL: "episode_skill is empty",
 }
 
 _INSTRUCTION = """\
@@ -28,25 +35,36 @@ Answer with one JSON object and nothing else. It has exactly these keys:
 """
 
 
-def analysis_messages(record: EpisodeRecord, *, max_step_skills: int) -> list[dict[str, str]]:
+def analysis_messages(
+    record: EpisodeRecord, *, max_step_skills: int, shown_turns: Sequence[int] | None = None
+) -> list[dict[str, str]]:
     """The chat that asks for the skills of an episode.
 
     Args:
         record: The episode.
         max_step_skills: Most step skills asked for.
+        shown_turns: Turns that it shows, which alone are candidates for a step skill; None for all.
+            The others are named as left out.
 
     Returns:
         A system and a user message.
     """
-    steps = [
-        {"step": index, "observation": turn.observation, "response": turn.response}
-        for index, turn in enumerate(record.turns)
-    ]
-    described = {
+    every_turn = range(len(record.turns))
+    shown = every_turn if shown_turns is None else shown_turns
+    left_out = [index for index in every_turn if index not in shown]
+    described: dict[str, Any] = {
         "task": record.task,
         "outcome": record.outcome,
-        "candidate_steps": list(range(len(record.turns))),
-        "steps": steps,
+        "candidate_steps": list(shown),
+        **({"steps_left_out": left_out} if left_out else {}),
+        "steps": [
+            {
+                "step": index,
+                "observation": record.turns[index].observation,
+                "response": record.turns[index].response,
+            }
+            for index in shown
+        ],
     }
     instruction = _INSTRUCTION.format(
         rule=_RULE_FOR[record.outcome], max_step_skills=max_step_skills
@@ -58,11 +76,44 @@ def analysis_messages(record: EpisodeRecord, *, max_step_skills: int) -> list[di
 
 
 def second_attempt(
-    messages: list[dict[str, str]], *, reply: str, problem: str
+    messages: list[dict[str, str]], *, reply: str, failure: AnalyzerFailure
 ) -> list[dict[str, str]]:
-    """The chat after a reply that could not be used: shows the problem and the reply's end."""
+    """The chat after a reply that could not be used: shows the problem and the reply's end.
+
+    It stands in the user's message, since many chat templates refuse two of them in a row.
+    """
+    system, user = messages[:2]
     complaint = (
-        f"Your last answer could not be used: {problem}. It ended with:\n"
+        f"Your last answer could not be used: {_PROBLEM[failure]}. It ended with:\n"
         f"{reply[-SHOWN_OF_BAD_REPLY:]}\n\nAnswer again with the one JSON object alone."
     )
-    return [*messages[:2], {"role": "user", "content": complaint}]
+    return [system, {"role": "user", "content": f"{user['content']}\n\n{complaint}"}]
+
+
+def turns_that_fit(num_turns: int, fits: Callable[[Sequence[int]], bool]) -> tuple[int, ...]:
+    """As many turns of an episode as a prompt has room for; the middle ones are left out first.
+
+    The decisive turns of an episode stand at its end, and where it went wrong at its beginning.
+
+    Args:
+        num_turns: Turns of the episode, at least 1.
+        fits: Whether a prompt that shows these turns is short enough.
+
+    Returns:
+        All turns, or the first k // 2 and the last k - k // 2 for the largest k that fits; none if
+        not even the last turn does.
+    """
+
+    def ends(count: int) -> tuple[int, ...]:
+        head = count // 2
+        return (*range(head), *range(num_turns - (count - head), num_turns))
+
+    fitting, too_many = 0, num_turns + 1
+    tried = num_turns  # most episodes fit whole
+    while too_many - fitting > 1:
+        if fits(ends(tried)):
+            fitting = tried
+        else:
+            too_many = tried
+        tried = (fitting + too_many) // 2
+    return ends(fitting)

@@ -8,12 +8,20 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from stepopsd_rllib.hindsight.analyzer import EpisodeSkills
+from stepopsd_rllib.hindsight.analyzer import AnalyzerFailure, EpisodeSkills
 
 # How a missing value looks once it has been turned into text.
 _NOTHING = ("", "none", "null")
 
 _DECODER = json.JSONDecoder(strict=False)  # control characters are allowed inside strings
+
+
+def usable_skills(text: str) -> EpisodeSkills | AnalyzerFailure:
+    """The skills in a reply, or why it cannot be used: no object, or an empty episode skill."""
+    skills = parse_reply(text)
+    if skills is None:
+        return AnalyzerFailure.UNREADABLE
+    return skills if has_episode_skill(skills) else AnalyzerFailure.EMPTY_SKILL
 
 
 def parse_reply(text: str) -> EpisodeSkills | None:

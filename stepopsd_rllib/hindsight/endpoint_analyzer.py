@@ -19,7 +19,8 @@ from stepopsd_rllib.hindsight.analyzer import (
     EpisodeSkills,
 )
 from stepopsd_rllib.hindsight.analyzer_prompt import analysis_messages, second_attempt
-from stepopsd_rllib.hindsight.analyzer_reply import has_episode_skill, parse_reply
+from stepopsd_rllib.hindsight.analyzer_reply import usable_skills
+from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number, require
 
 TOKENS_PER_PRICE = 1_000_000
 
@@ -64,28 +65,43 @@ class EndpointSettings:
 
     def __post_init__(self) -> None:
         """Refuses settings that no request could be made with."""
-        if not self.model.strip():
+        if not isinstance(self.model, str) or not self.model.strip():
             raise ValueError(
-                f"analyzer.model={self.model!r}: the endpoint cannot be asked without a model "
-                "name. Set it to a model that the endpoint serves."
+                f"config.analyzer.model={self.model!r}: the endpoint cannot be asked without a "
+                "model name. Set it to a model that the endpoint serves."
             )
-        for name in (
-            "max_completion_tokens",
-            "concurrency",
-            "parse_attempts",
-            "request_timeout_seconds",
-            "deadline_seconds",
-        ):
-            if getattr(self, name) <= 0:
-                raise ValueError(
-                    f"analyzer.{name}={getattr(self, name)!r}: nothing could be asked. "
-                    "Set it above 0."
-                )
-        for name in ("max_step_skills", "max_retries", "first_backoff_seconds"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"analyzer.{name}={getattr(self, name)!r} is negative. Set it to 0 or more."
-                )
+        require(self, _CHECKS, section="config.analyzer")
+
+
+_CHECKS: list[KeyCheck] = [
+    (
+        "base_url",
+        lambda v: v is None or (isinstance(v, str) and v.startswith(("http://", "https://"))),
+        "an address that begins with http:// or https://, or none",
+    ),
+    ("api_key_variable", lambda v: isinstance(v, str), "the name of an environment variable"),
+    ("temperature", lambda v: v is None or is_number(v, 0.0), "a number, at least 0, or none"),
+    *(
+        (key, lambda v: is_int(v, 1), "a whole number, at least 1")
+        for key in ("max_completion_tokens", "concurrency", "parse_attempts")
+    ),
+    *(
+        (key, lambda v: is_int(v, 0), "a whole number, at least 0")
+        for key in ("max_step_skills", "max_retries")
+    ),
+    *(
+        (key, lambda v: is_number(v, 0.0) and v > 0, "a number of seconds above 0")
+        for key in ("request_timeout_seconds", "deadline_seconds")
+    ),
+    *(
+        (key, lambda v: is_number(v, 0.0), "a number, at least 0")
+        for key in (
+            "first_backoff_seconds",
+            "price_per_million_prompt_tokens",
+            "price_per_million_completion_tokens",
+        )
+    ),
+]
 
 
 class _RequestFailed(Exception):
@@ -165,18 +181,17 @@ class EndpointAnalyzer:
 
     async def _skills(self, client: openai.AsyncOpenAI, record: EpisodeRecord) -> EpisodeSkills:
         messages = analysis_messages(record, max_step_skills=self.settings.max_step_skills)
-        reason = AnalyzerFailure.UNREADABLE
+        failure = AnalyzerFailure.UNREADABLE
         for _ in range(self.settings.parse_attempts):
             reply = await self._reply(client, messages)
-            skills = parse_reply(reply)
-            if skills is not None and has_episode_skill(skills):
-                return skills.limited_to(
-                    num_turns=len(record.turns), max_step_skills=self.settings.max_step_skills
+            found = usable_skills(reply)
+            if not isinstance(found, AnalyzerFailure):
+                return found.limited_to(
+                    range(len(record.turns)), max_step_skills=self.settings.max_step_skills
                 )
-            reason = AnalyzerFailure.UNREADABLE if skills is None else AnalyzerFailure.EMPTY_SKILL
-            problem = "it holds no JSON object" if skills is None else "episode_skill is empty"
-            messages = second_attempt(messages, reply=reply, problem=problem)
-        raise _RequestFailed(reason, may_pass=False)
+            failure = found
+            messages = second_attempt(messages, reply=reply, failure=failure)
+        raise _RequestFailed(failure, may_pass=False)
 
     async def _reply(self, client: openai.AsyncOpenAI, messages: list[dict[str, str]]) -> str:
         backoff = self.settings.first_backoff_seconds

@@ -18,6 +18,7 @@ from stepopsd_rllib.hindsight.analyzer import (
     RecordedTurn,
 )
 from stepopsd_rllib.hindsight.search_rules import is_search_episode, search_skills
+from stepopsd_rllib.key_checks import is_int
 
 # Words by which the environments say that nothing was done.
 REFUSALS = ("nothing happens", "action is invalid")
@@ -88,6 +89,11 @@ class RuleAnalyzer:
 
     def __init__(self, *, max_step_skills: int = 5) -> None:
         """Starts with empty counts."""
+        if not is_int(max_step_skills, 0):
+            raise ValueError(
+                f"config.analyzer.max_step_skills={max_step_skills!r}: must be a whole number, at "
+                "least 0."
+            )
         self.max_step_skills = max_step_skills
         self.counts = AnalyzerCounts()
 
@@ -99,7 +105,7 @@ class RuleAnalyzer:
             self.counts.failures[AnalyzerFailure.NOTHING_RECORDED] += 1
             return None
         self.counts.successes += 1
-        return skills.limited_to(num_turns=len(record.turns), max_step_skills=self.max_step_skills)
+        return skills.limited_to(range(len(record.turns)), max_step_skills=self.max_step_skills)
 
     def analyze_many(self, records: Sequence[EpisodeRecord]) -> list[EpisodeSkills | None]:
         """Skills of several episodes, in order."""

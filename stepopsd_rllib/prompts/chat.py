@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -123,9 +125,16 @@ class ChatFormat:
         return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True))
 
     def _render(self, messages: list[Message]) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **self.template_kwargs
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False, **self.template_kwargs
+            )
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"config.model={self.tokenizer.name_or_path!r}: its chat template refuses messages "
+                f"of {roles}: {error}. Use a model whose template takes them."
+            ) from error
         return str(rendered)
 
     def _encode(self, text: str) -> list[int]:

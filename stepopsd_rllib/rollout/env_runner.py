@@ -19,11 +19,13 @@ from ray.rllib.utils.checkpoints import Checkpointable
 
 from envs.text_env import TextEnv
 from stepopsd_rllib.episodes import to_rllib
+from stepopsd_rllib.rollout.policy_analysis import with_replies
 from stepopsd_rllib.rollout.sampler import NO_VERSION, Sampler
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
 
 if TYPE_CHECKING:
     from stepopsd_rllib.algorithms.grpo import GRPOConfig
+    from stepopsd_rllib.prompts.chat import ChatFormat
 
 
 class TextEnvRunner(EnvRunner, Checkpointable):
@@ -41,6 +43,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         self.module = None
         self.env: TextEnv = make_text_env(self.config.env, self.config.env_config)
         self._sampler: Sampler | None = None
+        self._chat: ChatFormat | None = None
         self._loop: TurnLoop | None = None
 
     @override(EnvRunner)
@@ -61,14 +64,20 @@ class TextEnvRunner(EnvRunner, Checkpointable):
             kwargs: Ignored (RLlib passes more).
 
         Returns:
-            One episode a request, errors included, in the order of the requests.
+            One episode a request, errors included, in the order of the requests. Training episodes
+            come with the policy's replies where the algorithm has questions about them.
         """
         del kwargs
         if requests is None:
             requests = self._draw_requests(num_episodes or self.config.group_size)
         settings = self.config.rollout_settings(explore=explore)
-        episodes = {(e.group, e.rollout): e for e in self._started_loop().run(requests, settings)}
-        return [to_rllib(episodes[request.group, request.rollout]) for request in requests]
+        played = {(e.group, e.rollout): e for e in self._started_loop().run(requests, settings)}
+        episodes = [played[request.group, request.rollout] for request in requests]
+        analysis = self.config.policy_analysis() if explore else None
+        if analysis is not None:
+            assert self._sampler is not None and self._chat is not None
+            episodes = with_replies(episodes, analysis, sampler=self._sampler, chat=self._chat)
+        return [to_rllib(episode) for episode in episodes]
 
     @property
     def weights_version(self) -> int:
@@ -151,10 +160,11 @@ class TextEnvRunner(EnvRunner, Checkpointable):
     def _started_loop(self) -> TurnLoop:
         if self._loop is None:
             self._sampler = sampler = self.config.make_sampler()
+            self._chat = chat = self.config.chat_format()
             self._loop = TurnLoop(
                 make_env=lambda: make_text_env(self.config.env, self.config.env_config),
                 sampler=sampler,
-                chat=self.config.chat_format(),
+                chat=chat,
                 max_concurrent=self.config.num_envs_per_env_runner,
             )
         return self._loop

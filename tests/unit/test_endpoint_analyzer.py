@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,122 +12,23 @@ import pytest
 
 from stepopsd_rllib.hindsight.analyzer import AnalyzerFailure, EpisodeRecord
 from stepopsd_rllib.hindsight.endpoint_analyzer import EndpointAnalyzer, EndpointSettings
-
-GOOD = json.dumps(
-    {
-        "episode_summary": "Heated the egg.",
-        "episode_skill": "Heat food in the microwave before you deliver it.",
-        "step_skills": {"1": "Take the egg.", "0": "Go to the fridge.", "7": "There is no step 7."},
-    }
+from tests.faulty_endpoint import (
+    GOOD,
+    FaultyServer,
+    completion,
+    drip,
+    drop_connection,
+    hang,
+    serving,
+    slow,
+    status,
 )
-
-
-def completion(text: str | None) -> bytes:
-    body = {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "m",
-        "choices": [
-            {
-                "index": 0,
-                "finish_reason": "stop",
-                "message": {"role": "assistant", "content": text},
-            }
-        ],
-        "usage": {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200},
-    }
-    return json.dumps(body).encode()
-
-
-class FaultyServer(ThreadingHTTPServer):
-    """Answers the n-th request with the n-th plan; the last plan serves all later ones."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.plan: list[Any] = [completion(GOOD)]
-        self.requests: list[dict[str, Any]] = []
-        self.lock = threading.Lock()
-        self.running = self.most_running = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: FaultyServer
-
-    def do_POST(self) -> None:
-        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            number = len(self.server.requests)
-            self.server.requests.append(content)
-            self.server.running += 1
-            self.server.most_running = max(self.server.most_running, self.server.running)
-        reply = self.server.plan[min(number, len(self.server.plan) - 1)]
-        try:
-            reply(self) if callable(reply) else send(self, 200, reply)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the client has given up, as the test wants it to
-        finally:
-            with self.server.lock:
-                self.server.running -= 1
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keeps the test output clean."""
-
-
-def send(handler: Handler, status: int, body: bytes, **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in {"Content-Type": "application/json", **headers}.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-def status(code: int, body: bytes = b"{}", **headers: str) -> Any:
-    return lambda handler: send(handler, code, body, **headers)
-
-
-def hang(handler: Handler) -> None:
-    time.sleep(1.5)
-
-
-def drip(handler: Handler) -> None:
-    """Sends a byte of a large body now and then, so that no single read ever times out."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", "100000")
-    handler.end_headers()
-    for _ in range(30):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.05)
-
-
-def drop_connection(handler: Handler) -> None:
-    handler.close_connection = True
-    handler.connection.close()
-
-
-def slow(handler: Handler) -> None:
-    time.sleep(0.1)
-    send(handler, 200, completion(GOOD))
 
 
 @pytest.fixture
 def server() -> Iterator[FaultyServer]:
-    server = FaultyServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as running:
+        yield running
 
 
 def analyzer(server: FaultyServer, **changes: Any) -> EndpointAnalyzer:
@@ -280,6 +179,7 @@ def test_the_second_attempt_shows_what_was_wrong(server: FaultyServer) -> None:
     server.plan = [completion("My thoughts, without any object."), completion(GOOD)]
     asked = analyzer(server)
     assert asked.analyze(RECORD) is not None
+    assert [message["role"] for message in server.requests[1]["messages"]] == ["system", "user"]
     complaint = server.requests[1]["messages"][-1]["content"]
     assert "no JSON object" in complaint
     assert "without any object." in complaint
@@ -313,6 +213,8 @@ def test_nothing_is_asked_for_no_episode(server: FaultyServer) -> None:
         ({"concurrency": 0}, "analyzer.concurrency=0"),
         ({"deadline_seconds": -1.0}, "analyzer.deadline_seconds=-1.0"),
         ({"max_retries": -1}, "analyzer.max_retries=-1"),
+        ({"concurrency": "eight"}, "config.analyzer.concurrency='eight': must be a whole number"),
+        ({"base_url": "localhost:8000/v1"}, "begins with http:// or https://"),
     ],
 )
 def test_impossible_settings_name_the_key(changes: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from stepopsd_rllib.episodes import Status, Turn, from_rllib, to_rllib
+from stepopsd_rllib.episodes import PolicyReply, Status, Turn, from_rllib, to_rllib
 from tests.agents import random_episode, same_records
 
 
@@ -21,6 +21,10 @@ def test_an_episode_survives_rllib_and_pickle(context, turns):
     episode = dataclasses.replace(episode, preamble="- Look first.\n\n")
     back = from_rllib(pickle.loads(pickle.dumps(to_rllib(episode))))
     assert same_records(back, episode)
+    reply = PolicyReply(text="{é", shown_turns=(0, 2), requests=2, prompt_tokens=9)
+    episode = dataclasses.replace(episode, reply=reply)
+    back = from_rllib(pickle.loads(pickle.dumps(to_rllib(episode))))
+    assert same_records(back, episode) and back.reply == reply
     changed = dataclasses.replace(back, seed=back.seed + 1)
     assert not same_records(changed, episode), "the comparison must be able to fail"
 

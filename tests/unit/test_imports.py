@@ -17,11 +17,12 @@ ALLOWED = {
     "objectives": set(),
     "episodes": set(),
     "failures": set(),
+    "key_checks": set(),
     "report": set(),
     "prompts": {"episodes"},
     "modules": {"objectives", "episodes", "prompts", "hindsight"},
-    "hindsight": {"episodes", "prompts"},
-    "rollout": {"episodes", "prompts", "modules"},
+    "hindsight": {"episodes", "prompts", "key_checks"},
+    "rollout": {"episodes", "prompts", "modules", "hindsight"},
     "rescoring": {"episodes", "modules"},
     "evaluation": {"episodes"},
     "metric_sums": {"objectives"},
@@ -36,7 +37,7 @@ ALLOWED = {
     },
 }
 ALLOWED["learner"] = ALLOWED["connectors"] | {"connectors", "metric_sums"}
-ALLOWED["algorithms"] = ALLOWED["learner"] | {"learner", "evaluation"}
+ALLOWED["algorithms"] = ALLOWED["learner"] | {"learner", "evaluation", "key_checks"}
 COMMANDS = {
     "tuned",
     "progress",

@@ -34,6 +34,13 @@ SETTINGS = {
 }
 
 
+NO_WEIGHT = {"episode_skill_weight": 0.0, "step_skill_weight": 0.0}
+
+
+def policy(**keys):
+    return {"engine": "policy", **keys}
+
+
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -75,7 +82,20 @@ def test_the_comparison_over_six_methods_is_valid():
         ("OPID", {"analyzer": {}}, "without a model name"),
         ("OPID", {"analyzer": {"model": "m", "base_ur": "x"}}, "Did you mean 'base_url'"),
         ("OPID", {"skill_routing": "both"}, "'step_priority' or 'additive'"),
-        ("GRSD", {"analyzer": "modl"}, "'rules', or a mapping"),
+        ("OPID", {"analyzer": {"engine": "endpoint"}}, "without a model name"),
+        ("OPID", {"analyzer": "polcy"}, "'policy', or a mapping.* Did you mean 'policy'"),
+        ("OPID", {"analyzer": {"engine": "polcy"}}, "analyzer.engine='polcy'.* mean 'policy'"),
+        ("OPID", {"analyzer": "polcy", **NO_WEIGHT}, "config.analyzer='polcy'"),
+        ("OPID", {"analyzer": {"engin": "policy"}}, "Did you mean 'engine'"),
+        ("OPID", {"analyzer": policy(base_url="x")}, "It belongs to engine 'endpoint'"),
+        ("OPID", {"analyzer": policy(parse_attempt=2)}, "Did you mean 'parse_attempts'"),
+        ("OPID", {"analyzer": policy(temperature=0.001)}, "must be 0 .greedy., or at least 0.01"),
+        ("OPID", {"analyzer": policy(temperature="hot")}, "analyzer.temperature='hot': must be a"),
+        ("OPID", {"analyzer": policy(max_context_tokens=4096)}, "the model has 2048 positions"),
+        ("OPID", {"analyzer": policy(max_completion_tokens=2048)}, "leaves no room for a question"),
+        ("GRSD", {"analyzer": policy(max_completion_tokens=0)}, "whole number of tokens"),
+        ("GRSD", {"analyzer": {"engine": "rules", "max_step_skills": -1}}, "max_step_skills=-1"),
+        ("GRSD", {"analyzer": "modl"}, "'rules', 'policy', or a mapping"),
         ("AgentOPSD", {"credit_level": "step"}, "'turn' or 'token'"),
         ("ADRS", {"first_update": 30, "last_update": 20}, "lies before first_update=30"),
         ("ADRS", {"usefulness": "L3"}, "'states', 'tasks', 'tokens' or 'none'"),

@@ -9,7 +9,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.algorithms.grpo import GRPOConfig
-from stepopsd_rllib.episodes import AgentEpisode, to_rllib
+from stepopsd_rllib.episodes import AgentEpisode, PolicyReply, to_rllib
 from tests.agents import build_learner, random_groups, small_config, weights_of
 
 BRIEF = {"skills": "alfworld_brief", "skill_max_tokens": 512}
@@ -132,6 +132,18 @@ def test_a_method_at_neutral_is_grpo_bit_for_bit(name, groups, grpo_weights):
 def test_a_method_in_action_is_not_grpo(name, groups, grpo_weights):
     actual, _ = trained(name, ACTIVE[name], groups)
     assert not all(torch.equal(actual[key], value) for key, value in grpo_weights.items())
+
+
+@pytest.mark.parametrize("name", ["GRSD", "OPID"])
+def test_the_policys_recorded_replies_count_where_they_can_be_read(name, groups, grpo_weights):
+    def update(text: str):
+        reply = PolicyReply(text=text, shown_turns=(0,), requests=1)
+        answered = [[replace(episode, reply=reply) for episode in group] for group in groups]
+        weights, _ = trained(name, {**ACTIVE[name], "analyzer": "policy"}, answered)
+        return [torch.equal(weights[key], value) for key, value in grpo_weights.items()]
+
+    assert all(update("I would rather not."))
+    assert not all(update('{"episode_skill": "Look in the fridge."}'))
 
 
 def test_no_method_is_left_out():

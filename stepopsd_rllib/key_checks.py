@@ -1,9 +1,9 @@
-"""Checks of a config's values: what a key may hold, and numbers that YAML reads as texts."""
+"""Checks of a configuration's values: what a key may hold, and numbers that YAML reads as texts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 KeyCheck = tuple[str, Callable[[Any], bool], str]
@@ -27,6 +27,18 @@ def is_number(value: Any, low: float, high: float = math.inf) -> bool:
     """Whether a value is a finite number in [low, high]; true and false are none."""
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     return is_real and math.isfinite(value) and low <= value <= high
+
+
+def require(settings: object, checks: Sequence[KeyCheck], *, section: str) -> None:
+    """Refuses the first attribute of `settings` whose value fails its check.
+
+    Raises:
+        ValueError: It names `section`, key, value, and what the value must be.
+    """
+    for key, check, requirement in checks:
+        value = getattr(settings, key)
+        if not passes(check, value):
+            raise ValueError(f"{section}.{key}={value!r}: must be {requirement}.")
 
 
 def refuse_number_as_text(key: str, value: Any, current: Any) -> None:
