@@ -10,20 +10,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "stepopsd_rllib"
-HELP_SECONDS = 3.0  # a plain Python start takes 0.1 s, importing Ray and torch several seconds
-
 HELP_SECONDS = 3.0  # a plain Python start takes 0.1 s; importing Ray and torch takes seconds
 ALLOWED = {
     "objectives": set(),
     "episodes": set(),
     "failures": set(),
-    "report": set(),
+    "intervals": set(),
+    "report": {"intervals"},
     "prompts": {"episodes"},
     "modules": {"objectives", "episodes", "prompts", "hindsight"},
     "hindsight": {"episodes", "prompts"},
     "rollout": {"episodes", "prompts", "modules"},
     "rescoring": {"episodes", "modules"},
-    "evaluation": {"episodes"},
+    "evaluation": {"episodes", "intervals"},
     "metric_sums": {"objectives"},
     "connectors": {
         "objectives",
