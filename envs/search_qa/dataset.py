@@ -3,12 +3,12 @@
 JSON lines, plain or .gz, or parquet (arXiv:2405.13576).
 """
 
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from envs.search_qa.corpus import read_lines
 from envs.search_qa.world import Question
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
@@ -55,16 +55,14 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         for batch in file.iter_batches():
             yield from batch.to_pylist()
         return
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DatasetError(f"{path}:{number}: no JSON ({error}).") from None
-            if not isinstance(row, dict):
-                raise DatasetError(f"{path}:{number}: the line is no JSON object.")
-            yield row
+    for number, line in enumerate(read_lines(path, DatasetError), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(f"{path}:{number}: not JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise DatasetError(f"{path}:{number}: the line is not a JSON object.")
+        yield row
 
 
 def _question(row: dict[str, Any], where: str) -> Question:

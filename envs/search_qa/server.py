@@ -39,9 +39,9 @@ def parse_request(body: bytes) -> RetrievalRequest:
     try:
         request = json.loads(body)
     except ValueError:
-        raise BadRequestError("the body is no JSON") from None
+        raise BadRequestError("the body is not JSON") from None
     if not isinstance(request, dict):
-        raise BadRequestError("the body is no JSON object")
+        raise BadRequestError("the body is not a JSON object")
     queries = request.get("queries", [request["query"]] if "query" in request else None)
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise BadRequestError("send 'queries', a list of texts, or 'query', a text")

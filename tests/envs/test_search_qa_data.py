@@ -104,8 +104,8 @@ def test_parquet_and_packed_lines_hold_the_same_questions(tmp_path: Path):
         ({**GOOD_ROW, "question": " "}, ":2: question=' ' is no text"),
         ({**GOOD_ROW, "data_source": None}, ":2: data_source=None is no text"),
         ({**GOOD_ROW, "id": "0"}, ":2: the id 'nq/0' was used before"),
-        ("{broken", ":2: no JSON"),
-        ("[1]", ":2: the line is no JSON object"),
+        ("{broken", ":2: not JSON"),
+        ("[1]", ":2: the line is not a JSON object"),
     ],
 )
 def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, row, message):
@@ -146,7 +146,7 @@ def test_a_split_without_file_is_refused_by_name(tmp_path: Path):
         ({"id": "2"}, ":2: the line has no contents"),
         ({"id": "2", "contents": " "}, ":2: the line has no contents"),
         ({"id": "1", "contents": "x"}, ":2: the id was already used in line 1"),
-        ("{", ":2: no JSON"),
+        ("{", ":2: not JSON"),
     ],
 )
 def test_a_bad_corpus_line_is_named_with_file_and_line(tmp_path: Path, line, message):
