@@ -28,7 +28,6 @@ from ray.rllib.utils.metrics import (
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib
 from stepopsd_rllib.evaluation import episode_metrics, evaluation_metrics, evaluation_rows
 from stepopsd_rllib.objectives.advantages import is_informative
-from stepopsd_rllib.rollout.env_runner import make_text_env
 from stepopsd_rllib.rollout.group_sampling import Groups, RolloutError, sample_groups
 from stepopsd_rllib.rollout.task_cursor import TaskCursor
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
@@ -52,7 +51,7 @@ class AgentAlgorithm(Algorithm):
     def setup(self, config: Any) -> None:
         """Builds runners and learners, checks a first prompt, syncs the initial weights."""
         super().setup(config)
-        self._env = make_text_env(self.config.env, self.config.env_config)
+        self._env = self.config.make_env()
         self._tasks = TaskCursor(_tasks_of(self._env, "train"), seed=self.config.seed)
         self._eval_tasks = evenly_spaced(
             _tasks_of(self._env, self.config.eval_split), self.config.eval_num_tasks

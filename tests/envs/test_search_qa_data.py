@@ -115,6 +115,17 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, row, message):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "source"), [("nq/test.jsonl", "nq"), ("any/bamboogle.jsonl", "bamboogle")]
+)
+def test_rows_without_a_data_source_get_it_from_the_path(tmp_path: Path, name: str, source: str):
+    row = {key: value for key, value in GOOD_ROW.items() if key != "data_source"}
+    path = tmp_path / name
+    path.parent.mkdir()
+    [(task_id, question)] = read_questions(write_lines(path, row)).items()
+    assert (task_id, question.data_source) == (f"{source}/1", source)
+
+
 def test_files_that_are_no_data_are_refused(tmp_path: Path):
     (tmp_path / "x.parquet").write_bytes(b"nonsense")
     for name, message in (
