@@ -136,7 +136,7 @@ def iteration_line(
     parts += [f"{name} {write(flat[key])}" for key, name, write in COLUMNS if key in flat]
     errors = errors_in(flat, "env_runners")
     if errors:
-        parts.append(f"not counted: {errors}")
+        parts.append(f"not counted: {errors} (errors.jsonl)")
     parts.append(f"{flat['time_this_iter_s']:.1f} s")
     left = seconds_left(flat, stop, list(recent_seconds))
     if left is not None:

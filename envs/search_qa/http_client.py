@@ -20,6 +20,7 @@ from envs.search_qa.server_health import Server, ServerHealth
 logger = logging.getLogger(__name__)
 
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.1, 5.0
+_CHECK_ATTEMPTS = 3
 _PROBE = "what is the capital of france"
 _MAX_REPLY_BYTES = 64 * 2**20
 _MAX_CONNECTIONS = 256
@@ -118,11 +119,10 @@ class HttpRetriever:
         """
         problems = []
         for server in self._health.servers:
-            try:
-                self._ask(server, [_PROBE], 1, time.monotonic() + self._deadline_s)
-            except RetrievalError as error:
+            problem = self._problem_of(server)
+            if problem is not None:
                 self._health.failed(server)
-                problems.append(f"{server.url} ({error})")
+                problems.append(f"{server.url} ({problem})")
         if len(problems) == len(self._health.servers):
             raise RetrievalError(
                 "no_server",
@@ -133,6 +133,20 @@ class HttpRetriever:
             logger.warning("A retrieval server does not answer, the others are asked: %s", problem)
         if all(server.dialect != "list" for server in self._health.servers):
             self._batcher.max_batch = 1  # queries that cannot travel together travel side by side
+
+    def _problem_of(self, server: Server) -> RetrievalError | None:
+        """What is wrong with a server; asks again where that may pass."""
+        problem: RetrievalError | None = None
+        for _ in range(_CHECK_ATTEMPTS):
+            try:
+                self._ask(server, [_PROBE], 1, time.monotonic() + self._deadline_s)
+                return None
+            except RetrievalError as error:
+                problem = error
+                if error.status in ("dialect", "timeout"):
+                    break
+                time.sleep(_FIRST_BACK_OFF_S)
+        return problem
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
         """Returns the passages of each query; see `Retriever.search`.

@@ -36,6 +36,7 @@ from stepopsd_rllib.rollout.weight_sync import sync_weights
 logger = logging.getLogger(__name__)
 
 EVALUATION_FILE = "evaluation.jsonl"
+ERRORS_FILE = "errors.jsonl"
 CREDIT_FILE = "credit.jsonl"
 _EVALUATION_GROUP = 1 << 40
 
@@ -118,6 +119,7 @@ class AgentAlgorithm(Algorithm):
         episodes = [from_rllib(episode) for number in requests for episode in groups[number]]
         rows = evaluation_rows(episodes, iteration=self._num_updates, split=self.config.eval_split)
         self._append_lines(EVALUATION_FILE, rows)
+        self._write_errors(episodes)
         metrics = evaluation_metrics(episodes, iteration=self._num_updates)
         return metrics | {"seconds": time.perf_counter() - started}
 
@@ -200,6 +202,7 @@ class AgentAlgorithm(Algorithm):
             if len(kept) >= self.config.groups_per_step:
                 break
         self._log_rollouts(episodes, counts)
+        self._write_errors(episodes)
         return self._require_groups(kept, counts, episodes)
 
     def _require_groups(
@@ -280,6 +283,10 @@ class AgentAlgorithm(Algorithm):
 
     def _log_rollouts(self, episodes: list[AgentEpisode], counts: dict[str, int]) -> None:
         metrics = episode_metrics(episodes) | counts
+        for status, count in metrics.pop("tool_error", {}).items():
+            self.metrics.log_value(
+                (ENV_RUNNER_RESULTS, "tool_error_lifetime", status), count, reduce="lifetime_sum"
+            )
         metrics["runners_restarted_lifetime"] = self._counters["total_num_restored_workers"]
         self.metrics.log_dict(metrics, key=ENV_RUNNER_RESULTS, reduce="mean", window=1)
         num_turns = sum(len(episode.turns) for episode in episodes)
@@ -293,6 +300,21 @@ class AgentAlgorithm(Algorithm):
         self._append_lines(
             CREDIT_FILE, [row for result in results.ignore_errors() for row in result.get()]
         )
+
+    def _write_errors(self, episodes: list[AgentEpisode]) -> None:
+        """Appends what broke to `errors.jsonl`: results only count it."""
+        rows = [
+            {
+                "iteration": self._num_updates,
+                "task_id": episode.task_id,
+                "rollout": episode.rollout,
+                "status": str(episode.status),
+                "error": episode.error,
+            }
+            for episode in episodes
+            if episode.error
+        ]
+        self._append_lines(ERRORS_FILE, rows)
 
     def _append_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Appends rows to a JSON-lines file of the run folder."""
