@@ -114,5 +114,20 @@ def evaluation_rows(
     ]
 
 
+def error_rows(episodes: Sequence[AgentEpisode], *, iteration: int) -> list[dict[str, Any]]:
+    """One row an episode that broke, as written to `errors.jsonl`; the metrics only count them."""
+    return [
+        {
+            "iteration": iteration,
+            "task_id": episode.task_id,
+            "rollout": episode.rollout,
+            "status": str(episode.status),
+            "error": episode.error,
+        }
+        for episode in episodes
+        if episode.error
+    ]
+
+
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")

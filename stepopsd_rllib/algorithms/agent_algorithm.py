@@ -26,7 +26,12 @@ from ray.rllib.utils.metrics import (
 )
 
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib
-from stepopsd_rllib.evaluation import episode_metrics, evaluation_metrics, evaluation_rows
+from stepopsd_rllib.evaluation import (
+    episode_metrics,
+    error_rows,
+    evaluation_metrics,
+    evaluation_rows,
+)
 from stepopsd_rllib.objectives.advantages import is_informative
 from stepopsd_rllib.rollout.group_sampling import Groups, RolloutError, sample_groups
 from stepopsd_rllib.rollout.task_cursor import TaskCursor
@@ -119,7 +124,7 @@ class AgentAlgorithm(Algorithm):
         episodes = [from_rllib(episode) for number in requests for episode in groups[number]]
         rows = evaluation_rows(episodes, iteration=self._num_updates, split=self.config.eval_split)
         self._append_lines(EVALUATION_FILE, rows)
-        self._write_errors(episodes)
+        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_updates))
         metrics = evaluation_metrics(episodes, iteration=self._num_updates)
         return metrics | {"seconds": time.perf_counter() - started}
 
@@ -202,7 +207,7 @@ class AgentAlgorithm(Algorithm):
             if len(kept) >= self.config.groups_per_step:
                 break
         self._log_rollouts(episodes, counts)
-        self._write_errors(episodes)
+        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_updates))
         return self._require_groups(kept, counts, episodes)
 
     def _require_groups(
@@ -300,21 +305,6 @@ class AgentAlgorithm(Algorithm):
         self._append_lines(
             CREDIT_FILE, [row for result in results.ignore_errors() for row in result.get()]
         )
-
-    def _write_errors(self, episodes: list[AgentEpisode]) -> None:
-        """Appends what broke to `errors.jsonl`: results only count it."""
-        rows = [
-            {
-                "iteration": self._num_updates,
-                "task_id": episode.task_id,
-                "rollout": episode.rollout,
-                "status": str(episode.status),
-                "error": episode.error,
-            }
-            for episode in episodes
-            if episode.error
-        ]
-        self._append_lines(ERRORS_FILE, rows)
 
     def _append_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Appends rows to a JSON-lines file of the run folder."""

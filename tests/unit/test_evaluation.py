@@ -11,6 +11,7 @@ import pytest
 from stepopsd_rllib.episodes import AgentEpisode, Status
 from stepopsd_rllib.evaluation import (
     episode_metrics,
+    error_rows,
     evaluation_metrics,
     evaluation_rows,
 )
@@ -42,6 +43,9 @@ def test_tool_errors_are_counted_by_their_own_status():
     metrics = episode_metrics([first, *failed])
     assert metrics["tool_error"] == {"http_500": 2, "timeout": 1}
     assert metrics["status"]["tool_error"] == 3 and metrics["num_episodes"] == 1
+    rows = error_rows([first, *failed], iteration=2)
+    assert [row["error"] for row in rows] == list(errors)
+    assert {row["status"] for row in rows} == {"tool_error"}
 
 
 def one_a_task(*outcomes: tuple[str, bool]) -> list[AgentEpisode]:
