@@ -1,5 +1,8 @@
 """The command `stepopsd`: reads the command line, then imports what the command needs.
 
+A user's mistake ends with one line and exit status 2, a run that failed with 1. Everything else is
+a fault of this package and keeps its traceback.
+
 It lives outside the package because importing `stepopsd_rllib` registers its algorithms with Ray
 Tune, which takes seconds: `stepopsd --help` and a mistyped option answer at once.
 """
@@ -10,8 +13,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-USER_MISTAKE = 2
-"""Exit status when the user has something to correct; argparse uses the same."""
+USER_MISTAKE, INTERRUPTED = 2, 130
+"""Exit statuses: the user has something to correct (argparse uses the same); Ctrl-C."""
+
+WITHOUT_RAY = ("index", "serve-retriever")
+"""Commands that start at once and run where no training does."""
 
 DESCRIPTION = "Train, evaluate and inspect language-model agents with Ray RLlib."
 
@@ -19,9 +25,25 @@ DESCRIPTION = "Train, evaluate and inspect language-model agents with Ray RLlib.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0, 1 for a run that failed, 2 for a user's mistake."""
     options = parser().parse_args(arguments)
-    from stepopsd_rllib import cli
+    try:
+        if options.command in WITHOUT_RAY:
+            from envs.search_qa import commands
 
-    return cli.run(options)
+            return commands.run(options)
+        from stepopsd_rllib import cli
+
+        return cli.run(options)
+    except KeyboardInterrupt:
+        print("stepopsd: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        from stepopsd_rllib import failures
+
+        mistake = failures.users_mistake(error)
+        if mistake is None:
+            raise
+        print(f"stepopsd: {mistake}", file=sys.stderr)
+        return USER_MISTAKE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -163,7 +185,14 @@ def _add_serve_retriever(commands: argparse._SubParsersAction[argparse.ArgumentP
         help="serve a corpus or an index over HTTP",
         description="Serve a retriever in the dialects of Search-R1 and verl-agent.",
     )
-    serve.add_argument("retriever", metavar="RETRIEVER", help="a corpus file or an index folder")
+    serve.add_argument(
+        "retriever",
+        metavar="RETRIEVER",
+        nargs="+",
+        help="a corpus file, an index folder, addresses of servers, or a kind (bm25, tantivy, "
+        "http, dense) with its settings",
+    )
+    _add_overrides(serve, "index=e5.index corpus=wiki.jsonl encoder=FOLDER, for dense")
     serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="port to bind (default: 8000)")
 

@@ -25,10 +25,10 @@ def evaluate(checkpoint: str, *, split: str | None, num_tasks: int | None) -> in
     Args:
         checkpoint: A checkpoint, trial or run folder; of several checkpoints the newest.
         split: Split of the tasks; the one of the training config by default.
-        num_tasks: First so many tasks; as in the training config by default.
+        num_tasks: So many tasks, evenly spaced; as in the training config by default.
     """
     changes = {"eval_split": split, "eval_num_tasks": num_tasks}
-    algorithm = restored(checkpoint, {key: value for key, value in changes.items() if value})
+    algorithm = restored(checkpoint, {k: v for k, v in changes.items() if v is not None})
     try:
         print(single_table(evaluation_of({"evaluation": algorithm.evaluate()})))
     finally:

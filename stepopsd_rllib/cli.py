@@ -1,34 +1,15 @@
-"""The commands of `stepopsd`; the command line itself is read in the module `stepopsd`.
-
-A user's mistake ends with one line and exit status 2, a run that failed with 1. Everything else is
-a fault of this package and keeps its traceback.
-"""
+"""The commands of `stepopsd` that use the package; the module `stepopsd` reads the command line."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
-
-from stepopsd_rllib import failures
-
-USER_MISTAKE, INTERRUPTED = 2, 130
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command that was parsed and returns the exit status."""
-    try:
-        return _COMMANDS[options.command](options)
-    except KeyboardInterrupt:
-        print("stepopsd: interrupted.", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        mistake = failures.users_mistake(error)
-        if mistake is None:
-            raise
-        print(f"stepopsd: {mistake}", file=sys.stderr)
-        return USER_MISTAKE
+    return _COMMANDS[options.command](options)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -98,20 +79,6 @@ def _build_tiny(options: argparse.Namespace) -> int:
     return 0
 
 
-def _index(options: argparse.Namespace) -> int:
-    from envs.search_qa.commands import index_corpus
-
-    index_corpus(options.corpus, output=options.output)
-    return 0
-
-
-def _serve_retriever(options: argparse.Namespace) -> int:
-    from envs.search_qa.commands import serve_retriever
-
-    serve_retriever(options.retriever, host=options.host, port=options.port)
-    return 0
-
-
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "compare": _compare,
@@ -120,6 +87,4 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "play": _play,
     "build-tiny": _build_tiny,
     "export": _export,
-    "index": _index,
-    "serve-retriever": _serve_retriever,
 }

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
+from stepopsd_rllib import intervals
 from stepopsd_rllib.episodes import AgentEpisode, Status
-
-CONFIDENCE = 0.95
-
-
-def wilson_interval(num_wins: int, num_episodes: int) -> tuple[float, float]:
-    """Wilson interval of a success rate at 95 % confidence; (0, 1) without episodes."""
-    if num_episodes == 0:
-        return 0.0, 1.0
-    interval = binomtest(num_wins, num_episodes).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+from stepopsd_rllib.intervals import Estimate
 
 
 def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
@@ -27,15 +18,22 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
 
     Returns:
         A nested dict: `num_episodes`, `episode_return_mean`, `success_rate`, `valid_action_ratio`
-        (over turns), `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`. Means
-        without episodes are NaN.
+        (over turns), `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`, and,
+        where tools failed, `tool_error` (episodes by the first word of the error). Means without
+        episodes are NaN.
     """
     outcomes = [episode for episode in episodes if episode.status.is_outcome]
     turns = [turn for episode in outcomes for turn in episode.turns]
     by_type: dict[str, list[AgentEpisode]] = defaultdict(list)
     for episode in outcomes:
         by_type[episode.task_type].append(episode)
+    tool_errors = Counter(
+        episode.error.partition(":")[0]
+        for episode in episodes
+        if episode.status is Status.TOOL_ERROR
+    )
     return {
+        **({"tool_error": dict(sorted(tool_errors.items()))} if tool_errors else {}),
         "num_episodes": len(outcomes),
         "episode_return_mean": _mean([episode.return_ for episode in outcomes]),
         "success_rate": _mean([episode.won for episode in outcomes]),
@@ -54,24 +52,46 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
 
 
 def evaluation_metrics(episodes: Sequence[AgentEpisode], *, iteration: int) -> dict[str, Any]:
-    """`episode_metrics` with wins as counts and Wilson intervals.
+    """`episode_metrics` with wins as counts, 95 % intervals, and the average over task types.
+
+    `success_rate` counts every task the same; `task_type_mean` every task type, so that one with
+    few tasks weighs as much as one with thousands (the "Avg" of papers on Search-QA).
 
     Args:
         episodes: One episode a task.
         iteration: Number of updates before this evaluation.
+
+    Raises:
+        ValueError: A task was played twice: repeated tasks would bias both averages.
     """
+    repeated = [task for task, n in Counter(e.task_id for e in episodes).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"task {repeated[0]!r} stands twice in the evaluation ({len(repeated)} tasks repeat). "
+            "Every task counts once: give split and data unique task ids."
+        )
     metrics = episode_metrics(episodes)
     outcomes = [episode for episode in episodes if episode.status.is_outcome]
-    num_wins = sum(episode.won for episode in outcomes)
-    low, high = wilson_interval(num_wins, len(outcomes))
+    by_type: list[Estimate] = []
     for name, values in metrics["task_type"].items():
-        values["num_wins"] = sum(episode.won for episode in outcomes if episode.task_type == name)
+        won = sum(episode.won for episode in outcomes if episode.task_type == name)
+        by_type.append(intervals.rate(won, values["num_episodes"]))
+        values |= {"num_wins": won, **_interval(by_type[-1])}
+    num_wins = sum(episode.won for episode in outcomes)
+    mean_over_types = intervals.unweighted_mean(by_type)
     return metrics | {
         "iteration": iteration,
         "num_wins": num_wins,
-        "success_rate_low": low,
-        "success_rate_high": high,
+        **_interval(intervals.rate(num_wins, len(outcomes))),
+        "task_type_mean": {
+            "success_rate": mean_over_types.value,
+            **_interval(mean_over_types),
+        },
     }
+
+
+def _interval(estimate: Estimate) -> dict[str, float]:
+    return {"success_rate_low": estimate.low, "success_rate_high": estimate.high}
 
 
 def evaluation_rows(
@@ -88,8 +108,24 @@ def evaluation_rows(
             "return": episode.return_,
             "turns": len(episode.turns),
             "status": str(episode.status),
+            "error": episode.error,
         }
         for episode in episodes
+    ]
+
+
+def error_rows(episodes: Sequence[AgentEpisode], *, iteration: int) -> list[dict[str, Any]]:
+    """One row an episode that broke, as written to `errors.jsonl`; the metrics only count them."""
+    return [
+        {
+            "iteration": iteration,
+            "task_id": episode.task_id,
+            "rollout": episode.rollout,
+            "status": str(episode.status),
+            "error": episode.error,
+        }
+        for episode in episodes
+        if episode.error
     ]
 
 

@@ -134,6 +134,9 @@ def iteration_line(
         number = f"{number.rjust(len(last))}/{last}"
     parts = [f"iteration {number}"]
     parts += [f"{name} {write(flat[key])}" for key, name, write in COLUMNS if key in flat]
+    errors = errors_in(flat, "env_runners")
+    if errors:
+        parts.append(f"not counted: {errors} (errors.jsonl)")
     parts.append(f"{flat['time_this_iter_s']:.1f} s")
     left = seconds_left(flat, stop, list(recent_seconds))
     if left is not None:
@@ -143,12 +146,26 @@ def iteration_line(
 
 def evaluation_line(flat: Mapping[str, Any]) -> str:
     """One evaluation: success with its interval, the number of tasks and when it was made."""
+    when = f"  evaluation after {flat['evaluation/iteration']} iterations: "
+    errors = errors_in(flat, "evaluation")
+    if not flat["evaluation/num_episodes"]:
+        return f"{when}no task was counted ({errors})"
+    rates = [flat[f"evaluation/success_rate{end}"] for end in ("", "_low", "_high")]
     return (
-        f"  evaluation after {flat['evaluation/iteration']} iterations: "
-        f"{flat['evaluation/success_rate']:.1%} "
-        f"[{flat['evaluation/success_rate_low']:.1%}, {flat['evaluation/success_rate_high']:.1%}] "
+        f"{when}{rates[0]:.1%} [{rates[1]:.1%}, {rates[2]:.1%}] "
         f"of {flat['evaluation/num_episodes']:.0f} tasks"
+        + (f", not counted: {errors}" if errors else "")
     )
+
+
+def errors_in(flat: Mapping[str, Any], prefix: str) -> str:
+    """Episodes that broke, by status, or "": they are in no rate, so they have to be seen."""
+    found = {
+        key.rpartition("/")[2]: count
+        for key, count in flat.items()
+        if key.startswith(f"{prefix}/status/") and key.endswith("_error") and count
+    }
+    return ", ".join(f"{status} {count:.0f}" for status, count in sorted(found.items()))
 
 
 def seconds_left(

@@ -7,6 +7,7 @@ too. A name that ends in .gz is decompressed.
 import gzip
 import hashlib
 import json
+import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,15 +36,26 @@ def read_corpus(path: str | Path) -> Iterator[Passage]:
     if not path.is_file():
         raise CorpusError(f"{path}: no such corpus file. Name a file of JSON lines.")
     digests = array("Q")  # 8 bytes a passage: 21 million ids as texts would need gigabytes
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            passage = parse_line(line, f"{path}:{number}")
-            digests.append(_digest(passage.id))
-            yield passage
+    for number, line in enumerate(read_lines(path, CorpusError), start=1):
+        passage = parse_line(line, f"{path}:{number}")
+        digests.append(_digest(passage.id))
+        yield passage
     if not digests:
         raise CorpusError(f"{path}: the corpus is empty. It needs one JSON object a line.")
     _refuse_duplicates(path, np.frombuffer(digests, dtype=np.uint64))
+
+
+def read_lines(path: Path, refusal: type[ValueError]) -> Iterator[bytes]:
+    """Yields the lines of a file; a broken .gz is refused with `refusal`."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as lines:
+        try:
+            yield from lines
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise refusal(
+                f"{path}: not a whole gzip file ({error}). Copy it again, or drop the .gz from the "
+                "name of a file that is not compressed."
+            ) from None
 
 
 def corpus_fingerprint(path: str | Path) -> str:
@@ -84,7 +96,7 @@ def parse_line(line: bytes, where: str) -> Passage:
     try:
         document = json.loads(line)
     except ValueError as error:
-        raise CorpusError(f"{where}: no JSON ({error}). Every line must be one object.") from None
+        raise CorpusError(f"{where}: not JSON ({error}). Every line must be one object.") from None
     parsed = parse_document(document)
     if parsed is None:
         raise CorpusError(f"{where}: the line has no contents. Write {_EXAMPLE}.")
@@ -108,5 +120,5 @@ def _refuse_duplicates(path: Path, digests: np.ndarray) -> None:
         first, second = order[repeats[0]] + 1, order[repeats[0] + 1] + 1
         raise CorpusError(
             f"{path}:{second}: the id was already used in line {first} "
-            f"({len(repeats)} ids repeat). Ids must be unique."
+            f"({len(repeats)} such lines). Ids must be unique."
         )

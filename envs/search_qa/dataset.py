@@ -3,15 +3,16 @@
 JSON lines, plain or .gz, or parquet (arXiv:2405.13576).
 """
 
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from envs.search_qa.corpus import read_lines
 from envs.search_qa.world import Question
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_SPLIT_NAMES = ("train", "dev", "test", "valid", "validation", "valid_seen", "valid_unseen")
 
 
 class DatasetError(ValueError):
@@ -21,7 +22,9 @@ class DatasetError(ValueError):
 def read_questions(path: str | Path) -> dict[str, Question]:
     """Returns the questions of a file by task id, in file order.
 
-    The task id is `<data_source>/<id>`, or `<data_source>/<row number>` for rows without id.
+    The task id is `<data_source>/<id>`, or `<data_source>/<row number>` for rows without id. Rows
+    without a data source get the name of the file, or of its folder if the file is named after a
+    split: FlashRAG's `nq/test.jsonl` holds the source "nq".
 
     Raises:
         DatasetError: A row lacks something, an id repeats, or there is no row.
@@ -31,10 +34,12 @@ def read_questions(path: str | Path) -> dict[str, Question]:
         raise DatasetError(f"{path}: no such file of questions.")
     if not path.name.endswith(SUFFIXES):
         raise DatasetError(f"{path}: unknown kind of file. Known are {', '.join(SUFFIXES)}.")
+    stem = path.name.partition(".")[0]
+    source = path.absolute().parent.name if stem in _SPLIT_NAMES else stem
     questions: dict[str, Question] = {}
     for number, row in enumerate(_rows(path), start=1):
         where = f"{path}:{number}"
-        question = _question(row, where)
+        question = _question({"data_source": source, **row}, where)
         task_id = f"{question.data_source}/{row.get('id') or f'{number:06d}'}"
         if task_id in questions:
             raise DatasetError(f"{where}: the id {task_id!r} was used before. Make ids unique.")
@@ -55,16 +60,14 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         for batch in file.iter_batches():
             yield from batch.to_pylist()
         return
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DatasetError(f"{path}:{number}: no JSON ({error}).") from None
-            if not isinstance(row, dict):
-                raise DatasetError(f"{path}:{number}: the line is no JSON object.")
-            yield row
+    for number, line in enumerate(read_lines(path, DatasetError), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(f"{path}:{number}: not JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise DatasetError(f"{path}:{number}: the line is not a JSON object.")
+        yield row
 
 
 def _question(row: dict[str, Any], where: str) -> Question:

@@ -99,7 +99,7 @@ def _import_packages() -> tuple[Any, Any, Any]:
     try:
         import faiss
     except ImportError:
-        raise ImportError(
+        raise ModuleNotFoundError(
             "faiss is not installed. Install it with: pip install 'stepopsd-rllib[dense]'"
         ) from None
     import torch

@@ -69,7 +69,8 @@ class SearchQAEnv(TextEnv):
             max_observation_tokens: Limit of the documents in one observation (papers: 500).
             max_question_tokens: Longer questions are refused at reset.
             tokenizer: What counts those tokens: a folder or name of a Hugging Face tokenizer, or
-                a function from text to tokens. None: words are counted.
+                a function from text to tokens. None: words are counted (an algorithm of
+                `stepopsd_rllib` gives its model's tokenizer).
             instructions: False: messages hold question and evidence alone, for models trained on
                 that.
             unknown: Refused, with the nearest key there is.

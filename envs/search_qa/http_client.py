@@ -1,5 +1,7 @@
 """A retriever that asks servers over HTTP and never waits longer than it was told to."""
 
+import itertools
+import logging
 import random
 import threading
 import time
@@ -15,10 +17,14 @@ from envs.search_qa.query_batcher import BatchCounts, QueryBatcher
 from envs.search_qa.retriever import Passage, RetrievalError
 from envs.search_qa.server_health import Server, ServerHealth
 
+logger = logging.getLogger(__name__)
+
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.1, 5.0
+_CHECK_ATTEMPTS = 3
 _PROBE = "what is the capital of france"
 _MAX_REPLY_BYTES = 64 * 2**20
 _MAX_CONNECTIONS = 256
+_SAYS_NOTHING_OF_QUERIES = ("refused", "timeout", "dialect")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,7 +49,8 @@ class RequestCounts:
 class HttpRetriever:
     """Asks retrieval servers of either dialect. Thread-safe; one a process is enough.
 
-    Queries that arrive together travel together; equal ones are asked once; answers are kept.
+    Queries that arrive together travel together, where a server takes several; equal ones are asked
+    once; answers are kept.
     A failed request is repeated, at another server if there is one, after a random pause that
     grows, until `deadline_s` is over. Then `RetrievalError` says what failed last.
     """
@@ -75,8 +82,19 @@ class HttpRetriever:
                 "urls=[]: name at least one server, such as http://host:8000/retrieve."
             )
         for url in urls:
-            if not url.startswith(("http://", "https://")):
+            if not isinstance(url, str) or not url.startswith(("http://", "https://")):
                 raise ValueError(f"url={url!r}: an address begins with http:// or https://.")
+        for key, value in (
+            ("deadline_s", deadline_s),
+            ("connect_timeout_s", connect_timeout_s),
+            ("read_timeout_s", read_timeout_s),
+            ("max_batch", max_batch),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                raise ValueError(f"retriever.{key}={value!r} must be a number above 0.")
+        for key, value in (("batch_window_s", batch_window_s), ("cache_size", cache_size)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                raise ValueError(f"retriever.{key}={value!r} must be a number, 0 or more.")
         self.counts = RequestCounts()
         self._health = ServerHealth(urls)
         self._deadline_s = deadline_s
@@ -94,24 +112,41 @@ class HttpRetriever:
         self._client = httpx.Client(limits=limits, trust_env=False)
 
     def check(self) -> None:
-        """Asks every server one question and learns its dialect.
+        """Asks every server one question and learns its dialect; warns of those that fail.
 
         Raises:
             RetrievalError: No server answers in a known dialect; names each and what it did.
         """
-        deadline = time.monotonic() + self._deadline_s
         problems = []
         for server in self._health.servers:
+            problem = self._problem_of(server)
+            if problem is not None:
+                self._health.failed(server)
+                problems.append(f"{server.url} ({problem})")
+        if len(problems) == len(self._health.servers):
+            raise RetrievalError(
+                "no_server",
+                f"no retrieval server answers: {'; '.join(problems)}. Start one "
+                "(`stepopsd serve-retriever`) or correct retriever.urls.",
+            )
+        for problem in problems:
+            logger.warning("A retrieval server does not answer, the others are asked: %s", problem)
+        if all(server.dialect != "list" for server in self._health.servers):
+            self._batcher.max_batch = 1  # queries that cannot travel together travel side by side
+
+    def _problem_of(self, server: Server) -> RetrievalError | None:
+        """What is wrong with a server; asks again where that may pass."""
+        problem: RetrievalError | None = None
+        for _ in range(_CHECK_ATTEMPTS):
             try:
-                self._ask(server, [_PROBE], 1, deadline)
-                return
+                self._ask(server, [_PROBE], 1, time.monotonic() + self._deadline_s)
+                return None
             except RetrievalError as error:
-                problems.append(f"{server.url} ({error})")
-        raise RetrievalError(
-            "no_server",
-            f"no retrieval server answers: {'; '.join(problems)}. Start one "
-            "(`stepopsd serve-retriever`) or correct retriever.urls.",
-        )
+                problem = error
+                if error.status in ("dialect", "timeout"):
+                    break
+                time.sleep(_FIRST_BACK_OFF_S)
+        return problem
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
         """Returns the passages of each query; see `Retriever.search`.
@@ -166,23 +201,35 @@ class HttpRetriever:
             if failure:
                 self.counts.failures[failure] += 1
 
-    def _ask_until_answered(self, queries: list[str], top_k: int) -> list[list[Passage]]:
-        """Repeats a request until it is answered or the deadline is over."""
+    def _ask_until_answered(
+        self, queries: list[str], top_k: int
+    ) -> Sequence[list[Passage] | RetrievalError]:
+        """Repeats a request until it is answered or the deadline is over.
+
+        A batch that a server cannot answer is halved, so that a query it chokes on fails alone.
+        """
         deadline = time.monotonic() + self._deadline_s - self._batch_window_s
-        attempt = 0
-        while True:
-            server = self._health.pick()
-            try:
-                answers = self._ask(server, queries, top_k, deadline)
-                self._health.succeeded(server)
-                return answers
-            except RetrievalError:
-                self._health.failed(server)
-                pause = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2**attempt) * random.random()
-                if time.monotonic() + pause >= deadline:
-                    raise
+        outcomes: dict[int, list[Passage] | RetrievalError] = {}
+        parts = [list(range(len(queries)))]
+        for attempt in itertools.count():
+            failed: list[list[int]] = []
+            for part in parts:
+                server = self._health.pick()
+                try:
+                    answers = self._ask(server, [queries[i] for i in part], top_k, deadline)
+                except RetrievalError as error:
+                    self._health.failed(server)
+                    outcomes |= dict.fromkeys(part, error)
+                    failed += [part] if error.status in _SAYS_NOTHING_OF_QUERIES else _halves(part)
+                else:
+                    self._health.succeeded(server)
+                    outcomes |= dict(zip(part, answers, strict=True))
+            pause = min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2**attempt) * random.random()
+            if not failed or time.monotonic() + pause >= deadline:
+                break
+            parts = failed
             time.sleep(pause)
-            attempt += 1
+        return [outcomes[i] for i in range(len(queries))]
 
     def _ask(
         self, server: Server, queries: list[str], top_k: int, deadline: float
@@ -254,3 +301,8 @@ class HttpRetriever:
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise RetrievalError("broken_reply", f"{error or type(error).__name__}") from None
         return b"".join(pieces)
+
+
+def _halves(part: list[int]) -> list[list[int]]:
+    middle = len(part) // 2
+    return [part[:middle], part[middle:]] if middle else [part]

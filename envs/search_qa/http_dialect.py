@@ -32,13 +32,13 @@ def parse_reply(body: bytes, *, queries: int, top_k: int) -> list[list[Passage]]
     """Reads the answer to a number of queries.
 
     Raises:
-        RetrievalError: `garbage` if it is no JSON, `wrong_shape` if it is not the answer
+        RetrievalError: `garbage` if it is not JSON, `wrong_shape` if it is not the answer
             described above, `empty` if a query has no passage.
     """
     try:
         reply = json.loads(body)
     except ValueError:
-        raise RetrievalError("garbage", f"the reply is no JSON: {body[:80]!r}") from None
+        raise RetrievalError("garbage", f"the reply is not JSON: {body[:80]!r}") from None
     result = reply.get("result") if isinstance(reply, dict) else None
     if not isinstance(result, list) or len(result) != queries:
         shown = f"{len(result)} results" if isinstance(result, list) else "no list in 'result'"

@@ -59,6 +59,11 @@ def open_retriever(spec: RetrieverSpec | Retriever) -> Retriever:
         )
     if isinstance(spec, Sequence):
         return open_retriever({"kind": "http", "urls": list(spec)})
+    if not callable(getattr(spec, "search", None)):
+        raise ValueError(
+            f"retriever={spec!r} is a {type(spec).__name__}. Write an address, a path, or a "
+            "mapping with a kind."
+        )
     return spec
 
 
@@ -76,4 +81,8 @@ def _open_once(spec: str) -> Retriever:
             raise ValueError(
                 f"retriever.{key}={value!r}: {kind!r} has no such key.{nearest(key, sorted(known))}"
             )
+    for key, parameter in inspect.signature(opener).parameters.items():
+        is_needed = parameter.default is parameter.empty and parameter.kind != parameter.VAR_KEYWORD
+        if is_needed and key not in arguments:
+            raise ValueError(f"retriever.{key} is missing: kind={kind!r} needs it.")
     return opener(**arguments)

@@ -13,7 +13,7 @@ Query = tuple[str, int]
 """Text and the number of passages wanted."""
 
 Answer = list[Passage]
-Send = Callable[[list[str], int], list[Answer]]
+Send = Callable[[list[str], int], Sequence[Answer | RetrievalError]]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class QueryBatcher:
         """Makes a batcher.
 
         Args:
-            send: Answers several queries, or raises RetrievalError for all of them.
+            send: Answers several queries; for one that has no answer, with what failed.
             window_s: How long a query waits for others, in seconds.
             max_batch: Most queries of one call of `send`.
             cache_size: Answers kept, the least recently used dropped first.
@@ -50,7 +50,7 @@ class QueryBatcher:
         self.counts = BatchCounts()
         self._send = send
         self._window_s = window_s
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._cache_size = cache_size
         self._cache: OrderedDict[Query, Answer] = OrderedDict()
         self._in_flight: dict[Query, Future[Answer]] = {}
@@ -96,32 +96,28 @@ class QueryBatcher:
         batches = []
         for top_k in sorted({top_k for (_, top_k), _ in gathered}):
             same = [entry for entry in gathered if entry[0][1] == top_k]
-            starts = range(0, len(same), self._max_batch)
-            batches += [(same[start : start + self._max_batch], top_k) for start in starts]
+            starts = range(0, len(same), self.max_batch)
+            batches += [(same[start : start + self.max_batch], top_k) for start in starts]
         for batch in batches[1:]:
             threading.Thread(target=self._settle, args=batch, daemon=True).start()
         self._settle(*batches[0])
 
     def _settle(self, batch: list[tuple[Query, Future[Answer]]], top_k: int) -> None:
-        failure: Exception | None = None
-        answers: list[Answer] = []
         try:
-            answers = self._send([text for (text, _), _ in batch], top_k)
-        except RetrievalError as error:
-            failure = error
+            outcomes = self._send([text for (text, _), _ in batch], top_k)
         except Exception as error:
             # The thread would die with it; those who wait are told instead.
-            failure = RetrievalError("internal", f"{type(error).__name__}: {error}")
+            outcomes = [RetrievalError("internal", f"{type(error).__name__}: {error}")] * len(batch)
         with self._lock:
-            for index, (query, future) in enumerate(batch):
+            for (query, future), outcome in zip(batch, outcomes, strict=True):
                 if self._in_flight.get(query) is future:
                     del self._in_flight[query]
-                if failure is None and self._cache_size:
-                    self._cache[query] = answers[index]
+                if self._cache_size and not isinstance(outcome, RetrievalError):
+                    self._cache[query] = outcome
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
-        for index, (_, future) in enumerate(batch):
-            if failure is None:
-                future.set_result(answers[index])
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, RetrievalError):
+                future.set_exception(outcome)
             else:
-                future.set_exception(failure)
+                future.set_result(outcome)

@@ -43,7 +43,7 @@ _MAX_DRAWS = 10_000
 
 
 def world_questions(world: World, seed: str) -> tuple[Question, ...]:
-    """Returns the questions of a world, every source in turn, no question twice.
+    """Returns the questions of a world in random order, as many of each source, none twice.
 
     Raises:
         RuntimeError: The world is too small for that many different questions.
@@ -64,7 +64,10 @@ def world_questions(world: World, seed: str) -> tuple[Question, ...]:
                 f"questions={world.level.questions}: the world has no more different questions "
                 f"of the source {source!r}. Give it more entities."
             )
-    return tuple(drawn.values())
+    # Sources in turn would give an evenly spaced selection of tasks some sources and not others.
+    questions = list(drawn.values())
+    random.Random(f"order {seed}").shuffle(questions)
+    return tuple(questions)
 
 
 def _single_sentence_questions(world: World, seed: str) -> tuple[Question, ...]:

@@ -39,18 +39,20 @@ def parse_request(body: bytes) -> RetrievalRequest:
     try:
         request = json.loads(body)
     except ValueError:
-        raise BadRequestError("the body is no JSON") from None
+        raise BadRequestError("the body is not JSON") from None
     if not isinstance(request, dict):
-        raise BadRequestError("the body is no JSON object")
+        raise BadRequestError("the body is not a JSON object")
     queries = request.get("queries", [request["query"]] if "query" in request else None)
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise BadRequestError("send 'queries', a list of texts, or 'query', a text")
-    top_k = request.get("topk") or _DEFAULT_TOP_K
+    top_k = request.get("topk")
+    top_k = _DEFAULT_TOP_K if top_k is None else top_k
     if isinstance(top_k, bool) or not isinstance(top_k, int) or not 0 < top_k <= _MAX_TOP_K:
         raise BadRequestError(f"topk must be a whole number from 1 to {_MAX_TOP_K}")
-    return RetrievalRequest(
-        queries=queries, top_k=top_k, return_scores=bool(request.get("return_scores", False))
-    )
+    return_scores = request.get("return_scores", False)
+    if not isinstance(return_scores, bool):
+        raise BadRequestError("return_scores must be true or false")
+    return RetrievalRequest(queries=queries, top_k=top_k, return_scores=return_scores)
 
 
 class RetrievalServer(ThreadingHTTPServer):

@@ -41,15 +41,25 @@ def build_index(
     """
     tantivy = _import_tantivy()
     folder = Path(folder)
+    fingerprint = corpus_fingerprint(corpus)
     if folder.exists():
         raise IndexFolderError(f"{folder}: already there. Delete it or name another folder.")
-    fingerprint = corpus_fingerprint(corpus)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise IndexFolderError(
+            f"{folder}: cannot be made ({error.strerror}). Name a folder that can be written."
+        ) from None
     try:
         count = _write(tantivy, corpus, partial, progress)
-        description = {"format": _FORMAT, "corpus": fingerprint, "passages": count}
+        description = {
+            "format": _FORMAT,
+            "corpus": fingerprint,
+            "corpus_path": str(Path(corpus).resolve()),
+            "passages": count,
+        }
         (partial / _DESCRIPTION_FILE).write_text(json.dumps(description), encoding="utf-8")
         partial.rename(folder)
     finally:
@@ -87,16 +97,19 @@ class TantivyIndex:
 
         Args:
             folder: The index.
-            corpus: If given, the index must have been built from this file as it is now.
+            corpus: The index must have been built from this file as it is now. By default the file
+                that it was built from, if that is still there.
         """
         tantivy = _import_tantivy()
         self._tantivy = tantivy
         path = Path(folder)
         description = _read_description(path)
+        if corpus is None and Path(description.get("corpus_path", "")).is_file():
+            corpus = description["corpus_path"]
         if corpus is not None and description["corpus"] != corpus_fingerprint(corpus):
             raise IndexFolderError(
                 f"{folder}: the index of another corpus than {corpus}, or of an older state of it. "
-                f"Build it anew with `stepopsd index {corpus}`."
+                f"Delete it and build it anew with `stepopsd index {corpus}`."
             )
         self.passages = int(description["passages"])
         self._index = tantivy.Index.open(str(path))
@@ -149,7 +162,7 @@ def _import_tantivy() -> Any:
     try:
         import tantivy
     except ImportError:
-        raise ImportError(
+        raise ModuleNotFoundError(
             "tantivy is not installed. Install it with: pip install 'stepopsd-rllib[search]'"
         ) from None
     return tantivy

@@ -26,9 +26,13 @@ from ray.rllib.utils.metrics import (
 )
 
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib
-from stepopsd_rllib.evaluation import episode_metrics, evaluation_metrics, evaluation_rows
+from stepopsd_rllib.evaluation import (
+    episode_metrics,
+    error_rows,
+    evaluation_metrics,
+    evaluation_rows,
+)
 from stepopsd_rllib.objectives.advantages import is_informative
-from stepopsd_rllib.rollout.env_runner import make_text_env
 from stepopsd_rllib.rollout.group_sampling import Groups, RolloutError, sample_groups
 from stepopsd_rllib.rollout.task_cursor import TaskCursor
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
@@ -37,6 +41,7 @@ from stepopsd_rllib.rollout.weight_sync import sync_weights
 logger = logging.getLogger(__name__)
 
 EVALUATION_FILE = "evaluation.jsonl"
+ERRORS_FILE = "errors.jsonl"
 CREDIT_FILE = "credit.jsonl"
 _EVALUATION_GROUP = 1 << 40
 
@@ -52,7 +57,7 @@ class AgentAlgorithm(Algorithm):
     def setup(self, config: Any) -> None:
         """Builds runners and learners, checks a first prompt, syncs the initial weights."""
         super().setup(config)
-        self._env = make_text_env(self.config.env, self.config.env_config)
+        self._env = self.config.make_env()
         self._tasks = TaskCursor(_tasks_of(self._env, "train"), seed=self.config.seed)
         self._eval_tasks = evenly_spaced(
             _tasks_of(self._env, self.config.eval_split), self.config.eval_num_tasks
@@ -119,6 +124,7 @@ class AgentAlgorithm(Algorithm):
         episodes = [from_rllib(episode) for number in requests for episode in groups[number]]
         rows = evaluation_rows(episodes, iteration=self._num_updates, split=self.config.eval_split)
         self._append_lines(EVALUATION_FILE, rows)
+        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_updates))
         metrics = evaluation_metrics(episodes, iteration=self._num_updates)
         return metrics | {"seconds": time.perf_counter() - started}
 
@@ -199,6 +205,7 @@ class AgentAlgorithm(Algorithm):
             if len(kept) >= self.config.groups_per_step:
                 break
         self._log_rollouts(episodes, counts)
+        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_updates))
         return self._require_groups(kept, counts, episodes)
 
     def _require_groups(
@@ -279,6 +286,10 @@ class AgentAlgorithm(Algorithm):
 
     def _log_rollouts(self, episodes: list[AgentEpisode], counts: dict[str, int]) -> None:
         metrics = episode_metrics(episodes) | counts
+        for status, count in metrics.pop("tool_error", {}).items():
+            self.metrics.log_value(
+                (ENV_RUNNER_RESULTS, "tool_error_lifetime", status), count, reduce="lifetime_sum"
+            )
         metrics["runners_restarted_lifetime"] = self._counters["total_num_restored_workers"]
         self.metrics.log_dict(metrics, key=ENV_RUNNER_RESULTS, reduce="mean", window=1)
         num_turns = sum(len(episode.turns) for episode in episodes)

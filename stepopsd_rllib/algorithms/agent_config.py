@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,13 +26,14 @@ from stepopsd_rllib.key_checks import (
 )
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 from stepopsd_rllib.modules.model_folder import EMBEDDED_MODEL, model_folder
-from stepopsd_rllib.rollout.env_runner import TextEnvRunner, text_env_class
+from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env, text_env_class
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from envs import TextEnv
     from stepopsd_rllib.prompts.chat import ChatFormat
     from stepopsd_rllib.rollout.sampler import Sampler
 
@@ -249,6 +251,17 @@ class AgentConfig(AlgorithmConfig):
             ValueError: No such environment.
         """
         return text_env_class(str(self.env)).action_tags
+
+    def make_env(self) -> TextEnv:
+        """A text environment; one that counts tokens counts the model's, unless told otherwise.
+
+        Raises:
+            ValueError: No such environment, or an argument that it does not take.
+        """
+        arguments = dict(self.env_config)
+        if "tokenizer" in inspect.signature(text_env_class(str(self.env))).parameters:
+            arguments.setdefault("tokenizer", self.model_path())
+        return make_text_env(str(self.env), arguments)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""

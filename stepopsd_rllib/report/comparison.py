@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap, trim_mean
 
+from stepopsd_rllib.intervals import CONFIDENCE
 from stepopsd_rllib.report.run_files import (
     EPISODES,
     ERROR_STATUS,
@@ -27,7 +28,7 @@ from stepopsd_rllib.report.run_files import (
     read_trial,
     trial_folders,
 )
-from stepopsd_rllib.report.tables import CONFIDENCE, aligned
+from stepopsd_rllib.report.tables import aligned
 
 SEED_MARK = "_seed"
 RESAMPLES = 9999

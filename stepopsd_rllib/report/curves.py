@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from stepopsd_rllib import intervals
 from stepopsd_rllib.report.run_files import Trial
-from stepopsd_rllib.report.tables import wilson_interval
 
 CURVES = "curves.png"
 # Okabe and Ito's colours, told apart with any colour vision.
@@ -66,11 +66,10 @@ def _draw_success(panel: Axes, trial: Trial) -> None:
         panel.plot(iterations, smoothed(rates), color=TRAIN, linewidth=1.8, label="training tasks")
     if trial.evaluations:
         at = [evaluation.iteration for evaluation in trial.evaluations]
-        bounds = [wilson_interval(evaluation.total) for evaluation in trial.evaluations]
-        panel.fill_between(
-            at, [low for low, _ in bounds], [high for _, high in bounds], color=TEST, alpha=0.15
-        )
-        rates = [evaluation.total.rate for evaluation in trial.evaluations]
+        found = [intervals.rate(e.total.won, e.total.episodes) for e in trial.evaluations]
+        low, high = [rate.low for rate in found], [rate.high for rate in found]
+        panel.fill_between(at, low, high, color=TEST, alpha=0.15)
+        rates = [rate.value for rate in found]
         split = trial.config.get("eval_split", "evaluation")
         label = f"{split} tasks, 95 % interval"
         panel.plot(at, rates, color=TEST, linewidth=1.8, marker="o", markersize=4, label=label)

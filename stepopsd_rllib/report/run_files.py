@@ -8,8 +8,9 @@ one for every episode of every evaluation.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ EPISODES = "evaluation.jsonl"
 DEFAULT_MODULE = "default_policy"
 # Ends the status of an episode that broke and says nothing about the policy.
 ERROR_STATUS = "_error"
+_STATUS = "evaluation/status/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +43,13 @@ class Evaluation:
         iteration: Training iterations done when it was made; 0 is before any.
         total: Over all tasks.
         by_task_type: For each task type, in alphabetical order.
+        errors: Episodes that broke and count nowhere else, by status.
     """
 
     iteration: int
     total: Wins
     by_task_type: Mapping[str, Wins]
+    errors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +144,7 @@ def _evaluation_of_rows(iteration: int, rows: Sequence[Mapping[str, Any]]) -> Ev
         iteration=iteration,
         total=Wins(won=sum(row["won"] for row in outcomes), episodes=len(outcomes)),
         by_task_type={name: Wins(won=sum(won), episodes=len(won)) for name, won in by_type.items()},
+        errors=Counter(row["status"] for row in rows if row["status"].endswith(ERROR_STATUS)),
     )
 
 
@@ -150,6 +155,11 @@ def evaluation_of(row: Mapping[str, Any]) -> Evaluation:
         iteration=int(row["evaluation/iteration"]),
         total=_wins(row, "evaluation"),
         by_task_type={name: _wins(row, f"evaluation/task_type/{name}") for name in _types(row)},
+        errors={
+            key.removeprefix(_STATUS): round(count)
+            for key, count in row.items()
+            if key.startswith(_STATUS) and key.endswith(ERROR_STATUS) and count
+        },
     )
 
 

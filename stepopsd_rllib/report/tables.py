@@ -1,47 +1,15 @@
-"""Success per task type with 95 % intervals, as aligned text.
-
-One rate gets the Wilson score interval, the difference of two rates Newcombe's interval (Statistics
-in Medicine 17, 1998, method 10), both from scipy.stats import binomtest
-from statsmodels. Newcombe's treats the two evaluations as
-independent samples; they play the same tasks, so it is rather too wide than too narrow.
-"""
+"""Success per task type, over types and over tasks, with 95 % intervals, as aligned text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from scipy.stats import binomtest
-from statsmodels.stats.proportion import confint_proportions_2indep
-
+from stepopsd_rllib import intervals
+from stepopsd_rllib.intervals import Estimate
 from stepopsd_rllib.report.run_files import Evaluation, Wins
 
-CONFIDENCE = 0.95
-"""Of every interval shown."""
-
-
-def wilson_interval(wins: Wins) -> tuple[float, float]:
-    """95 % Wilson score interval of a success rate; nan where no episode was played."""
-    if wins.episodes == 0:
-        return math.nan, math.nan
-    interval = binomtest(wins.won, wins.episodes).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def difference_interval(before: Wins, after: Wins) -> tuple[float, float]:
-    """95 % Newcombe interval of `after.rate - before.rate`; nan where either has no episode."""
-    if before.episodes == 0 or after.episodes == 0:
-        return math.nan, math.nan
-    low, high = confint_proportions_2indep(
-        after.won,
-        after.episodes,
-        before.won,
-        before.episodes,
-        compare="diff",
-        method="newcomb",
-        alpha=1.0 - CONFIDENCE,
-    )
-    return float(low), float(high)
+_NONE = Wins(won=0, episodes=0)
 
 
 def success_table(evaluations: Sequence[Evaluation]) -> str:
@@ -58,24 +26,33 @@ def success_table(evaluations: Sequence[Evaluation]) -> str:
         f"after (iteration {last.iteration})",
         "difference",
     ]
+    names = list(last.by_task_type)
     rows = [
-        _comparison(name, first.by_task_type.get(name, Wins(won=0, episodes=0)), wins)
-        for name, wins in last.by_task_type.items()
+        _comparison(name, first.by_task_type.get(name, _NONE), last.by_task_type[name])
+        for name in names
     ]
-    return aligned([header, *rows, _comparison("all", first.total, last.total)])
+    sums = [_comparison("all", first.total, last.total)]
+    if len(names) > 1:
+        sums.insert(0, _comparison_of_means(first, last))
+    return _with_errors(aligned([header, *rows, *sums], num_sums=len(sums)), [first, last])
 
 
 def single_table(evaluation: Evaluation) -> str:
     """One evaluation by itself."""
     rows = [
-        [name, str(wins.episodes), _rate(wins)]
+        [name, str(wins.episodes), _shown(_rate(wins))]
         for name, wins in [*evaluation.by_task_type.items(), ("all", evaluation.total)]
     ]
-    return aligned([["task type", "tasks", "success"], *rows])
+    has_mean = len(evaluation.by_task_type) > 1
+    if has_mean:
+        mean = intervals.unweighted_mean([_rate(w) for w in evaluation.by_task_type.values()])
+        rows.insert(-1, [_MEAN, "", _shown(mean)])
+    table = aligned([["task type", "tasks", "success"], *rows], num_sums=1 + has_mean)
+    return _with_errors(table, [evaluation])
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text in columns; the first row is the header, the last one the sum."""
+def aligned(rows: Sequence[Sequence[str]], *, num_sums: int = 1) -> str:
+    """Rows as text in columns; the first row is the header, the last ones are sums."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -85,18 +62,59 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return "\n".join([lines[0], rule, *lines[1:-num_sums], rule, *lines[-num_sums:]])
+
+
+_MEAN = "mean of the types"
 
 
 def _comparison(name: str, before: Wins, after: Wins) -> list[str]:
-    low, high = difference_interval(before, after)
-    change = after.rate - before.rate
-    difference = f"{change:+.1%} [{low:+.1%}, {high:+.1%}]" if math.isfinite(change) else "-"
-    return [name, str(after.episodes), _rate(before), _rate(after), difference]
+    change = _difference(before, after)
+    return [
+        name,
+        str(after.episodes),
+        _shown(_rate(before)),
+        _shown(_rate(after)),
+        _shown(change, sign="+"),
+    ]
 
 
-def _rate(wins: Wins) -> str:
-    if wins.episodes == 0:
+def _comparison_of_means(first: Evaluation, last: Evaluation) -> list[str]:
+    """Every task type counts the same; types that one of the two lacks make the change unknown."""
+    pairs = [
+        (first.by_task_type.get(name, _NONE), wins) for name, wins in last.by_task_type.items()
+    ]
+    means = [
+        intervals.unweighted_mean([_rate(pair[i]) for pair in pairs if pair[i].episodes])
+        for i in (0, 1)
+    ]
+    change = intervals.unweighted_mean([_difference(*pair) for pair in pairs])
+    return [_MEAN, "", *map(_shown, means), _shown(change, sign="+")]
+
+
+def _with_errors(table: str, evaluations: Sequence[Evaluation]) -> str:
+    """Adds a line for each evaluation in which episodes broke."""
+    lines = [
+        f"Not counted: {sum(errors.values())} tasks of the evaluation after {iteration} iterations "
+        f"({', '.join(f'{status} {count}' for status, count in sorted(errors.items()))})."
+        for iteration, errors in ((e.iteration, e.errors) for e in evaluations)
+        if errors
+    ]
+    return "\n".join([table, *lines])
+
+
+def _rate(wins: Wins) -> Estimate:
+    return intervals.rate(wins.won, wins.episodes)
+
+
+def _difference(before: Wins, after: Wins) -> Estimate:
+    return intervals.difference((before.won, before.episodes), (after.won, after.episodes))
+
+
+def _shown(estimate: Estimate, *, sign: str = "") -> str:
+    if not math.isfinite(estimate.value):
         return "-"
-    low, high = wilson_interval(wins)
-    return f"{wins.rate:.1%} [{low:.1%}, {high:.1%}]"
+    value, low, high = (
+        f"{number:{sign}.1%}" for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} [{low}, {high}]"

@@ -41,7 +41,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self.config: Any  # a GRPOConfig, as a mutable copy
         self.module = None
-        self.env: TextEnv = make_text_env(self.config.env, self.config.env_config)
+        self.env: TextEnv = self.config.make_env()
         self._sampler: Sampler | None = None
         self._chat: ChatFormat | None = None
         self._loop: TurnLoop | None = None
@@ -162,7 +162,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
             self._sampler = sampler = self.config.make_sampler()
             self._chat = chat = self.config.chat_format()
             self._loop = TurnLoop(
-                make_env=lambda: make_text_env(self.config.env, self.config.env_config),
+                make_env=self.config.make_env,
                 sampler=sampler,
                 chat=chat,
                 max_concurrent=self.config.num_envs_per_env_runner,

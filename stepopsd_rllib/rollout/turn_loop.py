@@ -220,9 +220,15 @@ class TurnLoop:
         if reply.truncated:
             return self._finish(state, settings, Status.TURN_LIMIT, reply)
         self._next_prompt(state, reply, settings)
-        if len(state.context_ids) >= settings.max_context_tokens:
+        if len(state.context_ids) < settings.max_context_tokens:
+            return None
+        if state.turns:
             return self._finish(state, settings, Status.CONTEXT_LIMIT, reply)
-        return None
+        error = (
+            f"the first prompt has {len(state.context_ids)} tokens, so that "
+            f"max_context_tokens={settings.max_context_tokens} leaves no room to answer"
+        )
+        return self._finish(state, settings, Status.ENVIRONMENT_ERROR, reply, error=error)
 
     def _turn(self, state: _Running, reply: _Reply) -> Turn:
         sampled = state.sampled

@@ -104,8 +104,8 @@ def test_parquet_and_packed_lines_hold_the_same_questions(tmp_path: Path):
         ({**GOOD_ROW, "question": " "}, ":2: question=' ' is no text"),
         ({**GOOD_ROW, "data_source": None}, ":2: data_source=None is no text"),
         ({**GOOD_ROW, "id": "0"}, ":2: the id 'nq/0' was used before"),
-        ("{broken", ":2: no JSON"),
-        ("[1]", ":2: the line is no JSON object"),
+        ("{broken", ":2: not JSON"),
+        ("[1]", ":2: the line is not a JSON object"),
     ],
 )
 def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, row, message):
@@ -113,6 +113,17 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path: Path, row, message):
     with pytest.raises(DatasetError, match=message) as caught:
         read_questions(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"), [("nq/test.jsonl", "nq"), ("any/bamboogle.jsonl", "bamboogle")]
+)
+def test_rows_without_a_data_source_get_it_from_the_path(tmp_path: Path, name: str, source: str):
+    row = {key: value for key, value in GOOD_ROW.items() if key != "data_source"}
+    path = tmp_path / name
+    path.parent.mkdir()
+    [(task_id, question)] = read_questions(write_lines(path, row)).items()
+    assert (task_id, question.data_source) == (f"{source}/1", source)
 
 
 def test_files_that_are_no_data_are_refused(tmp_path: Path):
@@ -146,7 +157,7 @@ def test_a_split_without_file_is_refused_by_name(tmp_path: Path):
         ({"id": "2"}, ":2: the line has no contents"),
         ({"id": "2", "contents": " "}, ":2: the line has no contents"),
         ({"id": "1", "contents": "x"}, ":2: the id was already used in line 1"),
-        ("{", ":2: no JSON"),
+        ("{", ":2: not JSON"),
     ],
 )
 def test_a_bad_corpus_line_is_named_with_file_and_line(tmp_path: Path, line, message):

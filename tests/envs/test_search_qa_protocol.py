@@ -2,7 +2,7 @@
 
 import pytest
 
-from envs.search_qa import protocol, scoring
+from envs.search_qa import protocol
 from envs.search_qa.retriever import Passage
 from envs.text_env import HistoryTurn
 
@@ -34,23 +34,6 @@ def test_shortened_evidence_keeps_its_closing_tag():
 def test_question_mark_is_added_once():
     assert protocol.with_question_mark(" who is it ") == "who is it?"
     assert protocol.with_question_mark("who is it?") == "who is it?"
-
-
-def test_summary_reports_sources_and_both_averages():
-    results = [(f"nq/{i}", "nq", i < 3) for i in range(4)] + [("bamboogle/0", "bamboogle", False)]
-    summary = scoring.summarize(results)
-    assert list(summary.sources) == ["bamboogle", "nq"]
-    assert summary.sources["nq"].questions == 4 and summary.sources["nq"].mean == 0.75
-    assert summary.mean_over_sources == pytest.approx(0.375)
-    assert summary.mean_over_questions == pytest.approx(0.6)
-    # Wilson at 3 of 4, z = 1.959964: centre (0.75 + z²/8) / (1 + z²/4), by hand 0.3006 to 0.9544
-    assert summary.sources["nq"].low == pytest.approx(0.3006, abs=1e-4)
-    assert summary.sources["nq"].high == pytest.approx(0.9544, abs=1e-4)
-
-
-def test_summary_refuses_a_question_scored_twice():
-    with pytest.raises(ValueError, match="'nq/1' was scored twice"):
-        scoring.summarize([("nq/1", "nq", True), ("nq/1", "nq", True)])
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,18 @@ def test_an_iteration_line_counts_in_equal_width_and_foresees_the_end():
     assert line == "iteration  9/60  success 25.0%  4.0 s  4:15 left"
 
 
+def test_episodes_that_broke_are_seen_in_the_line():
+    errors = {"env_runners/status/tool_error": 3.0, "env_runners/status/sampler_error": 0.0}
+    line = progress.iteration_line(RESULT | errors, {}, [4.0])
+    assert line == "iteration 9  success 25.0%  not counted: tool_error 3 (errors.jsonl)  4.0 s"
+    rates = {f"evaluation/success_rate{end}": 0.5 for end in ("", "_low", "_high")}
+    evaluation = {"evaluation/iteration": 0, "evaluation/num_episodes": 2, **rates}
+    line = progress.evaluation_line(evaluation | {"evaluation/status/tool_error": 1})
+    assert line.endswith("50.0% [50.0%, 50.0%] of 2 tasks, not counted: tool_error 1")
+    evaluation |= {"evaluation/num_episodes": 0, "evaluation/status/tool_error": 3}
+    assert progress.evaluation_line(evaluation).endswith("no task was counted (tool_error 3)")
+
+
 def test_the_nearest_limit_gives_the_time_left():
     stop = {"training_iteration": 60, "time_total_s": 80}
     assert progress.seconds_left(RESULT, stop, [5.0]) == 30.0

@@ -8,33 +8,21 @@ import math
 
 import pytest
 
-from stepopsd_rllib.episodes import Status
+from stepopsd_rllib.episodes import AgentEpisode, Status
 from stepopsd_rllib.evaluation import (
     episode_metrics,
+    error_rows,
     evaluation_metrics,
     evaluation_rows,
-    wilson_interval,
 )
 from tests.agents import random_groups
-
-
-@pytest.mark.parametrize(("wins", "episodes"), [(0, 10), (3, 10), (10, 10), (67, 120)])
-def test_the_interval_is_wilsons(wins, episodes):
-    z, rate = 1.959963984540054, wins / episodes
-    centre = (rate + z**2 / (2 * episodes)) / (1 + z**2 / episodes)
-    half = (
-        z
-        / (1 + z**2 / episodes)
-        * math.sqrt(rate * (1 - rate) / episodes + z**2 / (4 * episodes**2))
-    )
-    assert wilson_interval(wins, episodes) == pytest.approx((centre - half, centre + half))
-    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_counts_and_means_are_those_of_the_outcomes():
     episodes = [e for group in random_groups(sizes=(3, 2, 4)) for e in group]
     broken = dataclasses.replace(episodes[1], status=Status.ENVIRONMENT_ERROR)
     metrics = episode_metrics([*episodes, broken])
+    assert "tool_error" not in metrics
     assert metrics["num_episodes"] == 9 and metrics["success_rate"] == pytest.approx(3 / 9)
     assert metrics["status"]["environment_error"] == 1 and metrics["status"]["success"] == 3
     assert sum(metrics["status"].values()) == 10
@@ -48,8 +36,61 @@ def test_counts_and_means_are_those_of_the_outcomes():
     assert math.isnan(episode_metrics([])["success_rate"])
 
 
+def test_tool_errors_are_counted_by_their_own_status():
+    [first, *_] = random_groups(sizes=(3,))[0]
+    errors = ("http_500: Internal Server Error", "timeout: no answer within 60 s", "http_500: x")
+    failed = [dataclasses.replace(first, status=Status.TOOL_ERROR, error=e) for e in errors]
+    metrics = episode_metrics([first, *failed])
+    assert metrics["tool_error"] == {"http_500": 2, "timeout": 1}
+    assert metrics["status"]["tool_error"] == 3 and metrics["num_episodes"] == 1
+    rows = error_rows([first, *failed], iteration=2)
+    assert [row["error"] for row in rows] == list(errors)
+    assert {row["status"] for row in rows} == {"tool_error"}
+
+
+def one_a_task(*outcomes: tuple[str, bool]) -> list[AgentEpisode]:
+    """Episodes of different tasks, given as task type and whether it was won."""
+    [some, *_] = random_groups(sizes=(3,))[0]
+    return [
+        dataclasses.replace(
+            some,
+            task_id=f"{kind}/{number}",
+            task_type=kind,
+            won=won,
+            status=Status.SUCCESS if won else Status.FAILURE,
+        )
+        for number, (kind, won) in enumerate(outcomes)
+    ]
+
+
+def test_both_averages_of_an_evaluation_are_reported():
+    """3 of 4 in one source and 0 of 1 in another: 0.6 over tasks, 0.375 over sources."""
+    metrics = evaluation_metrics(
+        one_a_task(*[("nq", i < 3) for i in range(4)], ("bamboogle", False)), iteration=0
+    )
+    assert metrics["success_rate"] == pytest.approx(0.6)
+    assert metrics["task_type_mean"]["success_rate"] == pytest.approx(0.375)
+    nq = metrics["task_type"]["nq"]
+    assert (nq["num_wins"], nq["num_episodes"], nq["success_rate"]) == (3, 4, 0.75)
+    # Wilson at 3 of 4, z = 1.959964: centre (0.75 + z²/8) / (1 + z²/4), by hand 0.3006 to 0.9544
+    assert nq["success_rate_low"] == pytest.approx(0.3006, abs=1e-4)
+    assert nq["success_rate_high"] == pytest.approx(0.9544, abs=1e-4)
+    # bamboogle: 0 to z²/(1+z²) = 0.7935. The mean: √(0.4494² + 0²)/2 below it, and
+    # √(0.2044² + 0.7935²)/2 above; by hand 0.1503 to 0.7847.
+    assert metrics["task_type_mean"]["success_rate_low"] == pytest.approx(0.1503, abs=1e-4)
+    assert metrics["task_type_mean"]["success_rate_high"] == pytest.approx(0.7847, abs=1e-4)
+
+
+def test_a_task_that_was_played_twice_is_refused():
+    twice = one_a_task(("nq", True)) * 2
+    with pytest.raises(ValueError, match="task 'nq/0' stands twice in the evaluation"):
+        evaluation_metrics(twice, iteration=0)
+
+
 def test_an_evaluation_counts_wins_and_lists_every_task():
-    episodes = [e for group in random_groups(sizes=(3, 2)) for e in group]
+    episodes = one_a_task(
+        ("pick", True), ("pick", False), ("pick", False), ("look", True), ("look", False)
+    )
     metrics = evaluation_metrics(episodes, iteration=4)
     assert (metrics["iteration"], metrics["num_wins"], metrics["num_episodes"]) == (4, 2, 5)
     assert metrics["success_rate_low"] < 0.4 < metrics["success_rate_high"]
@@ -57,16 +98,19 @@ def test_an_evaluation_counts_wins_and_lists_every_task():
         "num_episodes": 3,
         "num_wins": 1,
         "success_rate": pytest.approx(1 / 3),
+        "success_rate_low": pytest.approx(0.0615, abs=1e-4),
+        "success_rate_high": pytest.approx(0.7923, abs=1e-4),
     }
     rows = evaluation_rows(episodes, iteration=4, split="valid_unseen")
     assert len(rows) == 5 and json.loads(json.dumps(rows)) == rows
     assert rows[0] == {
         "iteration": 4,
         "split": "valid_unseen",
-        "task_id": "task 0",
+        "task_id": "pick/0",
         "task_type": "pick",
         "won": True,
         "return": 1.0,
         "turns": len(episodes[0].turns),
         "status": "success",
+        "error": "",
     }

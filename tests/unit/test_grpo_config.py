@@ -154,3 +154,19 @@ def test_a_model_folder_that_is_damaged_or_no_causal_model_is_refused(tmp_path):
     path = small_config(model=str(tmp_path)).model_path()
     with pytest.raises(ValueError, match="cannot be loaded as a causal language model"):
         load_causal_lm(path)
+
+
+def test_search_limits_count_the_models_tokens_unless_told_otherwise():
+    config = GRPOConfig().environment(
+        "stepopsd/SearchQA-v0", env_config={"max_observation_tokens": 9}
+    )
+    for limit in ({}, {"tokenizer": list}):
+        config.env_config = {"max_observation_tokens": 9} | limit
+        env = config.make_env()
+        env.reset(options={"task": env.tasks("train")[0]})
+        observation = env.step("<search>x</search>")[0]
+        documents = observation.strip().removeprefix("<information>")
+        documents = documents.removesuffix("</information>")
+        assert documents.startswith("Doc 1")
+        tokens = config.tokenizer()(documents, add_special_tokens=False)["input_ids"]
+        assert (len(documents) if limit else len(tokens)) == 9

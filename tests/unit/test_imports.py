@@ -10,21 +10,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "stepopsd_rllib"
-HELP_SECONDS = 3.0  # a plain Python start takes 0.1 s, importing Ray and torch several seconds
-
 HELP_SECONDS = 3.0  # a plain Python start takes 0.1 s; importing Ray and torch takes seconds
 ALLOWED = {
     "objectives": set(),
     "episodes": set(),
     "failures": set(),
+    "intervals": set(),
     "key_checks": set(),
-    "report": set(),
+    "report": {"intervals"},
     "prompts": {"episodes"},
     "modules": {"objectives", "episodes", "prompts", "hindsight"},
     "hindsight": {"episodes", "prompts", "key_checks"},
     "rollout": {"episodes", "prompts", "modules", "hindsight"},
     "rescoring": {"episodes", "modules"},
-    "evaluation": {"episodes"},
+    "evaluation": {"episodes", "intervals"},
     "metric_sums": {"objectives"},
     "connectors": {
         "objectives",

@@ -1,5 +1,4 @@
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +6,7 @@ from matplotlib.image import imread
 
 from stepopsd_rllib.report import run_files, tables
 from stepopsd_rllib.report.curves import draw_curves, smoothed
-from stepopsd_rllib.report.run_files import Wins
+from stepopsd_rllib.report.run_files import Evaluation, Wins
 
 
 def result(iteration: int, evaluated_at: int, wins: dict[str, tuple[int, int]]) -> dict:
@@ -109,30 +108,17 @@ def test_a_folder_without_results_is_refused(tmp_path):
         run_files.trial_folders(tmp_path)
 
 
-def test_wilson_interval_solves_its_defining_equation():
-    """Both bounds p fulfil |won/n - p| = z sqrt(p (1 - p) / n), z the 97.5 % normal quantile."""
-    wins, z = Wins(won=14, episodes=20), 1.959963984540054
-    for bound in tables.wilson_interval(wins):
-        distance = abs(wins.rate - bound)
-        assert distance == pytest.approx(z * math.sqrt(bound * (1 - bound) / 20), rel=1e-9)
-
-
-def test_difference_interval_is_newcombes_from_the_wilson_bounds():
-    """Newcombe 1998, method 10: d -+ sqrt of squared distances to the Wilson bounds."""
-    before, after = Wins(won=5, episodes=40), Wins(won=23, episodes=40)
-    (low_b, high_b), (low_a, high_a) = map(tables.wilson_interval, (before, after))
-    change = after.rate - before.rate
-    low = change - math.hypot(after.rate - low_a, high_b - before.rate)
-    high = change + math.hypot(high_a - after.rate, before.rate - low_b)
-    assert tables.difference_interval(before, after) == pytest.approx((low, high), abs=1e-9)
-
-
 def test_the_table_compares_first_and_last_evaluation(trial_folder):
     table = tables.success_table(run_files.read_trial(trial_folder).evaluations)
     lines = table.splitlines()
     assert "before (iteration 0)" in lines[0]
     assert "after (iteration 3)" in lines[0]
     assert lines[-1].startswith("all")
+    # Both types have 20 tasks, so both averages are the same; their intervals are not.
+    assert lines[-2].startswith("mean of the types") and lines[-2].count("%") == lines[-1].count(
+        "%"
+    )
+    assert "12.5%" in lines[-2] and "57.5%" in lines[-2] and "+45.0%" in lines[-2]
     assert "12.5%" in lines[-1]
     assert "57.5%" in lines[-1]
     assert "+45.0%" in lines[-1]
@@ -145,6 +131,30 @@ def test_a_task_type_that_one_evaluation_lacks_has_no_difference(trial_folder):
     table = tables.success_table(run_files.read_trial(trial_folder).evaluations)
     (line,) = [line for line in table.splitlines() if line.startswith("pick_two")]
     assert line.endswith("-")
+
+
+def test_a_single_type_has_no_mean_of_the_types(trial_folder):
+    evaluation = Evaluation(
+        iteration=3, total=Wins(won=1, episodes=4), by_task_type={"nq": Wins(won=1, episodes=4)}
+    )
+    for table in (tables.single_table(evaluation), tables.success_table([evaluation, evaluation])):
+        assert "mean of the types" not in table
+
+
+def test_tasks_that_broke_are_named_under_the_table(trial_folder):
+    row = {"iteration": 0, "task_type": "nq", "won": True, "status": "success", "task_id": "a"}
+    rows = [row, *(row | {"task_id": str(n), "status": "tool_error"} for n in range(3))]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (trial_folder / "evaluation.jsonl").write_text(text)
+    [evaluation] = run_files.read_trial(trial_folder).evaluations
+    for table in (tables.success_table([evaluation]), tables.success_table([evaluation] * 2)):
+        assert "Not counted: 3 tasks of the evaluation after 0 iterations (tool_error 3)." in table
+
+
+def test_errors_of_an_evaluation_are_read_from_results_too():
+    row = result(1, 0, BEFORE)
+    row["evaluation"]["status"] = {"success": 5, "tool_error": 2, "sampler_error": 0}
+    assert run_files.evaluation_of(row).errors == {"tool_error": 2}
 
 
 def test_without_an_evaluation_the_table_says_how_to_get_one():

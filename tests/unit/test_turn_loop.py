@@ -187,7 +187,8 @@ def test_a_prompt_beyond_the_budget_ends_the_episode_with_its_status(play, tasks
     (whole,) = play(requests_for(tasks, 1, rollouts=1))
     first = len(whole.turns[0].prompt_ids)
     (no_turn,) = play(requests_for(tasks, 1, rollouts=1), max_context_tokens=first)
-    assert no_turn.status is Status.CONTEXT_LIMIT and no_turn.turns == ()
+    assert no_turn.status is Status.ENVIRONMENT_ERROR and no_turn.turns == ()
+    assert "leaves no room to answer" in no_turn.error
     (one_turn,) = play(requests_for(tasks, 1, rollouts=1), max_context_tokens=first + 16)
     assert one_turn.status is Status.CONTEXT_LIMIT and len(one_turn.turns) >= 1
     used = sum(len(t.prompt_ids) + len(t.response_ids) for t in one_turn.turns)
