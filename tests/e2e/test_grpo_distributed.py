@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import ray
@@ -73,7 +74,7 @@ def test_the_update_does_not_depend_on_the_number_of_learners(build, context):
 def test_a_distillation_loss_does_not_depend_on_the_number_of_learners(build):
     """Learners of unequal shares; one of them has a group without a success only."""
     groups = recorded_groups("window", version=0)
-    groups.append(groups[0][:2])
+    groups.append([replace(episode, group=len(groups)) for episode in groups[0][:2]])
     after = []
     for learners in (0, 2):
         config = config_of(
