@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from dataclasses import replace
@@ -79,6 +80,35 @@ def test_a_distillation_loss_does_not_depend_on_the_number_of_learners(build):
     for learners in (0, 2):
         config = config_of(
             "SDAR", context="window", distillation_coeff=1.0, adam_eps=1e-6, **SKILLS
+        )
+        algo = build(config.learners(num_learners=learners, num_cpus_per_learner=0.5))
+        update(algo, groups)
+        weights = learner_weights(algo)
+        assert all(largest_difference(weights[0], other) == 0.0 for other in weights)
+        after.append(weights[0])
+    assert largest_difference(*after) < 1e-5
+
+
+def test_what_branches_teach_does_not_depend_on_the_number_of_learners(build):
+    """The second of two learners has nothing to teach."""
+    groups = random_groups((3, 2, 3, 2))
+    for group in groups:
+        for i, episode in enumerate(group):
+            lost = [dataclasses.replace(turn, reward=0.0) for turn in episode.turns]
+            group[i] = dataclasses.replace(
+                episode,
+                turns=episode.turns if episode.group < 2 else tuple(lost),
+                preamble="" if episode.rollout else "- Look first.\n\n",
+            )
+    after = []
+    for learners in (0, 2):
+        config = config_of(
+            "UCOB",
+            context="append",
+            skills="alfworld_brief",
+            distillation_coeff=1.0,
+            min_return_gap=0.5,
+            adam_eps=1e-6,
         )
         algo = build(config.learners(num_learners=learners, num_cpus_per_learner=0.5))
         update(algo, groups)
