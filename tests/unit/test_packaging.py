@@ -59,7 +59,9 @@ def test_installing_the_package_never_asks_for_the_engine():
 def small_model(tmp_path: Path) -> Path:
     """A model folder without weights: what a config check reads of a model that is not here."""
     embedded = ROOT / "stepopsd_rllib" / "data" / "tiny_alfworld"
-    AutoConfig.from_pretrained(embedded).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(embedded)
+    config.max_position_embeddings = 32768  # the fewest of the models that the examples name
+    config.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(embedded).save_pretrained(tmp_path)
     return tmp_path
 
