@@ -1,16 +1,13 @@
 """Every method on tiny ALFWorld and Search-QA with the embedded models, each in its own process.
 
-    python benchmarks/methods.py cost [--iterations 6] [--only sdar opid]
-    python benchmarks/methods.py train [--iterations 20] [--output FILE.jsonl]
+    python benchmarks/methods.py [--iterations 20] [--only sdar opid] [--jobs 2] [--output FILE]
 
-`cost` compares processor time of an iteration with GRPO's. The learning rate is 0, so that all
-methods but those that change the prompts sample the same episodes: what differs is what a method
-adds. Processor time, which other load on the machine hardly changes; runner and learner share the
-process, the first iteration is left out, and updates with an old snapshot as teacher are among the
-others.
-
-`train` trains with the examples' own learning rate and prints what each method says of itself in
-its last iteration; all diagnostics of all iterations go to the output, one JSON object a line.
+Trains each tuned example and prints what it costs and what became of it: processor time a turn that
+was played, relative to GRPO (the median over iterations, without the first; other load on the
+machine hardly changes processor time, and an iteration's number of turns changes as a policy
+learns), the ratio of whole iterations, and training success in the first and the last iterations.
+All diagnostics of all iterations go to the output, one JSON object a line; a value that is not
+finite ends the run.
 """
 
 from __future__ import annotations
@@ -22,6 +19,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ EXAMPLES = Path("tuned_examples")
 ENVIRONMENTS = ("alfworld_tiny", "search_qa_tiny")
 NOT_A_METHOD = ("compare",)
 RESULT = "RESULT "
-# Settings that begin to act late in their examples act from the start here.
-COST_OVERRIDES = {"adrs": ["first_update=1"]}
+SHOWN_ITERATIONS = 5
+"""At the beginning and at the end of a run, whose training success is averaged."""
 
 
 def examples(only: list[str]) -> list[Path]:
@@ -45,24 +44,25 @@ def examples(only: list[str]) -> list[Path]:
     return sorted(kept, key=lambda path: path.parent.name != "grpo")
 
 
-def run_one(file: str, overrides: list[str], iterations: int) -> None:
+def run_one(file: str, iterations: int) -> None:
     """Trains in this process; prints processor seconds and results of every iteration."""
     import ray
 
     from stepopsd_rllib import tuned
 
-    (config,) = tuned.configs(tuned.read(file, ["evaluation_interval=", *overrides]))
+    (config,) = tuned.configs(tuned.read(file, ["evaluation_interval="]))
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     algorithm = config.build_algo()
     rows = []
     for _ in range(iterations):
         started = time.process_time()
         results = algorithm.train()
-        learner = results["learners"]["default_policy"]
+        learner, sampled = results["learners"]["default_policy"], results["env_runners"]
         rows.append(
             {
                 "seconds": time.process_time() - started,
-                "success_rate": results["env_runners"]["success_rate"],
+                "success_rate": sampled["success_rate"],
+                "turns": sampled["num_episodes"] * sampled["turns_mean"],
                 **{k: v for k, v in learner.items() if isinstance(v, float | int)},
             }
         )
@@ -71,10 +71,10 @@ def run_one(file: str, overrides: list[str], iterations: int) -> None:
     print(RESULT + json.dumps(rows))
 
 
-def run_apart(path: Path, overrides: list[str], iterations: int) -> list[dict[str, Any]]:
+def run_apart(path: Path, iterations: int) -> list[dict[str, Any]]:
     """`run_one` in a process of its own, so that no method inherits another's memory."""
-    command = [sys.executable, __file__, "one", str(path), "--iterations", str(iterations)]
-    done = subprocess.run([*command, *overrides], capture_output=True, text=True)
+    command = [sys.executable, __file__, "--one", str(path), "--iterations", str(iterations)]
+    done = subprocess.run(command, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
     if done.returncode or not lines:
         raise RuntimeError(f"{path} failed:\n{done.stderr[-2000:]}")
@@ -88,62 +88,60 @@ def name_of(path: Path) -> tuple[str, str]:
     return f"{path.parent.name} {variant}".strip(), env
 
 
-def cost(options: argparse.Namespace) -> None:
-    base: dict[str, float] = {}
-    print("| method | environment | processor seconds | relative to GRPO |\n|---|---|--:|--:|")
-    for path in examples(options.only):
-        method, env = name_of(path)
-        overrides = ["lr=0.0", *COST_OVERRIDES.get(path.parent.name, [])]
-        rows = run_apart(path, overrides, options.iterations)
-        seconds = statistics.median(row["seconds"] for row in rows[1:])
-        base.setdefault(env, seconds)
-        print(f"| {method} | {env} | {seconds:.2f} | {seconds / base[env]:.2f} |", flush=True)
+def measure(path: Path, iterations: int) -> list[dict[str, Any]]:
+    """Trains one example; refuses diagnostics that are not finite."""
+    rows = run_apart(path, iterations)
+    for number, row in enumerate(rows, start=1):
+        broken = [key for key, value in row.items() if not math.isfinite(value)]
+        if broken:
+            raise RuntimeError(f"{path}, iteration {number}: {broken} not finite")
+    return rows
 
 
-def train(options: argparse.Namespace) -> None:
-    with options.output.open("w", encoding="utf-8") as output:
-        for path in examples(options.only):
-            method, env = name_of(path)
-            rows = run_apart(path, [], options.iterations)
-            for number, row in enumerate(rows, start=1):
-                broken = [k for k, v in row.items() if not math.isfinite(v)]
-                if broken:
-                    raise RuntimeError(
-                        f"{path}: iteration {number}: {', '.join(broken)} not finite"
-                    )
-                line = {"method": method, "environment": env, "iteration": number} | row
-                output.write(json.dumps(line) + "\n")
-            shown = ("policy_loss", "distillation_loss", "effect_size", "gap_std", "gate_mean")
-            last = {k: f"{rows[-1][k]:.3g}" for k in shown if k in rows[-1]}
-            rates = [row["success_rate"] for row in rows]
-            early, late = statistics.fmean(rates[:5]), statistics.fmean(rates[-5:])
-            print(
-                f"{method:32} {env:16} training success, first and last 5 iterations: "
-                f"{early:.1%} -> {late:.1%}  {last}",
-                flush=True,
-            )
+def line(path: Path, rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
+    """A row of the table."""
+
+    def ratio(value: Callable[[dict[str, Any]], float]) -> float:
+        own, others = ([value(row) for row in found[1:]] for found in (rows, base))
+        return statistics.median(own) / statistics.median(others)
+
+    method, env = name_of(path)
+    rates = [row["success_rate"] for row in rows]
+    first, last = (
+        statistics.fmean(part) for part in (rates[:SHOWN_ITERATIONS], rates[-SHOWN_ITERATIONS:])
+    )
+    by_turn = ratio(lambda row: row["seconds"] / row["turns"])
+    whole = ratio(lambda row: row["seconds"])
+    return f"| {method} | {env} | {by_turn:.2f} | {whole:.2f} | {first:.1%} | {last:.1%} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, dest="command")
-    for name, run, iterations in (("cost", cost, 6), ("train", train, 20)):
-        command = commands.add_parser(name)
-        command.add_argument("--iterations", type=int, default=iterations)
-        command.add_argument("--only", nargs="*", default=[], help="folders; GRPO is always run")
-        command.set_defaults(run=run)
-    commands.choices["train"].add_argument("--output", type=Path, default=Path("methods.jsonl"))
-    one = commands.add_parser("one")
-    one.add_argument("file")
-    one.add_argument("overrides", nargs="*")
-    one.add_argument("--iterations", type=int, required=True)
+    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--only", nargs="*", default=[], help="folders; GRPO is always run")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--output", type=Path, default=Path("methods.jsonl"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.command == "one":
-        run_one(options.file, options.overrides, options.iterations)
-    else:
-        options.run(options)
+    if options.one:
+        run_one(options.one, options.iterations)
+        return
+    print("| method | environment | a turn | an iteration | success, first | last |")
+    print("|---|---|--:|--:|--:|--:|", flush=True)
+    paths = examples(options.only)
+    base: dict[str, list[dict[str, Any]]] = {}
+    with ThreadPoolExecutor(options.jobs) as pool, options.output.open("w") as output:
+        # Results in the order of the examples, so that GRPO's are there first.
+        measured = pool.map(lambda path: measure(path, options.iterations), paths)
+        for path, rows in zip(paths, measured, strict=True):
+            method, env = name_of(path)
+            base.setdefault(env, rows)
+            print(line(path, rows, base[env]), flush=True)
+            for number, row in enumerate(rows, start=1):
+                head = {"method": method, "environment": env, "iteration": number}
+                output.write(json.dumps(head | row) + "\n")
 
 
 if __name__ == "__main__":
