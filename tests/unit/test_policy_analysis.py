@@ -64,11 +64,23 @@ def test_training_episodes_come_with_replies(sampler):
     assert all(episode.reply is None for episode in evaluated)
 
 
+def with_log_probs_of(source: AgentEpisode, episode: AgentEpisode) -> AgentEpisode:
+    """An episode with the log-probs of another one, which differ by rounding.
+
+    Which turns decode beside each other depends on how fast the games step.
+    """
+    turns = []
+    for turn, other in zip(episode.turns, source.turns, strict=True):
+        np.testing.assert_allclose(turn.behaviour_log_probs, other.behaviour_log_probs, atol=1e-4)
+        turns.append(replace(turn, behaviour_log_probs=other.behaviour_log_probs))
+    return replace(episode, turns=tuple(turns))
+
+
 def test_rollouts_are_those_of_a_run_that_asks_nothing():
     runners = [TextEnvRunner(config=config_of(name), worker_index=0) for name in ("GRPO", "OPID")]
     for episode, other in zip(*map(sampled, runners), strict=True):
         assert other.reply is not None
-        assert same_records(episode, replace(other, reply=None))
+        assert same_records(episode, replace(with_log_probs_of(episode, other), reply=None))
     for runner in runners:
         runner.stop()
 
