@@ -41,6 +41,8 @@ from stepopsd_rllib.report.comparison_curves import PICTURE, draw_comparison
 
 KEYS = ("base", "seeds", "stop", "baseline", "max_concurrent", "methods")
 DEFAULT_BASELINE = "GRPO"
+ERROR_FILE = "error.txt"
+"""Where Tune writes what a trial died of, in the trial's folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +158,8 @@ def run(file: str, *, storage: str, name: str | None, dashboard: bool) -> int:
         ray.shutdown()
     failed = [trial for trial in trials or [] if trial.status == Trial.ERROR]
     for trial in failed:
-        training_run.say(f"failed: {trial.local_path}: {trial.error_file}")
+        name = str(trial.custom_dirname)
+        training_run.say(f"failed: {name}: {folder / name / ERROR_FILE}")
     show(folder, comparison.baseline)
     return training_run.RUN_FAILED if failed else training_run.SUCCESS
 

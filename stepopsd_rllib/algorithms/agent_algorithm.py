@@ -285,7 +285,7 @@ class AgentAlgorithm(Algorithm):
         )
 
     def _log_rollouts(self, episodes: list[AgentEpisode], counts: dict[str, int]) -> None:
-        metrics = episode_metrics(episodes) | counts
+        metrics: dict[str, Any] = {**episode_metrics(episodes), **counts}
         for status, count in metrics.pop("tool_error", {}).items():
             self.metrics.log_value(
                 (ENV_RUNNER_RESULTS, "tool_error_lifetime", status), count, reduce="lifetime_sum"
