@@ -21,6 +21,7 @@ from envs.text_env import (
 )
 
 _PAPER_TOP_K = 3
+_NO_OBSERVATION = "nothing"
 
 
 class SearchQAEnv(TextEnv):
@@ -212,7 +213,8 @@ class SearchQAEnv(TextEnv):
             "won": won,
             "is_action_valid": action.is_valid,
             "action": action.text(),
-            "anchor": observation,
+            # A response without an action is answered with nothing, which is a state too.
+            "anchor": observation or _NO_OBSERVATION,
             "question": protocols.with_question_mark(self.question.text),
             "turn": self._turn,
             "searches": self._searches,
