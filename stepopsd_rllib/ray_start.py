@@ -40,6 +40,9 @@ def start_ray(
     """
     configs = list(configs)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Tune moves a trial into its own folder, where the relative paths of an example (its model, its
+    # data) lead nowhere.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return

@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 
+import stepopsd
 from envs.search_qa.retriever import Passage, RetrievalError
 from envs.search_qa.server import RetrievalServer
 from envs.search_qa.tasks import generated_world, write_world
@@ -29,9 +30,14 @@ ITERATIONS = 3
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray()
     yield
     ray.shutdown()
+
+
+def start_ray() -> None:
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 
 @pytest.fixture
@@ -40,6 +46,7 @@ def trained(monkeypatch):
     monkeypatch.chdir(ROOT)
 
     def train(example: str, *overrides: str) -> tuple[list[dict], Path]:
+        start_ray()  # the command line ends its own
         path = f"tuned_examples/{example}.yaml"
         (config,) = tuned.configs(tuned.read(path, [*SMALL, *overrides]))
         algorithm = config.build_algo()
@@ -117,6 +124,25 @@ def test_training_goes_on_at_a_server_that_fails(trained, tmp_path):
     for result in results:
         evaluation = result["evaluation"]
         assert evaluation["num_episodes"] + evaluation["status"]["tool_error"] == 12
+
+
+def test_the_command_line_finds_data_and_corpus_from_where_it_runs(tmp_path, monkeypatch, capsys):
+    write_world("easy", 0, tmp_path / "world")
+    ray.shutdown()
+    monkeypatch.chdir(tmp_path)
+    overrides = [
+        "env_config.data={train: [world/questions.jsonl]}",
+        "env_config.retriever=world/corpus.jsonl",
+        "env_config.top_k=1",
+        "eval_split=train",
+        "stop.training_iteration=1",
+        *SMALL,
+    ]
+    arguments = [part for override in overrides for part in ("--set", override)]
+    example = str(ROOT / "tuned_examples/grpo/search_qa_tiny.yaml")
+    assert stepopsd.main(["train", example, "--name", "here", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "popqa" in shown and str(tmp_path / "runs" / "here") in shown
 
 
 @pytest.mark.skipif(
