@@ -161,7 +161,9 @@ class SearchQAEnv(TextEnv):
             return "", 0.0, False, True, self._info(parsed, "", won=False)
         if parsed.kind != "search":
             observation = protocols.INVALID_FEEDBACK if self._protocol == "append" else ""
-            return observation, 0.0, False, False, self._info(parsed, observation, won=False)
+            # Having been told nothing is a state too.
+            anchor = observation or _NO_OBSERVATION
+            return observation, 0.0, False, False, self._info(parsed, anchor, won=False)
         return self._search(parsed)
 
     def first_message(self, observation: str, info: Mapping[str, Any]) -> str:
@@ -206,15 +208,14 @@ class SearchQAEnv(TextEnv):
     def _shorten(self, documents: str) -> str:
         return first_tokens(documents, self._max_observation_tokens, self._tokenize)
 
-    def _info(self, action: SearchAction, observation: str, *, won: bool) -> dict[str, Any]:
+    def _info(self, action: SearchAction, anchor: str, *, won: bool) -> dict[str, Any]:
         return {
             "task_id": self._task_id,
             "task_type": self.question.data_source,
             "won": won,
             "is_action_valid": action.is_valid,
             "action": action.text(),
-            # A response without an action is answered with nothing, which is a state too.
-            "anchor": observation or _NO_OBSERVATION,
+            "anchor": anchor,
             "question": protocols.with_question_mark(self.question.text),
             "turn": self._turn,
             "searches": self._searches,

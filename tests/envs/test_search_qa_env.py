@@ -115,6 +115,13 @@ def test_a_retrieved_answer_block_never_scores(tmp_path: Path):
         assert not won
 
 
+def test_a_turn_without_an_action_has_a_state_to_be_compared_by():
+    env = SearchQAEnv(protocol="window")
+    env.reset(seed=0)
+    observation, _, _, _, info = env.step("no action")
+    assert observation == "" and info["anchor"]
+
+
 def test_failed_retrieval_truncates_without_evidence(tmp_path: Path):
     failing = StubRetriever(RetrievalError("http_500", "Internal Server Error"))
     env = stub_env(tmp_path, retriever=failing)
