@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.search_qa.bm25 import BM25Index
+from envs.search_qa.bm25 import STOP_WORDS, BM25Index
 from envs.search_qa.env import SearchQAEnv
 from envs.search_qa.http_client import HttpRetriever
 from envs.search_qa.retriever import Retriever
@@ -162,7 +162,12 @@ def milliseconds(elapsed_s: list[float]) -> str:
 
 
 def word(number: int) -> str:
-    """A made-up word: the number in base 20, consonants and vowels in turn."""
+    """A made-up word: the number in base 20, consonants and vowels in turn.
+
+    The most frequent words are English stop words, as in natural text.
+    """
+    if number < len(STOP_WORDS):
+        return sorted(STOP_WORDS)[number]
     letters = []
     while True:
         number, digit = divmod(number, 20)

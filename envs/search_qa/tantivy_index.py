@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from envs.search_qa.bm25 import STOP_WORDS
 from envs.search_qa.corpus import corpus_fingerprint, read_corpus
 from envs.search_qa.retriever import Passage
 
@@ -124,13 +125,15 @@ class TantivyIndex:
         del self._searcher, self._index
 
     def _search(self, query: str, top_k: int) -> list[Passage]:
-        # Bare words only: the query language would stumble over what models write.
-        words = _WORD.findall(query.lower())[:_MAX_QUERY_WORDS]
+        # Bare words only: the query language would stumble over what models write. Stop words stand
+        # in nearly every passage: they cost most of the time and tell passages hardly apart.
+        everything = _WORD.findall(query.lower())
+        words = ([w for w in everything if w not in STOP_WORDS] or everything)[:_MAX_QUERY_WORDS]
         parsed, _ = self._index.parse_query_lenient(" ".join(words), ["contents"])
-        hits = self._searcher.search(parsed, top_k).hits if words else []
+        hits = self._searcher.search(parsed, top_k, count=False).hits if words else []
         if not hits:
-            everything = self._tantivy.Query.all_query()
-            hits = [(0.0, address) for _, address in self._searcher.search(everything, top_k).hits]
+            matches = self._searcher.search(self._tantivy.Query.all_query(), top_k, count=False)
+            hits = [(0.0, address) for _, address in matches.hits]
         return [self._passage(score, address) for score, address in hits]
 
     def _passage(self, score: float, address: Any) -> Passage:
