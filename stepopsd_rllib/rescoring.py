@@ -1,15 +1,15 @@
 """Scores sampled tokens again under another context, forwarding shared context once.
 
 A teacher judges a turn after a text that the policy did not see. Scored naively, every turn of
-every episode is a forward pass over its whole history. Here the history of an episode is forwarded
-once, and the turns hang on it as branches: the inserted text and the turn's own tokens, which
-attend to the history up to their turn, at the positions they would have had. A pass over several
-branches scores several turns.
+every episode is a forward pass over its whole history. Here a history is forwarded once, and what
+continues it hangs on it as branches, which attend to the history up to where they start, at the
+positions they would have had. The turns of an episode are branches behind an inserted text; the
+episodes of a batch are branches of the text that they all begin with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepopsd_rllib.episodes.packing import micro_batches
+from stepopsd_rllib.episodes.packing import PASS_TOKENS, micro_batches
+from stepopsd_rllib.episodes.shared_prefixes import shared_prefixes
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from stepopsd_rllib.modules.history_cache import HistoryCache
+
 NOT_SCORED = -1
-# Branches of one pass attend (in vain, masked) to each other: with at most as many tokens as their
-# history has, that costs no more than attending to the history. Shorter passes waste their start.
-SHORTEST_ROUND_TOKENS = 512
+# Branches of one row attend (in vain, masked) to each other: with at most as many tokens as their
+# history has, that costs no more than attending to the history. Shorter rows waste their start.
+SHORTEST_ROW_TOKENS = 512
+# A key that is only attended to takes a fraction of the memory that a forwarded token takes.
+KEYS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +56,20 @@ class BranchedSequence:
         history: int64 [L].
         branches: (start, branch): the branch continues `history[:start]`. Its first token is never
             scored, and `start` is at least 1.
+        target: int64 [L], where the log-probs of the history's own tokens go, as that of a
+            `ScoredSequence`; without it the history is context only.
     """
 
     history: np.ndarray
     branches: tuple[tuple[int, ScoredSequence], ...]
+    target: np.ndarray | None = None
+
+    def forwarded(self) -> ScoredSequence:
+        """The part of the history that somebody needs."""
+        if self.target is not None:
+            return ScoredSequence(ids=self.history, target=self.target)
+        ids = self.history[: max(start for start, _ in self.branches)]
+        return ScoredSequence(ids=ids, target=np.full(len(ids), NOT_SCORED))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +101,9 @@ def score_sequences(
 ) -> int:
     """Writes the log-probs of the target tokens into `log_probs`.
 
+    What several sequences begin with, such as the same skills in front of every episode, is
+    forwarded once for all of them.
+
     Args:
         module: Owner of the model; knows temperature and precision.
         model: The model that scores.
@@ -96,10 +114,11 @@ def score_sequences(
     Returns:
         Number of tokens forwarded, without padding.
     """
+    alone, branched = _shared(sequences) if keeps_all_keys(model) else (list(sequences), [])
     device = next(model.parameters()).device
-    lengths = torch.tensor([len(sequence.ids) for sequence in sequences], dtype=torch.int64)
+    lengths = torch.tensor([len(sequence.ids) for sequence in alone], dtype=torch.int64)
     for part in micro_batches(lengths, max_tokens=max_tokens):
-        rows = [sequences[i] for i in part.tolist()]
+        rows = [alone[i] for i in part.tolist()]
         ids_BT = _padded([row.ids for row in rows], 0)
         target_BT = _padded([row.target for row in rows], NOT_SCORED)
         target_BT[:, 0] = NOT_SCORED
@@ -107,7 +126,39 @@ def score_sequences(
         with torch.no_grad():
             scores_BT, _ = module.score(model, ids_BT.to(device), mask_BT.to(device))
         log_probs[target_BT[mask_BT]] = scores_BT.cpu()[mask_BT]
-    return int(lengths.sum())
+    num_shared = score_branches(module, model, branched, log_probs, max_tokens=max_tokens)
+    return int(lengths.sum()) + num_shared
+
+
+def _shared(
+    sequences: Sequence[ScoredSequence],
+) -> tuple[list[ScoredSequence], list[BranchedSequence]]:
+    """Sequences that begin like others as branches of their common beginning, and the rest."""
+    ids = [sequence.ids for sequence in sequences]
+    # The token before the first scored one predicts it: it belongs to the branch.
+    limits = [max(0, _first_scored(sequence) - 1) for sequence in sequences]
+    branched, is_alone = [], [True] * len(sequences)
+    for prefix in shared_prefixes(ids, limits, least_saved=PASS_TOKENS):
+        members = [sequences[i] for i in prefix.rows]
+        length = prefix.length
+        branches = tuple(
+            (length, ScoredSequence(ids=m.ids[length:], target=m.target[length:])) for m in members
+        )
+        branched.append(BranchedSequence(history=members[0].ids[:length], branches=branches))
+        for i in prefix.rows:
+            is_alone[i] = False
+    return [sequences[i] for i, alone in enumerate(is_alone) if alone], branched
+
+
+def _first_scored(sequence: ScoredSequence) -> int:
+    scored = np.flatnonzero(sequence.target[1:] != NOT_SCORED)
+    return 1 + int(scored[0]) if len(scored) else len(sequence.ids)
+
+
+def keeps_all_keys(model: PreTrainedModel) -> bool:
+    """Whether a branch can be attached to a history: not where layers forget what lies behind."""
+    kinds = getattr(model.config, "layer_types", None) or ["full_attention"]
+    return all(kind == "full_attention" for kind in kinds)
 
 
 def score_branches(
@@ -118,89 +169,131 @@ def score_branches(
     *,
     max_tokens: int,
     top: TopTokens | None = None,
+    history_log_probs: Tensor | None = None,
 ) -> int:
     """Writes the log-probs of the branches' target tokens into `log_probs`; see `score_sequences`.
 
-    Every history is forwarded once, whatever the number of its branches. A batch holds histories of
-    at most `max_tokens` padded tokens; its branches follow in rounds of at most as many. The most
-    likely tokens go into `top`, where it is given.
+    Every history is forwarded once, whatever the number of its branches, at most `max_tokens`
+    padded tokens at a time; rows of branches of like length follow, as many. The most likely tokens
+    go into `top`, and the log-probs of the histories' own targets, which the same pass gives, into
+    `history_log_probs`, where these are given.
 
     Returns:
         Number of tokens forwarded, without padding.
+
+    Raises:
+        ValueError: The model has layers that forget, such as sliding windows.
     """
+    if sequences and not keeps_all_keys(model):
+        raise ValueError(
+            f"{type(model).__name__} has layers of {sorted(set(model.config.layer_types))}: the "
+            "turns of an episode cannot be scored on one shared history. Use hindsight_position="
+            "'prefix', or a model whose layers all have full attention."
+        )
     num_forwarded = 0
-    histories = [s.history[: max(start for start, _ in s.branches)] for s in sequences]
-    lengths = torch.tensor([len(history) for history in histories], dtype=torch.int64)
+    histories = [sequence.forwarded() for sequence in sequences]
+    lengths = torch.tensor([len(history.ids) for history in histories], dtype=torch.int64)
     for part in micro_batches(lengths, max_tokens=max_tokens):
-        batch = [sequences[i] for i in part.tolist()]
-        cache = _forward_history(module, model, [histories[i] for i in part.tolist()])
+        batch = [histories[i] for i in part.tolist()]
+        cache = _forward_histories(module, model, batch, history_log_probs)
         length = int(lengths[part].max())
-        num_forwarded += int(lengths[part].sum())
-        round_tokens = min(max_tokens // len(batch), max(length, SHORTEST_ROUND_TOKENS))
-        for round_ in _rounds([s.branches for s in batch], round_tokens):
-            num_forwarded += _score_round(module, model, cache, length, round_, log_probs, top)
+        rows = [
+            _BranchRow(history=n, branches=branches)
+            for n, i in enumerate(part.tolist())
+            for branches in _dealt(sequences[i].branches, max(length, SHORTEST_ROW_TOKENS))
+        ]
+        sizes = torch.tensor([row.num_tokens for row in rows])
+        costs = torch.maximum(sizes, (sizes + length) // KEYS_PER_TOKEN)
+        for round_ in micro_batches(costs, max_tokens=max_tokens):
+            _score_rows(module, model, cache, [rows[i] for i in round_.tolist()], log_probs, top)
+        num_forwarded += int(lengths[part].sum()) + int(sizes.sum())
     return num_forwarded
 
 
-def _forward_history(
-    module: CausalLMModule, model: PreTrainedModel, histories: list[np.ndarray]
-) -> Any:
-    """Keys and values of the padded histories."""
-    device = next(model.parameters()).device
-    base_model: Any = model.base_model
-    with torch.no_grad(), module.autocast():
-        out = base_model(input_ids=_padded(histories, 0).to(device), use_cache=True)
-    return out.past_key_values
-
-
-Round = list[list[tuple[int, ScoredSequence]]]
-
-
-def _rounds(
-    branches: Sequence[Sequence[tuple[int, ScoredSequence]]], max_tokens: int
-) -> Iterator[Round]:
-    """Deals each row's branches into rounds of at most `max_tokens` tokens (or one branch)."""
-    waiting = [list(row) for row in branches]
-    while any(waiting):
-        round_: Round = []
-        for row in waiting:
-            taken, size = [], 0
-            while row and (not taken or size + len(row[0][1].ids) <= max_tokens):
-                size += len(row[0][1].ids)
-                taken.append(row.pop(0))
-            round_.append(taken)
-        yield round_
-
-
-def _score_round(
+def _forward_histories(
     module: CausalLMModule,
     model: PreTrainedModel,
-    cache: Any,
-    length: int,
-    round_: Round,
+    histories: list[ScoredSequence],
+    log_probs: Tensor | None,
+) -> HistoryCache:
+    """Keys and values of the padded histories; writes the log-probs of their targets."""
+    from stepopsd_rllib.modules.history_cache import HistoryCache
+
+    device = next(model.parameters()).device
+    base_model: Any = model.base_model
+    ids_BT = _padded([history.ids for history in histories], 0)
+    with torch.no_grad(), module.autocast():
+        out = base_model(input_ids=ids_BT.to(device), use_cache=True)
+    if log_probs is not None:
+        target_BT = _padded([history.target for history in histories], NOT_SCORED)
+        is_scored_BT = target_BT[:, 1:] != NOT_SCORED
+        hidden_NH = out.last_hidden_state[:, :-1][is_scored_BT.to(device)]
+        scores_N = module.head_scores(model, hidden_NH, ids_BT[:, 1:][is_scored_BT].to(device))
+        log_probs[target_BT[:, 1:][is_scored_BT]] = scores_N.cpu()
+    return HistoryCache.of(out.past_key_values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _BranchRow:
+    """Branches of one history that stand in one row of a pass, one behind the other."""
+
+    history: int
+    branches: list[tuple[int, ScoredSequence]]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(branch.ids) for _, branch in self.branches)
+
+
+def _dealt(
+    branches: Sequence[tuple[int, ScoredSequence]], max_tokens: int
+) -> Iterator[list[tuple[int, ScoredSequence]]]:
+    """Deals branches into rows of at most `max_tokens` tokens (or one branch)."""
+    row: list[tuple[int, ScoredSequence]] = []
+    size = 0
+    for start, branch in branches:
+        if row and size + len(branch.ids) > max_tokens:
+            yield row
+            row, size = [], 0
+        row.append((start, branch))
+        size += len(branch.ids)
+    yield row
+
+
+def _score_rows(
+    module: CausalLMModule,
+    model: PreTrainedModel,
+    cache: HistoryCache,
+    rows: list[_BranchRow],
     log_probs: Tensor,
     top: TopTokens | None,
-) -> int:
-    """Forwards one round of branches on the cached histories."""
+) -> None:
+    """Forwards rows of branches on the cached histories."""
     device = next(model.parameters()).device
-    ids_BQ = _padded([_joined([branch.ids for _, branch in row]) for row in round_], 0)
-    target_BQ = _padded(
-        [_joined([branch.target for _, branch in row]) for row in round_], NOT_SCORED
-    )
-    index_BQ = _padded(
-        [_joined([np.full(len(b.ids), i) for i, (_, b) in enumerate(row)]) for row in round_], -1
-    )
-    start_BQ = _padded(
-        [_joined([np.full(len(b.ids), start) for start, b in row]) for row in round_], 0
-    )
-    offset_BQ = _padded([_joined([np.arange(len(b.ids)) for _, b in row]) for row in round_], 0)
+
+    def column(of: Callable[[int, int, ScoredSequence], np.ndarray], padding: int) -> Tensor:
+        """A value of each token, of its branch's number in the row, start and tokens."""
+        return _padded(
+            [
+                np.concatenate([of(i, start, b) for i, (start, b) in enumerate(row.branches)])
+                for row in rows
+            ],
+            padding,
+        )
+
+    ids_BQ = column(lambda i, start, branch: branch.ids, 0)
+    target_BQ = column(lambda i, start, branch: branch.target, NOT_SCORED)
+    index_BQ = column(lambda i, start, branch: np.full(len(branch.ids), i), -1)
+    start_BQ = column(lambda i, start, branch: np.full(len(branch.ids), start), 0)
+    offset_BQ = column(lambda i, start, branch: np.arange(len(branch.ids)), 0)
     base_model: Any = model.base_model
+    length = cache.get_seq_length()
     with torch.no_grad(), module.autocast():
         hidden_BQH = base_model(
             input_ids=ids_BQ.to(device),
             attention_mask=_attends(start_BQ.to(device), index_BQ.to(device), length),
             position_ids=(start_BQ + offset_BQ).to(device),
-            past_key_values=cache,
+            past_key_values=cache.continued_by(torch.tensor([row.history for row in rows])),
             use_cache=True,
         ).last_hidden_state
     # The first token of a branch would be predicted by its history; it is context by contract.
@@ -214,8 +307,6 @@ def _score_round(
             model, hidden_NH, count=top.ids.shape[1]
         )
         top.log_probs[target_N], top.ids[target_N] = top_log_probs_NK.cpu(), top_ids_NK.cpu()
-    cache.crop(-ids_BQ.shape[1])
-    return int((index_BQ >= 0).sum())
 
 
 def _attends(start_BQ: Tensor, index_BQ: Tensor, length: int) -> Tensor:
@@ -235,10 +326,6 @@ def _attends(start_BQ: Tensor, index_BQ: Tensor, length: int) -> Tensor:
     is_earlier_QQ = start_BQ.new_ones(num_queries, num_queries, dtype=torch.bool).tril()
     sees_branch_BQQ = (index_BQ[:, :, None] == index_BQ[:, None, :]) & is_earlier_QQ
     return torch.cat((sees_history_BQL, sees_branch_BQQ), dim=2)[:, None]
-
-
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64)
 
 
 def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:

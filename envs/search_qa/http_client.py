@@ -20,6 +20,8 @@ from envs.search_qa.server_health import Server, ServerHealth
 logger = logging.getLogger(__name__)
 
 _FIRST_BACK_OFF_S, _LONGEST_BACK_OFF_S = 0.1, 5.0
+_HANDING_OVER = 0.05
+"""Share of the deadline that is left for telling those who wait what failed."""
 _CHECK_ATTEMPTS = 3
 _PROBE = "what is the capital of france"
 _MAX_REPLY_BYTES = 64 * 2**20
@@ -208,7 +210,8 @@ class HttpRetriever:
 
         A batch that a server cannot answer is halved, so that a query it chokes on fails alone.
         """
-        deadline = time.monotonic() + self._deadline_s - self._batch_window_s
+        time_s = (1 - _HANDING_OVER) * self._deadline_s - self._batch_window_s
+        deadline = time.monotonic() + time_s
         outcomes: dict[int, list[Passage] | RetrievalError] = {}
         parts = [list(range(len(queries)))]
         for attempt in itertools.count():
@@ -219,7 +222,10 @@ class HttpRetriever:
                     answers = self._ask(server, [queries[i] for i in part], top_k, deadline)
                 except RetrievalError as error:
                     self._health.failed(server)
-                    outcomes |= dict.fromkeys(part, error)
+                    is_cut_off = error.status == "timeout" and time.monotonic() >= deadline
+                    now = dict.fromkeys(part, error)
+                    # What a server said tells more than that it was not heard out the last time.
+                    outcomes = now | outcomes if is_cut_off else outcomes | now
                     failed += [part] if error.status in _SAYS_NOTHING_OF_QUERIES else _halves(part)
                 else:
                     self._health.succeeded(server)

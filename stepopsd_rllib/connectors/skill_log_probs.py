@@ -78,29 +78,43 @@ class SkillLogProbs(ConnectorV2):
                 branched += sharing
             first_row += 1 if episode.context == "append" else len(episode.turns)
         num_forwarded = 0
+        plain_scores = torch.zeros(columns["input_ids"].numel())
         for kind, sequences in plain.items():
             scores = torch.zeros(columns["input_ids"].numel())
             limit, model = self.max_tokens, module.language_model
             num_forwarded += score_sequences(module, model, sequences, scores, max_tokens=limit)
             if kind == "step":
-                num_forwarded += score_branches(module, model, branched, scores, max_tokens=limit)
+                num_forwarded += score_branches(
+                    module,
+                    model,
+                    branched,
+                    scores,
+                    max_tokens=limit,
+                    history_log_probs=plain_scores,
+                )
             columns[f"{kind}_skill_log_probs"] = scores.view_as(columns["behaviour_log_probs"])
             targets = [s.target for s in sequences]
             if kind == "step":
                 targets += [b.target for s in branched for _, b in s.branches]
             columns[f"has_{kind}_skill"] = _marked(targets, columns["response_mask"])
-        columns["plain_log_probs"] = self._plain(module, columns)
+        targets = [s.target for s in branched if s.target is not None]
+        is_known_B = _marked(targets, columns["response_mask"]).any(dim=1)
+        columns["plain_log_probs"] = self._plain(
+            module, columns, plain_scores.view_as(columns["behaviour_log_probs"]), is_known_B
+        )
         if metrics is not None:
             self._log(columns, num_forwarded, metrics)
         return batch
 
-    def _plain(self, module: Any, columns: Columns) -> Tensor:
-        """The policy's log-probs before the update, on rows with a skill."""
+    def _plain(self, module: Any, columns: Columns, plain_BT: Tensor, is_known_B: Tensor) -> Tensor:
+        """The policy's log-probs before the update, on rows with a skill.
+
+        Rows whose history was forwarded for their step skills are known from that pass.
+        """
         if "old_log_probs" in columns:
             return columns["old_log_probs"]
-        is_scored_B = (columns["has_episode_skill"] | columns["has_step_skill"]).any(dim=1)
-        rows = is_scored_B.nonzero()[:, 0]
-        plain_BT = torch.zeros_like(columns["behaviour_log_probs"])
+        has_skill_B = (columns["has_episode_skill"] | columns["has_step_skill"]).any(dim=1)
+        rows = (has_skill_B & ~is_known_B).nonzero()[:, 0]
         if len(rows):
             names = ("input_ids", "lengths", "response_mask", "behaviour_log_probs")
             part = {name: columns[name][rows] for name in names}
@@ -131,7 +145,8 @@ class _EpisodeRows:
         for turn in episode.turns:
             self._starts.append(end if self._grows else 0)
             end += len(turn.prompt_ids) + len(turn.response_ids)
-        self._ids = columns["input_ids"][first_row, :end].numpy() if self._grows else None
+        self._ids = columns["input_ids"][first_row, :end].numpy()
+        self._is_sampled = columns["response_mask"][first_row, :end].numpy()
 
     @property
     def turns(self) -> range:
@@ -161,11 +176,15 @@ class _EpisodeRows:
             for k in self.turns
             if routes[k].step_skill
         }
-        if self._ids is None:
+        if not self._grows:
             return list(changed.values()), []
         alone = [changed.pop(0)] if 0 in changed else []
         branches = tuple((self._starts[k], sequence) for k, sequence in changed.items())
-        return alone, [BranchedSequence(history=self._ids, branches=branches)] if branches else []
+        if not branches:
+            return alone, []
+        own = self._row * self._width + np.arange(len(self._ids))
+        own[~self._is_sampled] = NOT_SCORED
+        return alone, [BranchedSequence(history=self._ids, branches=branches, target=own)]
 
     def _turn(
         self, k: int, skill: dict[str, str], route: SkillRoute | None = None

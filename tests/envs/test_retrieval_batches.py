@@ -14,10 +14,14 @@ from envs.search_qa.http_client import HttpRetriever
 from envs.search_qa.retriever import RetrievalError
 
 EPISODES, SERVICE_S = 16, 0.1
+DEADLINE_S = 2.0
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each query with itself in one dialect; chokes on requests that hold "poison"."""
+    """Answers each query with itself in one dialect; chokes on requests that hold "poison".
+
+    On "slow poison" it hangs once it has choked.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -26,6 +30,7 @@ class Server(ThreadingHTTPServer):
         self.dialect = dialect
         self.lock = threading.Lock()
         self.at_once = self.most_at_once = 0
+        self.has_choked = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -52,6 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         if not isinstance(queries, list) or None in queries:
             self.reply(422, b"{}")
         elif any("poison" in query for query in queries):
+            if "slow poison" in queries and server.has_choked.is_set():
+                time.sleep(2 * DEADLINE_S)
+            server.has_choked.set()
             self.reply(500, b"Internal Server Error")
         else:
             result = [[{"document": {"id": q, "contents": q}, "score": 1.0}] for q in queries]
@@ -110,6 +118,18 @@ def test_a_query_that_a_server_chokes_on_fails_alone(server: Server):
     assert found.pop("poison") == "http_500"
     assert found == {query: query for query in queries}
     assert client.counts.failures == {"http_500": 1}
+
+
+def test_what_a_server_said_is_told_though_it_then_hangs(server: Server):
+    client = HttpRetriever([server.url], deadline_s=DEADLINE_S)
+    client.check()
+    client.counts.attempts_failed.clear()
+    begin = time.monotonic()
+    with pytest.raises(RetrievalError) as refused:
+        client.search(["slow poison"], 1)
+    assert refused.value.status == "http_500"
+    assert time.monotonic() - begin < DEADLINE_S + 1
+    assert client.counts.attempts_failed == {"http_500": 1, "timeout": 1}
 
 
 def test_of_several_servers_a_dead_one_is_warned_of_at_the_start(server: Server, caplog):

@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_a_slow_loop_in_float64(name, context):
     slow = {name: parameter.grad.float() for name, parameter in model.named_parameters()}
     fast, loss = gradient(config, groups)
     assert relative_difference(slow, fast) < 1e-4
-    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
 def _log_probs(model, context, target, temperature) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepopsd_rllib.episodes import pack_episodes
+from stepopsd_rllib.episodes import pack_episodes, packing
 from stepopsd_rllib.episodes.packing import micro_batches
 from tests.agents import random_groups
 
@@ -57,3 +57,33 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths, budget):
         assert len(part) == 1 or len(part) * longest <= budget
     ordered = [lengths[row] for part in parts for row in part.tolist()]
     assert ordered == sorted(ordered, reverse=True)
+
+
+def compositions(rows: list[int]):
+    """Every way to cut a list into runs."""
+    if not rows:
+        yield []
+        return
+    for end in range(1, len(rows) + 1):
+        for rest in compositions(rows[end:]):
+            yield [rows[:end], *rest]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    budget=st.integers(1, 120),
+    pass_tokens=st.integers(0, 60),
+)
+def test_no_other_split_within_the_budget_costs_less(lengths, budget, pass_tokens):
+    def cost(parts) -> int:
+        return sum(max(part) * len(part) + pass_tokens for part in parts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "PASS_TOKENS", pass_tokens)
+        found = micro_batches(torch.tensor(lengths), max_tokens=budget)
+    allowed = [
+        parts
+        for parts in compositions(sorted(lengths, reverse=True))
+        if all(len(part) == 1 or max(part) * len(part) <= budget for part in parts)
+    ]
+    assert cost([[lengths[i] for i in part.tolist()] for part in found]) == min(map(cost, allowed))

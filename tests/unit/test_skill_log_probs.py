@@ -74,6 +74,8 @@ def test_shared_history_scores_as_prompts_written_out(context, routing):
         here_BT = columns["turn_index"] == k
         has_step = k in SKILLS.step_skills
         has_episode = routing == "additive" or not has_step
+        plain = columns["plain_log_probs"][here_BT]
+        torch.testing.assert_close(plain, alone(k), atol=1e-4, rtol=1e-4)
         for kind, is_due, skill in (
             ("step", has_step, {"step_skill": STEP_SKILL}),
             ("episode", has_episode, {"episode_skill": EPISODE_SKILL}),
