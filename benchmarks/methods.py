@@ -3,9 +3,10 @@
     python benchmarks/methods.py [--iterations 20] [--only sdar opid] [--jobs 2] [--output FILE]
 
 Trains each tuned example and prints what it costs and what became of it: processor time a turn that
-was played, relative to GRPO (the median over iterations, without the first; other load on the
-machine hardly changes processor time, and an iteration's number of turns changes as a policy
-learns), the ratio of whole iterations, and training success in the first and the last iterations.
+was played, relative to GRPO (the median over the second half of the iterations, in which ADRS's
+reward acts, too; an iteration's number of turns changes as a policy learns), the ratio of whole
+iterations, and training success in the first and the last iterations. Processes that share a core
+inflate each other's processor time: give all of them the same company (`--jobs`), and no other.
 All diagnostics of all iterations go to the output, one JSON object a line; a loss or gradient that
 is not finite ends the run.
 """
@@ -106,7 +107,7 @@ def line(path: Path, rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> 
     """A row of the table."""
 
     def ratio(value: Callable[[dict[str, Any]], float]) -> float:
-        own, others = ([value(row) for row in found[1:]] for found in (rows, base))
+        own, others = ([value(row) for row in found[len(found) // 2 :]] for found in (rows, base))
         return statistics.median(own) / statistics.median(others)
 
     method, env = name_of(path)
