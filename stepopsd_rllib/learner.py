@@ -47,7 +47,6 @@ class TokenLearner(TorchLearner):
         super().build()
         self.sums = MetricSums()
         self.num_optimizer_steps = 0
-        self.teacher_version = 0
 
     @property
     def language_module(self) -> CausalLMModule:
@@ -105,15 +104,16 @@ class TokenLearner(TorchLearner):
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Takes a new snapshot for the teacher after every `teacher_refresh_interval` updates."""
         super().after_gradient_based_update(timesteps=timesteps)
-        pairs = self.language_module.get_target_network_pairs()
+        module = self.language_module
+        pairs = module.get_target_network_pairs()
         config: Any = self.config  # of an algorithm that has a teacher, where there are pairs
         if pairs and self._weights_seq_no % config.teacher_refresh_interval == 0:
             for policy, teacher in pairs:
                 teacher.load_state_dict(policy.state_dict())
-            self.teacher_version = self._weights_seq_no
+            module.teacher_version = self._weights_seq_no
         if pairs:
             self.metrics.log_value(
-                (DEFAULT_MODULE_ID, "teacher_version"), self.teacher_version, window=1
+                (DEFAULT_MODULE_ID, "teacher_version"), module.teacher_version, window=1
             )
 
     def take_credit_records(self) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ class TokenLearner(TorchLearner):
         return {
             **super().get_state(*args, **kwargs),
             "num_optimizer_steps": self.num_optimizer_steps,
-            "teacher_version": self.teacher_version,
+            "teacher_version": self.language_module.teacher_version,
         }
 
     @override(Learner)
@@ -143,7 +143,8 @@ class TokenLearner(TorchLearner):
             self._weights_seq_no = -1
         super().set_state(state)
         self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, self._weights_seq_no)
-        self.teacher_version = state.get("teacher_version", self.teacher_version)
+        module = self.language_module
+        module.teacher_version = state.get("teacher_version", module.teacher_version)
         self.num_optimizer_steps = state.get("num_optimizer_steps", self.num_optimizer_steps)
 
     def _minibatches(self, columns: dict[str, Tensor]) -> Iterator[Tensor]:

@@ -197,10 +197,11 @@ def score_branches(
         batch = [histories[i] for i in part.tolist()]
         cache = _forward_histories(module, model, batch, history_log_probs)
         length = int(lengths[part].max())
+        row_tokens = min(max_tokens, max(length, SHORTEST_ROW_TOKENS))
         rows = [
             _BranchRow(history=n, branches=branches)
             for n, i in enumerate(part.tolist())
-            for branches in _dealt(sequences[i].branches, max(length, SHORTEST_ROW_TOKENS))
+            for branches in _dealt(sequences[i].branches, row_tokens)
         ]
         sizes = torch.tensor([row.num_tokens for row in rows])
         costs = torch.maximum(sizes, (sizes + length) // KEYS_PER_TOKEN)

@@ -140,7 +140,6 @@ class GRSDConfig(GRPOConfig):
             TeacherGap(
                 position="prefix",
                 teacher="live",
-                refresh_interval=1,
                 student="recomputed",
                 effect=self.lambda_at,
                 score_all=False,

@@ -25,7 +25,11 @@ from stepopsd_rllib.algorithms.skill_teacher import (
     skill_choice,
     skill_library,
 )
-from stepopsd_rllib.hindsight.skill_retrieval import SkillChoice, SkillRetrieval
+from stepopsd_rllib.hindsight.skill_retrieval import (
+    SkillChoice,
+    SkillRetrieval,
+    student_preamble,
+)
 from stepopsd_rllib.key_checks import KeyCheck
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
 
@@ -100,7 +104,7 @@ def with_skills(
         text = choice.text(
             task_id=info["task_id"], task_type=info["task_type"], first_observation=observation
         )
-        return f"{text}\n\n" if text.strip() else ""
+        return student_preamble(text)
 
     return dataclasses.replace(settings, preamble=preamble)
 

@@ -110,7 +110,6 @@ class SkillTeacherConfig(GRPOConfig):
             TeacherGap(
                 position="prefix",
                 teacher=self.teacher,
-                refresh_interval=self.teacher_refresh_interval,
                 # A loss or reward of its own takes the teacher alone: no student pass is needed.
                 student="rollout" if self.acts_without_advantage else "recomputed",
                 effect=self.teacher_weight,

@@ -186,7 +186,6 @@ class StepOPSDConfig(GRPOConfig):
             TeacherGap(
                 position=self.hindsight_position,
                 teacher=self.teacher,
-                refresh_interval=self.teacher_refresh_interval,
                 student=self.student_log_probs,
                 effect=self.largest_effect,
                 score_all=self.score_all,

@@ -48,7 +48,6 @@ class TeacherGap(ConnectorV2):
         *,
         position: Position,
         teacher: Literal["stale", "live"],
-        refresh_interval: int,
         student: Literal["recomputed", "rollout"],
         effect: Callable[[int], float],
         score_all: bool,
@@ -60,7 +59,6 @@ class TeacherGap(ConnectorV2):
         super().__init__(**kwargs)
         self.position: Position = position
         self.teacher = teacher
-        self.refresh_interval = refresh_interval
         self.student = student
         self.effect = effect
         self.score_all = score_all
@@ -83,7 +81,9 @@ class TeacherGap(ConnectorV2):
         hindsights: list[Hindsight] = shared_data[HINDSIGHT]
         row_hindsights = [hindsights[n] for n in columns["episode_index"].tolist()]
         is_scored_BT = self._rows_that_matter(columns)[:, None] & (columns["step_index"] >= 0)
-        is_forwarded_BT = is_scored_BT & self._rows_with_gap(columns, row_hindsights)[:, None]
+        is_snapshot_new = module.teacher_version == update_number(columns) - 1
+        has_gap_B = self._rows_with_gap(row_hindsights, is_snapshot_new=is_snapshot_new)
+        is_forwarded_BT = is_scored_BT & has_gap_B[:, None]
         teacher_BT, counts = self._teacher_log_probs(
             module, columns, row_hindsights, is_forwarded_BT
         )
@@ -106,9 +106,8 @@ class TeacherGap(ConnectorV2):
         has_advantage_B = (columns["advantages"] != 0).any(dim=1)
         return (has_advantage_B | self.every_row) & can_change
 
-    def _rows_with_gap(self, columns: Columns, hindsights: list[Hindsight]) -> Tensor:
+    def _rows_with_gap(self, hindsights: list[Hindsight], *, is_snapshot_new: bool) -> Tensor:
         """Bool [B]: rows in which teacher and policy can differ, or that need the teacher's own."""
-        is_snapshot_new = (update_number(columns) - 1) % self.refresh_interval == 0
         is_policy = self.teacher == "live" or is_snapshot_new
         is_certain = self.every_row or not is_policy
         return torch.tensor([is_certain or bool(h.ids) for h in hindsights], dtype=torch.bool)

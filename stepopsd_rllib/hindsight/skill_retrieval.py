@@ -110,6 +110,18 @@ def privileged_preamble(skill_text: str) -> str:
     return f"{PRIVILEGED_HEADER}\n{skill_text.strip()}\n\n"
 
 
+def student_preamble(skill_text: str) -> str:
+    """What stands at the beginning of the first message of a student that reads skills itself.
+
+    Args:
+        skill_text: From `SkillLibrary.text`; blank text gives no preamble.
+
+    Returns:
+        The skills and a blank line.
+    """
+    return f"{skill_text}\n\n" if skill_text.strip() else ""
+
+
 class SkillChoice:
     """Chooses the skills of a task: what SDAR's paper compares as retrieval.
 

@@ -29,8 +29,9 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     (architecture only), `entropy_gradient` (entropies of the forward pass are differentiated),
     `with_reference` (frozen KL anchor) and `with_teacher` (snapshot that the learner refreshes).
 
-    Weights are float32 masters. The frozen copies live outside optimizer and weight sync, inside
-    checkpoints.
+    `teacher_version` is the number of updates that the teacher's weights have seen, kept by the
+    learner. Weights are float32 masters. The frozen copies live outside optimizer and weight sync,
+    inside checkpoints.
     """
 
     @override(TorchRLModule)
@@ -49,6 +50,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             _frozen_copy(self.language_model) if options.get("with_reference") else None
         )
         self.teacher: PreTrainedModel | None = None
+        self.teacher_version = 0
         if options.get("with_teacher"):
             self.make_target_networks()
         if options.get("gradient_checkpointing"):

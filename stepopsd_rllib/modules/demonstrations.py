@@ -18,6 +18,13 @@ from envs.search_qa.expert import SearchExpert
 from envs.search_qa.protocol import SearchAction
 from envs.search_qa.world import Question
 from envs.text_env import TextEnv
+from stepopsd_rllib.hindsight.skill_retrieval import (
+    keyword_categories,
+    privileged_preamble,
+    search_qa_categories,
+    student_preamble,
+)
+from stepopsd_rllib.hindsight.skills import SkillLibrary, packaged_library
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,12 +68,19 @@ class SearchDemonstrationSettings:
         guessing: Probability that an episode is answered without a search, with the answer to an
             earlier question of the kind. Imitated.
         confusion: Probability that the answer is another name of the passage. Imitated.
+        informed: Probability that the skills of `skills` stand in the prompt. Such an episode is
+            played without the two mistakes, so that skills in a prompt call for better play: what
+            a skill-informed teacher needs. Half of them stand where a teacher reads them, in front
+            of the whole prompt, half where a student does, in its first message.
+        skills: Name of the packaged library.
     """
 
     episodes: int
     noise: float = 0.0
     guessing: float = 0.0
     confusion: float = 0.0
+    informed: float = 0.0
+    skills: str = "search_qa_brief"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,16 +94,22 @@ class DemonstratedTurn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demonstration:
-    """One episode as the policy would have read and written it."""
+    """One episode as the policy, or a teacher, would have read and written it.
+
+    `privileged` stands in front of the chat, where a teacher reads what the policy is not told.
+    """
 
     task_id: str
     system_prompt: str | None
     first_message: str
     turns: tuple[DemonstratedTurn, ...]
     won: bool
+    privileged: str = ""
 
     def texts(self) -> Iterator[str]:
         """All messages and responses in order."""
+        if self.privileged:
+            yield self.privileged
         yield self.first_message
         for turn in self.turns:
             yield turn.response
@@ -183,6 +203,7 @@ def search_qa_demonstrations(
         seed: Of the order of questions and of the mistakes.
     """
     env = SearchQAEnv(**env_config)
+    library = packaged_library(settings.skills)
     rng = random.Random(seed)
     earlier: dict[str, Question] = {}  # the last question about each relation
     demonstrations = []
@@ -190,7 +211,7 @@ def search_qa_demonstrations(
         _, info = env.reset(options={"task": task})
         relation = env.question.lookups[-1].relation
         demonstrations.append(
-            _play_search_qa(env, info, earlier.get(relation, env.question), settings, rng)
+            _play_search_qa(env, info, earlier.get(relation, env.question), settings, library, rng)
         )
         earlier[relation] = env.question
     return demonstrations
@@ -201,12 +222,16 @@ def _play_search_qa(
     info: dict[str, Any],
     earlier: Question,
     settings: SearchDemonstrationSettings,
+    library: SkillLibrary,
     rng: random.Random,
 ) -> Demonstration:
     question = env.question
     expert = SearchExpert(question, max_searches=env.max_searches)
-    observation = first_message = env.first_message(info["question"], info)
-    is_guessing = rng.random() < settings.guessing
+    observation = env.first_message(info["question"], info)
+    is_informed = rng.random() < settings.informed
+    privileged, preamble = _told(library, info, rng) if is_informed else ("", "")
+    first_message = preamble + observation
+    is_guessing = not is_informed and rng.random() < settings.guessing
     turns: list[DemonstratedTurn] = []
     is_over = False
     while not is_over:
@@ -216,7 +241,7 @@ def _play_search_qa(
             action = SearchAction("answer", earlier.golden_answers[0], True)
         elif action.kind == "search" and draw < settings.noise:
             action, is_learned = SearchAction("search", earlier.lookups[0].subject, True), False
-        elif action.kind == "answer" and draw < settings.confusion:
+        elif action.kind == "answer" and draw < settings.confusion and not is_informed:
             names = _NAME.findall(question.lookups[-1].statement)
             wrong = rng.choice([name for name in names if name != action.content])
             action = SearchAction("answer", wrong, True)
@@ -235,7 +260,17 @@ def _play_search_qa(
         first_message=first_message,
         turns=tuple(turns),
         won=info["won"],
+        privileged=privileged,
     )
+
+
+def _told(library: SkillLibrary, info: Mapping[str, Any], rng: random.Random) -> tuple[str, str]:
+    """Skills of the question as a teacher reads them, or as a student does."""
+    if rng.random() < 0.5:
+        categories = search_qa_categories(info["task_type"], info["question"])
+        return privileged_preamble(library.text(categories)), ""
+    categories = keyword_categories(library, info["question"])
+    return "", student_preamble(library.text(categories))
 
 
 _NAME = re.compile(r"[A-Z]\w+(?: [A-Z]\w+)*")

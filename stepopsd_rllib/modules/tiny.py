@@ -128,7 +128,7 @@ RECIPES: dict[str, TinyRecipe] = {
         environment_config={"level": "easy", "protocol": "append", "instructions": False},
         phrase_words=tuple(sorted(set(_SEARCH_QA_PHRASES.split()))),
         demonstrations=SearchDemonstrationSettings(
-            episodes=45000, noise=0.1, guessing=0.45, confusion=0.45
+            episodes=50000, noise=0.1, guessing=0.45, confusion=0.45, informed=0.1
         ),
         cloning=CloningSettings(),
     ),
@@ -243,7 +243,12 @@ def make_environment(recipe: TinyRecipe) -> TextEnv:
 
 def chat_row(demonstration: Demonstration, chat: ChatFormat) -> ChatRow:
     """One demonstration as a row of tokens; the last message is never read, so it is left out."""
-    row = ChatRowBuilder(chat, demonstration.first_message, demonstration.system_prompt)
+    row = ChatRowBuilder(
+        chat,
+        demonstration.first_message,
+        demonstration.system_prompt,
+        privileged=demonstration.privileged,
+    )
     for index, turn in enumerate(demonstration.turns):
         if index > 0:
             row.add_message(demonstration.turns[index - 1].next_message)

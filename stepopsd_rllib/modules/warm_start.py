@@ -89,11 +89,21 @@ class ChatRowBuilder:
                0      0   0    0      0        0      1    1
     """
 
-    def __init__(self, chat: ChatFormat, first_message: str, system_prompt: str | None = None):
-        """Begins a row with the prompt of turn 0."""
+    def __init__(
+        self,
+        chat: ChatFormat,
+        first_message: str,
+        system_prompt: str | None = None,
+        *,
+        privileged: str = "",
+    ):
+        """Begins a row with the prompt of turn 0, and in front of it what a teacher is told."""
         self._chat = chat
         system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-        prompt_ids = chat.first_prompt([*system, {"role": "user", "content": first_message}])
+        prompt_ids = [
+            *chat.tokenizer(privileged, add_special_tokens=False)["input_ids"],
+            *chat.first_prompt([*system, {"role": "user", "content": first_message}]),
+        ]
         self._token_ids: list[int] = list(prompt_ids)
         self._mask: list[bool] = [False] * len(prompt_ids)
 

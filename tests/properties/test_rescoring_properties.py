@@ -71,7 +71,6 @@ class Case:
             **{
                 "position": "suffix",
                 "teacher": "stale",
-                "refresh_interval": 10,
                 "student": "recomputed",
                 "effect": lambda update: 0.04,
                 "score_all": False,

@@ -118,7 +118,6 @@ def gap(module: Any, columns: dict, hindsights: list[Hindsight], **options: Any)
         **{
             "position": "suffix",
             "teacher": "stale",
-            "refresh_interval": 10,
             "student": "recomputed",
             "effect": lambda update: 0.04,
             "score_all": False,
@@ -162,12 +161,19 @@ def test_rows_without_advantage_are_left_out_unless_asked_for(module, context):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "version", "is_forwarded"),
-    [("live", 5, False), ("stale", 10, False), ("stale", 0, False), ("stale", 5, True)],
+    ("teacher", "version", "teacher_version", "is_forwarded"),
+    [
+        ("live", 5, 0, False),
+        ("stale", 0, 0, False),
+        ("stale", 10, 10, False),
+        ("stale", 10, 7, True),
+        ("stale", 5, 0, True),
+    ],
 )
 def test_a_teacher_that_is_the_policy_and_knows_no_more_is_not_asked(
-    module, teacher, version, is_forwarded
+    module, monkeypatch, teacher, version, teacher_version, is_forwarded
 ):
+    monkeypatch.setattr(module, "teacher_version", teacher_version)
     columns = columns_of(episodes_of_groups("fw"), [-1.0, 1.0], version=version)
     metrics = gap(module, columns, [TOLD, Hindsight()], teacher=teacher)
     row = columns["episode_index"].tolist().index(1)

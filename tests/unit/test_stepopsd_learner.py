@@ -114,6 +114,16 @@ def test_the_teacher_survives_a_restore():
     assert digest(restored.sampler_weights()) == digest(learner.sampler_weights())
 
 
+def test_a_restore_with_another_interval_knows_how_old_the_teacher_is():
+    learner = build_learner(config_of(StepOPSDConfig, teacher_refresh_interval=2))
+    updated(learner, range(3))
+    restored = build_learner(config_of(StepOPSDConfig, teacher_refresh_interval=3))
+    restored.set_state(learner.get_state())
+    # Three updates are done, and the new interval would have refreshed after the third.
+    assert restored.language_module.teacher_version == 2
+    assert [update["teacher_version"] for update in updated(restored, range(3, 6))] == [2, 2, 6]
+
+
 def test_a_live_teacher_and_an_initial_anchor_hold_no_needless_copies():
     live = build_learner(config_of(StepOPSDConfig, teacher="live")).language_module
     assert live.teacher is None and live.reference is None
