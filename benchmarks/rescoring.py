@@ -32,11 +32,12 @@ from envs.alfworld.env import ALFWorldEnv
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
 from stepopsd_rllib.episodes import AgentEpisode, Status, Turn
 from stepopsd_rllib.episodes.packing import pack_episodes
+from stepopsd_rllib.episodes.scored_sequences import NOT_SCORED, ScoredSequence
 from stepopsd_rllib.episodes.segmentation import token_span, turn_targets
 from stepopsd_rllib.hindsight.contexts import hindsight_text, render_episode
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.rescoring import ScoredSequence, score_branches, score_sequences
+from stepopsd_rllib.rescoring import score_branches, score_sequences
 
 TINY_MODEL = Path(__file__).parent.parent / "stepopsd_rllib" / "data" / "tiny_alfworld"
 MICRO_BATCH_TOKENS = 16384
@@ -115,9 +116,12 @@ def action_columns(episodes: list[AgentEpisode], chat: ChatFormat) -> dict[str, 
 
 def rows_of(columns: dict[str, Any], hindsight: np.ndarray) -> list[TeacherRow]:
     """Every episode's row with the hindsight put into it."""
+    is_scored_BT = columns["step_index"] >= 0
+    position_BT = torch.arange(is_scored_BT.numel()).view_as(is_scored_BT)
+    token_BT = position_BT.masked_fill(~is_scored_BT, NOT_SCORED)
     return [
-        TeacherRow(columns, b, columns["step_index"][b] >= 0, hindsight, max_positions=None)
-        for b in range(len(columns["lengths"]))
+        TeacherRow(columns, b, tokens, hindsight, max_positions=None)
+        for b, tokens in enumerate(token_BT)
     ]
 
 

@@ -18,6 +18,12 @@ import torch
 from torch import Tensor
 
 from stepopsd_rllib.episodes.packing import PASS_TOKENS, micro_batches
+from stepopsd_rllib.episodes.scored_sequences import (
+    NOT_SCORED,
+    BranchedSequence,
+    ScoredSequence,
+    TopTokens,
+)
 from stepopsd_rllib.episodes.shared_prefixes import shared_prefixes
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 
@@ -26,69 +32,11 @@ if TYPE_CHECKING:
 
     from stepopsd_rllib.modules.history_cache import HistoryCache
 
-NOT_SCORED = -1
 # Branches of one row attend (in vain, masked) to each other: with at most as many tokens as their
 # history has, that costs no more than attending to the history. Shorter rows waste their start.
 SHORTEST_ROW_TOKENS = 512
 # A key that is only attended to takes a fraction of the memory that a forwarded token takes.
 KEYS_PER_TOKEN = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredSequence:
-    """Tokens in one causal context.
-
-    Attributes:
-        ids: int64 [L].
-        target: int64 [L], where the log-prob of each token goes, an index into the flattened
-            output; -1 for tokens that are context only. The first token cannot be scored.
-    """
-
-    ids: np.ndarray
-    target: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BranchedSequence:
-    """A shared history with branches on it.
-
-    Attributes:
-        history: int64 [L].
-        branches: (start, branch): the branch continues `history[:start]`. Its first token is never
-            scored, and `start` is at least 1.
-        target: int64 [L], where the log-probs of the history's own tokens go, as that of a
-            `ScoredSequence`; without it the history is context only.
-    """
-
-    history: np.ndarray
-    branches: tuple[tuple[int, ScoredSequence], ...]
-    target: np.ndarray | None = None
-
-    def forwarded(self) -> ScoredSequence:
-        """The part of the history that somebody needs."""
-        if self.target is not None:
-            return ScoredSequence(ids=self.history, target=self.target)
-        ids = self.history[: max(start for start, _ in self.branches)]
-        return ScoredSequence(ids=ids, target=np.full(len(ids), NOT_SCORED))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TopTokens:
-    """What the scoring model would rather have sampled; flat outputs, written at the targets.
-
-    Attributes:
-        log_probs: float32 [P, K], of the K most likely tokens, under the whole distribution.
-        ids: int64 [P, K].
-    """
-
-    log_probs: Tensor
-    ids: Tensor
-
-    @classmethod
-    def empty(cls, num_tokens: int, count: int) -> TopTokens:
-        """Outputs of zeros for so many targets, of `count` tokens each."""
-        shape = (num_tokens, count)
-        return cls(log_probs=torch.zeros(shape), ids=torch.zeros(shape, dtype=torch.int64))
 
 
 def score_sequences(
@@ -98,6 +46,7 @@ def score_sequences(
     log_probs: Tensor,
     *,
     max_tokens: int,
+    top: TopTokens | None = None,
 ) -> int:
     """Writes the log-probs of the target tokens into `log_probs`.
 
@@ -110,23 +59,17 @@ def score_sequences(
         sequences: What to score.
         log_probs: Flat float32 output, written in place at the targets.
         max_tokens: Padded tokens of one forward pass.
+        top: Where the most likely tokens go, too.
 
     Returns:
         Number of tokens forwarded, without padding.
     """
     alone, branched = _shared(sequences) if keeps_all_keys(model) else (list(sequences), [])
-    device = next(model.parameters()).device
     lengths = torch.tensor([len(sequence.ids) for sequence in alone], dtype=torch.int64)
     for part in micro_batches(lengths, max_tokens=max_tokens):
         rows = [alone[i] for i in part.tolist()]
-        ids_BT = _padded([row.ids for row in rows], 0)
-        target_BT = _padded([row.target for row in rows], NOT_SCORED)
-        target_BT[:, 0] = NOT_SCORED
-        mask_BT = target_BT != NOT_SCORED
-        with torch.no_grad():
-            scores_BT, _ = module.score(model, ids_BT.to(device), mask_BT.to(device))
-        log_probs[target_BT[mask_BT]] = scores_BT.cpu()[mask_BT]
-    num_shared = score_branches(module, model, branched, log_probs, max_tokens=max_tokens)
+        _forward(module, model, rows, log_probs, top, keep=False)
+    num_shared = score_branches(module, model, branched, log_probs, max_tokens=max_tokens, top=top)
     return int(lengths.sum()) + num_shared
 
 
@@ -190,12 +133,14 @@ def score_branches(
             "turns of an episode cannot be scored on one shared history. Use hindsight_position="
             "'prefix', or a model whose layers all have full attention."
         )
+    from stepopsd_rllib.modules.history_cache import HistoryCache
+
     num_forwarded = 0
     histories = [sequence.forwarded() for sequence in sequences]
     lengths = torch.tensor([len(history.ids) for history in histories], dtype=torch.int64)
     for part in micro_batches(lengths, max_tokens=max_tokens):
         batch = [histories[i] for i in part.tolist()]
-        cache = _forward_histories(module, model, batch, history_log_probs)
+        cache = HistoryCache.of(_forward(module, model, batch, history_log_probs, None, keep=True))
         length = int(lengths[part].max())
         row_tokens = min(max_tokens, max(length, SHORTEST_ROW_TOKENS))
         rows = [
@@ -211,27 +156,45 @@ def score_branches(
     return num_forwarded
 
 
-def _forward_histories(
+def _forward(
     module: CausalLMModule,
     model: PreTrainedModel,
-    histories: list[ScoredSequence],
+    rows: list[ScoredSequence],
     log_probs: Tensor | None,
-) -> HistoryCache:
-    """Keys and values of the padded histories; writes the log-probs of their targets."""
-    from stepopsd_rllib.modules.history_cache import HistoryCache
-
+    top: TopTokens | None,
+    *,
+    keep: bool,
+) -> Any:
+    """Forwards padded rows, scores their targets, and returns keys and values if they are kept."""
     device = next(model.parameters()).device
     base_model: Any = model.base_model
-    ids_BT = _padded([history.ids for history in histories], 0)
+    ids_BT = _padded([row.ids for row in rows], 0)
     with torch.no_grad(), module.autocast():
-        out = base_model(input_ids=ids_BT.to(device), use_cache=True)
+        out = base_model(input_ids=ids_BT.to(device), use_cache=keep)
     if log_probs is not None:
-        target_BT = _padded([history.target for history in histories], NOT_SCORED)
-        is_scored_BT = target_BT[:, 1:] != NOT_SCORED
-        hidden_NH = out.last_hidden_state[:, :-1][is_scored_BT.to(device)]
-        scores_N = module.head_scores(model, hidden_NH, ids_BT[:, 1:][is_scored_BT].to(device))
-        log_probs[target_BT[:, 1:][is_scored_BT]] = scores_N.cpu()
-    return HistoryCache.of(out.past_key_values)
+        target_BT = _padded([row.target for row in rows], NOT_SCORED)
+        _score(module, model, out.last_hidden_state, ids_BT, target_BT, log_probs, top)
+    return out.past_key_values
+
+
+def _score(
+    module: CausalLMModule,
+    model: PreTrainedModel,
+    hidden_BTH: Tensor,
+    ids_BT: Tensor,
+    target_BT: Tensor,
+    log_probs: Tensor,
+    top: TopTokens | None,
+) -> None:
+    """Writes what the hidden states say of the target tokens, each at the token before it."""
+    is_scored_BT = target_BT[:, 1:] != NOT_SCORED
+    target_N = target_BT[:, 1:][is_scored_BT]
+    hidden_NH = hidden_BTH[:, :-1][is_scored_BT.to(hidden_BTH.device)]
+    ids_N = ids_BT[:, 1:][is_scored_BT].to(hidden_BTH.device)
+    log_probs[target_N] = module.head_scores(model, hidden_NH, ids_N).cpu()
+    if top is not None:
+        top_NK = module.head_top_tokens(model, hidden_NH, count=top.ids.shape[1])
+        top.log_probs[target_N], top.ids[target_N] = (values.cpu() for values in top_NK)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,16 +261,8 @@ def _score_rows(
             use_cache=True,
         ).last_hidden_state
     # The first token of a branch would be predicted by its history; it is context by contract.
-    scored_BQ = (target_BQ != NOT_SCORED) & (offset_BQ > 0)
-    hidden_NH = hidden_BQH[:, :-1][scored_BQ[:, 1:].to(device)]
-    target_N = target_BQ[scored_BQ]
-    scores_N = module.head_scores(model, hidden_NH, ids_BQ[scored_BQ].to(device))
-    log_probs[target_N] = scores_N.cpu()
-    if top is not None:
-        top_log_probs_NK, top_ids_NK = module.head_top_tokens(
-            model, hidden_NH, count=top.ids.shape[1]
-        )
-        top.log_probs[target_N], top.ids[target_N] = top_log_probs_NK.cpu(), top_ids_NK.cpu()
+    target_BQ = target_BQ.masked_fill(offset_BQ == 0, NOT_SCORED)
+    _score(module, model, hidden_BQH, ids_BQ, target_BQ, log_probs, top)
 
 
 def _attends(start_BQ: Tensor, index_BQ: Tensor, length: int) -> Tensor:

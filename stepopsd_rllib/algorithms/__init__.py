@@ -10,6 +10,7 @@ from stepopsd_rllib.algorithms.gigpo import GiGPO, GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.grsd import GRSD, GRSDConfig
 from stepopsd_rllib.algorithms.opid import OPID, OPIDConfig
+from stepopsd_rllib.algorithms.opsd import OPSD, OPSDConfig
 from stepopsd_rllib.algorithms.rlsd import RLSD, RLSDConfig
 from stepopsd_rllib.algorithms.sdar import SDAR, SDARConfig
 from stepopsd_rllib.algorithms.skill_grpo import SkillGRPO, SkillGRPOConfig
@@ -23,6 +24,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
         GRPO,
         StepOPSD,
         SDAR,
+        OPSD,
         SkillSD,
         SkillGRPO,
         RLSD,
@@ -41,6 +43,7 @@ __all__ = [
     "GRPO",
     "GRSD",
     "OPID",
+    "OPSD",
     "RLSD",
     "SDAR",
     "UCOB",
@@ -52,6 +55,7 @@ __all__ = [
     "GiGPO",
     "GiGPOConfig",
     "OPIDConfig",
+    "OPSDConfig",
     "RLSDConfig",
     "SDARConfig",
     "SkillGRPO",

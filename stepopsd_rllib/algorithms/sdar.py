@@ -19,12 +19,9 @@ Where paper and code disagree, the paper is the default:
 - the paper's other gates and divergences: `gate="entropy"` or `"soft_or"`,
   `divergence="jensen_shannon"` or `"forward_kl"`.
 
-Two published baselines are settings of this loss:
-
-- OPSD (arXiv:2601.18734), distillation alone, on the sampled token instead of the full vocabulary:
-  `policy_coeff=0, gate="none"`. As it was run in the comparison: `policy_coeff=0` with SDAR's gate.
-- GRPO+OPSD, ungated: `gate="none"`. As it was run: `gate_beta=0`, a constant gate of 1/2. Its
-  on-policy expectation is zero: all of SDAR's signal is the covariance of gate and score.
+Two baselines of the authors' comparison are settings of this loss: OPSD with `policy_coeff=0`, and
+GRPO+OPSD with `gate_beta=0`, a constant gate of 1/2, whose on-policy expectation is zero: all of
+SDAR's signal is the covariance of gate and score. As in its paper, OPSD is `algorithms/opsd.py`.
 """
 
 from __future__ import annotations

@@ -107,18 +107,22 @@ class SkillTeacherConfig(GRPOConfig):
                 max_tokens=self.skill_max_tokens,
                 encode=functools.partial(encode, self.tokenizer()),
             ),
-            TeacherGap(
-                position="prefix",
-                teacher=self.teacher,
-                # A loss or reward of its own takes the teacher alone: no student pass is needed.
-                student="rollout" if self.acts_without_advantage else "recomputed",
-                effect=self.teacher_weight,
-                score_all=False,
-                every_row=self.acts_without_advantage,
-                max_tokens=self.micro_batch_tokens,
-            ),
+            TeacherGap(**self.teacher_options()),
             *self.credit_connectors(),
         ]
+
+    def teacher_options(self) -> dict[str, Any]:
+        """How the teacher scores: arguments of `TeacherGap`."""
+        return {
+            "position": "prefix",
+            "teacher": self.teacher,
+            # A loss or reward of its own takes the teacher alone: no student pass is needed.
+            "student": "rollout" if self.acts_without_advantage else "recomputed",
+            "effect": self.teacher_weight,
+            "score_all": False,
+            "every_row": self.acts_without_advantage,
+            "max_tokens": self.micro_batch_tokens,
+        }
 
     def credit_connectors(self) -> list[ConnectorV2]:
         """What the method makes of `log_prob_gap` and `teacher_log_probs` before the updates."""

@@ -33,15 +33,11 @@ As in GiGPO a state is known by its text alone: all refusals with one wording ar
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
@@ -56,7 +52,8 @@ from stepopsd_rllib.algorithms.skill_teacher import (
     skill_choice,
     skill_library,
 )
-from stepopsd_rllib.connectors.branch_teacher import TAUGHT_COLUMNS, BranchTeacher
+from stepopsd_rllib.algorithms.top_tokens import TopTokenLearner, require_tokens
+from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
 from stepopsd_rllib.hindsight.skill_retrieval import SkillRetrieval
 from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.sdar import gap_gate
@@ -193,9 +190,7 @@ class UCOBConfig(GiGPOConfig):
 
     def _require_model(self) -> None:
         """Refuses teacher contexts and token counts beyond what the model has."""
-        path = Path(self.model_path()) / "config.json"
-        model = json.loads(path.read_text(encoding="utf-8"))
-        positions, vocabulary = model.get("max_position_embeddings"), model.get("vocab_size")
+        positions = self.model_positions()
         if positions is not None and self.max_context_tokens + self.max_response_tokens > positions:
             self._value_error(
                 f"config.max_context_tokens={self.max_context_tokens}: the teacher reads up to so "
@@ -203,11 +198,7 @@ class UCOBConfig(GiGPOConfig):
                 f"{self.max_response_tokens} more, and the model has {positions} positions. Set "
                 f"max_context_tokens to {positions - self.max_response_tokens} or less."
             )
-        if vocabulary is not None and self.teacher_top_tokens > vocabulary:
-            self._value_error(
-                f"config.teacher_top_tokens={self.teacher_top_tokens}: the model has {vocabulary} "
-                "tokens. The paper takes 32."
-            )
+        require_tokens(self)
 
 
 _RANGES: list[KeyCheck] = [
@@ -224,36 +215,10 @@ _RANGES: list[KeyCheck] = [
 ]
 
 
-class UCOBLearner(DistillationLearner):
+class UCOBLearner(TopTokenLearner):
     """GiGPO's loss plus what the branches teach each other."""
 
-    @override(DistillationLearner)
-    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], Any]:
-        """Keeps the columns over taught tokens apart: the others have one entry a row."""
-        columns = dict(batch[DEFAULT_MODULE_ID])
-        self._taught = {name: columns.pop(name) for name in TAUGHT_COLUMNS if name in columns}
-        return super()._update({DEFAULT_MODULE_ID: columns}, **kwargs)
-
-    @override(DistillationLearner)
-    def _micro_batches(
-        self, columns: dict[str, Tensor], rows: Tensor, *, is_on_policy: bool
-    ) -> Iterator[dict[str, Any]]:
-        """Adds what the rows are taught, and the teacher's top tokens as candidates to score."""
-        for micro_batch in super()._micro_batches(columns, rows, is_on_policy=is_on_policy):
-            if self._taught:
-                token_N = micro_batch["taught_token"][micro_batch["response_mask"]]
-                is_taught_N = token_N >= 0
-                taught = {
-                    name: column[token_N[is_taught_N].to(column.device)].to(self._device)
-                    for name, column in self._taught.items()
-                }
-                ids_PK = taught["taught_top_ids"]
-                candidates_NK = ids_PK.new_zeros(len(token_N), ids_PK.shape[1])
-                candidates_NK[is_taught_N] = ids_PK
-                micro_batch |= taught | {"candidate_ids": candidates_NK}
-            yield micro_batch
-
-    @override(DistillationLearner)
+    @override(TopTokenLearner)
     def token_loss(
         self,
         config: UCOBConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from stepopsd_rllib.rescoring import NOT_SCORED, BranchedSequence, ScoredSequence
+from stepopsd_rllib.episodes.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
 
 
 class TeacherRow:
@@ -24,7 +24,7 @@ class TeacherRow:
         self,
         columns: dict[str, Tensor],
         row: int,
-        is_scored_T: Tensor,
+        token_T: Tensor,
         hindsight: np.ndarray,
         *,
         max_positions: int | None,
@@ -34,17 +34,17 @@ class TeacherRow:
         Args:
             columns: `input_ids` and `step_index` [B, T], `lengths` [B].
             row: Which row.
-            is_scored_T: bool [T].
+            token_T: int64 [T], where the score of each token goes, -1 where it is not scored.
             hindsight: Token ids, int64 [H].
             max_positions: Positions of the model; None where it has no limit.
         """
-        length, width = int(columns["lengths"][row]), columns["input_ids"].shape[1]
+        length = int(columns["lengths"][row])
         self._ids = columns["input_ids"][row, :length].numpy()
-        self._base = row * width
+        self._target = token_T[:length].numpy()
         self._hindsight = hindsight
         self._max_positions = max_positions
         self.num_cut = self.num_lost = 0
-        is_context_T = ~is_scored_T[:length]
+        is_context_T = token_T[:length] == NOT_SCORED
         step_T = columns["step_index"][row, :length].masked_fill(is_context_T, NOT_SCORED).numpy()
         edges = np.flatnonzero(np.diff(step_T, prepend=NOT_SCORED, append=NOT_SCORED))
         ranges = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
@@ -59,12 +59,9 @@ class TeacherRow:
         """The whole row, with the hindsight once in front of it."""
         end = self.spans[-1][1]
         hindsight = self._that_fits(end)
-        target = np.full(end, NOT_SCORED)
-        for start, stop in self.spans:
-            target[start:stop] = self._base + np.arange(start, stop)
         return ScoredSequence(
             ids=np.concatenate((hindsight, self._ids[:end])),
-            target=np.concatenate((np.full(len(hindsight), NOT_SCORED), target)),
+            target=np.concatenate((np.full(len(hindsight), NOT_SCORED), self._target[:end])),
         )
 
     def around(self) -> ScoredSequence:
@@ -84,7 +81,7 @@ class TeacherRow:
 
     def _branch(self, start: int, stop: int) -> tuple[int, ScoredSequence]:
         hindsight = self._that_fits(stop)
-        target = self._base + np.arange(start, stop)
+        target = self._target[start:stop]
         if len(hindsight) == 0:
             # The first token of a branch is never scored: let it be the last one of the prefix.
             start, hindsight = start - 1, self._ids[start - 1 : start]

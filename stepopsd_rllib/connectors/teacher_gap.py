@@ -17,6 +17,7 @@ from torch import Tensor
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight
 from stepopsd_rllib.connectors.scored_rows import score_rows
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
+from stepopsd_rllib.episodes.scored_sequences import NOT_SCORED, TopTokens
 from stepopsd_rllib.modules.causal_lm import CausalLMModule
 from stepopsd_rllib.objectives.stepopsd import log_prob_gap
 from stepopsd_rllib.rescoring import score_branches, score_sequences
@@ -33,7 +34,10 @@ class TeacherGap(ConnectorV2):
 
     All three are on the tokens of the spans. Requires `step_index`, `advantages` and a `Hindsight`
     for every episode. With `position="suffix"` the hindsight stands right before each span, after
-    its causal prefix; with "prefix" once in front of the row.
+    its causal prefix; with "prefix" once in front of the row. With `top_tokens` = K it also writes,
+    over the P tokens that the teacher forwards, its most likely tokens, `taught_top_log_probs`
+    float32 and `taught_top_ids` int64 [P, K], and `taught_token` int64 [B, T], the number of each
+    token, -1 elsewhere.
 
     Not scored (gap 0) is what cannot matter: everything when `effect(update)`, the largest relative
     change of an advantage, is 0, and rows whose advantage is 0 (with `every_row`, for methods that
@@ -53,6 +57,7 @@ class TeacherGap(ConnectorV2):
         score_all: bool,
         max_tokens: int,
         every_row: bool = False,
+        top_tokens: int = 0,
         **kwargs: Any,
     ):
         """Keeps the settings; `max_tokens` is the budget of one forward pass."""
@@ -63,6 +68,7 @@ class TeacherGap(ConnectorV2):
         self.effect = effect
         self.score_all = score_all
         self.every_row = every_row
+        self.top_tokens = top_tokens
         self.max_tokens = max_tokens
 
     @override(ConnectorV2)
@@ -122,11 +128,14 @@ class TeacherGap(ConnectorV2):
         model = module.language_model if self.teacher == "live" else module.teacher
         assert model is not None
         max_positions = getattr(model.config, "max_position_embeddings", None)
+        num_tokens = int(is_forwarded_BT.sum())
+        token_BT = torch.full(is_forwarded_BT.shape, NOT_SCORED)
+        token_BT[is_forwarded_BT] = torch.arange(num_tokens)
         rows = [
             TeacherRow(
                 columns,
                 b,
-                is_forwarded_BT[b],
+                token_BT[b],
                 np.asarray(hindsights[b].ids, dtype=np.int64),
                 max_positions=max_positions,
             )
@@ -140,11 +149,17 @@ class TeacherGap(ConnectorV2):
                 plain.append(row.around())
             else:
                 branched.append(row.branched())
-        log_probs = torch.zeros(is_forwarded_BT.numel())
-        forwarded = score_sequences(module, model, plain, log_probs, max_tokens=self.max_tokens)
-        forwarded += score_branches(module, model, branched, log_probs, max_tokens=self.max_tokens)
+        log_probs = torch.zeros(num_tokens)
+        top = TopTokens.empty(num_tokens, self.top_tokens) if self.top_tokens else None
+        limit = self.max_tokens
+        forwarded = score_sequences(module, model, plain, log_probs, max_tokens=limit, top=top)
+        forwarded += score_branches(module, model, branched, log_probs, max_tokens=limit, top=top)
+        if top is not None:
+            columns["taught_token"] = token_BT
+            columns["taught_top_log_probs"], columns["taught_top_ids"] = top.log_probs, top.ids
         counts = self._context_counts(rows) | {"teacher_tokens_forwarded": forwarded}
-        return log_probs.view_as(is_forwarded_BT), counts
+        zeros_BT = torch.zeros_like(columns["behaviour_log_probs"])
+        return zeros_BT.masked_scatter(is_forwarded_BT, log_probs), counts
 
     def _context_counts(self, rows: list[TeacherRow]) -> Counts:
         """Shares of the contexts whose hindsight the model's positions cut or crowded out."""

@@ -16,7 +16,7 @@ estimated from the one token that the policy sampled, so the names say what each
   and gradient are both unbiased on-policy (up to the clamp of the log-ratio). The authors' own
   sampled forms of these two are not published; these are derived here.
 
-GRPO+OPSD and OPSD are settings of the same loss, see `DistillationSetting`.
+The published comparison ran GRPO+OPSD and OPSD as settings of this loss, see `DistillationSetting`.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ SDAR = DistillationSetting()
 """The paper's setting (the authors' code defaults to a coefficient of 0.1, their scripts set
 0.01)."""
 
-GRPO_OPSD = DistillationSetting(gate="none", gate_beta=0.0)
-"""Ungated distillation at the same weight, as the papers describe the baseline."""
-
 GRPO_OPSD_AS_CODED = DistillationSetting(gate_beta=0.0)
+"""GRPO+OPSD as it was run in the published comparison: β = 0 leaves a constant gate of 1/2, so half
+the weight of what the papers describe (`objectives.opsd`)."""
+
+OPSD_AS_CODED = DistillationSetting(gate_beta=0.0)
 """The baseline as it was run: β = 0 leaves a constant gate of 1/2, so half the weight."""
 
 OPSD = DistillationSetting(policy_coefficient=0.0, gate="none", gate_beta=0.0)
@@ -72,7 +73,7 @@ OPSD = DistillationSetting(policy_coefficient=0.0, gate="none", gate_beta=0.0)
 vocabulary."""
 
 OPSD_AS_CODED = DistillationSetting(policy_coefficient=0.0)
-"""The baseline as it was run in the published comparison: with SDAR's gate on."""
+"""OPSD as it was run there: on the sampled token, with SDAR's gate on."""
 
 
 def gap_gate(policy_log_probs_BT: Tensor, teacher_log_probs_BT: Tensor, *, beta: float) -> Tensor:

@@ -17,9 +17,9 @@ ITERATIONS = 3
 SMALL = ["groups_per_step=3", "group_size=4", "evaluation_interval="]
 DIAGNOSTICS = {
     "sdar/{env}_tiny": ("distillation_loss", "gate_mean", "gate_active_share", "skill_share"),
-    "sdar/{env}_tiny_opsd": ("distillation_loss", "teacher_gap_mean"),
+    "opsd/{env}_tiny": ("distillation_loss", "teacher_gap_mean", "teacher_top_share"),
+    "opsd/{env}_tiny_grpo": ("distillation_loss", "teacher_top_share"),
     "sdar/{env}_tiny_opsd_as_coded": ("distillation_loss", "gate_mean"),
-    "sdar/{env}_tiny_grpo_opsd": ("distillation_loss", "teacher_gap_mean"),
     "sdar/{env}_tiny_grpo_opsd_as_coded": ("distillation_loss", "gate_mean"),
     "skill_sd/{env}_tiny": ("distillation_loss", "teacher_gap_square_mean"),
     "skill_grpo/{env}_tiny": ("policy_loss",),

@@ -12,16 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepopsd_rllib import rescoring
-from stepopsd_rllib.episodes.shared_prefixes import shared_prefixes
-from stepopsd_rllib.modules.causal_lm import CausalLMModule
-from stepopsd_rllib.rescoring import (
+from stepopsd_rllib.episodes.scored_sequences import (
     NOT_SCORED,
     BranchedSequence,
     ScoredSequence,
     TopTokens,
-    score_branches,
-    score_sequences,
 )
+from stepopsd_rllib.episodes.shared_prefixes import shared_prefixes
+from stepopsd_rllib.modules.causal_lm import CausalLMModule
+from stepopsd_rllib.rescoring import score_branches, score_sequences
 from tests.token_episodes import VOCABULARY, random_module
 
 TOLERANCE = 1e-5  # nats, float32

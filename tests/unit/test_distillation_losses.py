@@ -16,7 +16,11 @@ from tests.pipelines import SKILLS, config_of, recorded_groups, run_pipeline
 Gradient = dict[str, torch.Tensor]
 METHODS = {
     "sdar": ("SDAR", {"distillation_coeff": 0.5}),
-    "opsd": ("SDAR", {"distillation_coeff": 0.5, "policy_coeff": 0.0, "gate": "none"}),
+    "opsd": ("OPSD", {"distillation_coeff": 0.5, "teacher_top_tokens": 889}),
+    "opsd_grpo": (
+        "OPSD",
+        {"policy_coeff": 1.0, "teacher_top_tokens": 889, "divergence": "reverse_kl"},
+    ),
     "skill_sd": ("SkillSD", {"distillation_coeff": 0.05}),
 }
 
@@ -40,7 +44,8 @@ def relative_difference(left: Gradient, right: Gradient) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "context"), [("sdar", "append"), ("opsd", "window"), ("skill_sd", "window")]
+    ("name", "context"),
+    [("sdar", "append"), ("opsd", "window"), ("opsd_grpo", "append"), ("skill_sd", "window")],
 )
 def test_the_gradient_is_that_of_a_slow_loop_in_float64(name, context):
     """Token by token: surrogate, and the method's own equation, over all tokens of the batch."""
@@ -55,13 +60,17 @@ def test_the_gradient_is_that_of_a_slow_loop_in_float64(name, context):
         response = pipeline.episodes[n].turns[k].response_ids.tolist()
         plain, told = pipeline.context(n, k), list(pipeline.told(n))
         with torch.no_grad():
-            teacher = _log_probs(frozen, [*told, *plain], response, config.temperature)
-        for lp, lp_teacher in zip(
-            _log_probs(model, plain, response, config.temperature), teacher, strict=True
-        ):
+            teacher = _distributions(frozen, [*told, *plain], response, config.temperature)
+        policy = _distributions(model, plain, response, config.temperature)
+        for token, lp_V, teacher_V in zip(response, policy, teacher, strict=True):
+            lp, lp_teacher = lp_V[token], teacher_V[token]
             # On the policy that sampled, the ratio is 1 and its gradient that of the log-prob.
             loss = -config.policy_coeff * advantages[n, k] * (lp - lp.detach()).exp()
-            if name == "skill_sd":
+            if name == "opsd":
+                own = (teacher_V.exp() * (teacher_V - lp_V)).sum()
+            elif name == "opsd_grpo":
+                own = (lp_V.exp() * (lp_V - teacher_V)).sum()
+            elif name == "skill_sd":
                 d = lp - lp_teacher
                 own = (lp - lp.detach()).exp() * ((-d).exp() - 1 + d)
             else:
@@ -77,14 +86,16 @@ def test_the_gradient_is_that_of_a_slow_loop_in_float64(name, context):
     assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
-def _log_probs(model, context, target, temperature) -> list[torch.Tensor]:
+def _distributions(model, context, target, temperature) -> torch.Tensor:
+    """Log-probs of all tokens at the positions of the target, [T, V]."""
     logits_TV = model(input_ids=torch.tensor([[*context, *target]])).logits[0] / temperature
-    log_probs_TV = logits_TV.log_softmax(-1)
-    return [log_probs_TV[len(context) - 1 + i, token] for i, token in enumerate(target)]
+    return logits_TV.log_softmax(-1)[len(context) - 1 : -1]
 
 
 @pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean"])
-@pytest.mark.parametrize(("name", "context"), [("sdar", "window"), ("skill_sd", "append")])
+@pytest.mark.parametrize(
+    ("name", "context"), [("sdar", "window"), ("opsd", "append"), ("skill_sd", "append")]
+)
 def test_neither_micro_batches_nor_row_order_change_the_gradient(name, context, aggregation):
     groups = recorded_groups(context, version=0)
     keys = {"loss_aggregation": aggregation}
@@ -99,7 +110,9 @@ def test_neither_micro_batches_nor_row_order_change_the_gradient(name, context, 
     assert turned_loss == pytest.approx(loss, abs=1e-6)
 
 
-@pytest.mark.parametrize(("name", "context"), [("sdar", "append"), ("skill_sd", "window")])
+@pytest.mark.parametrize(
+    ("name", "context"), [("sdar", "append"), ("opsd", "append"), ("skill_sd", "window")]
+)
 def test_a_group_that_failed_altogether_still_learns_from_the_teacher(name, context):
     lost = [recorded_groups(context, version=0)[-1]]
     for config, learns in (

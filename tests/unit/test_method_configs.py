@@ -15,6 +15,7 @@ from tests.agents import SMALL
 ROOT = Path(__file__).parents[2]
 FOLDERS = (
     "sdar",
+    "opsd",
     "skill_sd",
     "skill_grpo",
     "rlsd",
@@ -27,9 +28,7 @@ FOLDERS = (
 )
 SETTINGS = {
     "": sdar.SDAR,
-    "_opsd": sdar.OPSD,
     "_opsd_as_coded": sdar.OPSD_AS_CODED,
-    "_grpo_opsd": sdar.GRPO_OPSD,
     "_grpo_opsd_as_coded": sdar.GRPO_OPSD_AS_CODED,
 }
 
@@ -63,6 +62,21 @@ def test_the_published_settings_of_one_loss(suffix):
     assert (config.gate, config.gate_beta) == (expected.gate, expected.gate_beta)
 
 
+def test_opsd_acts_alone_or_beside_grpo():
+    (alone,) = tuned.configs(tuned.read("tuned_examples/opsd/alfworld_tiny.yaml"))
+    assert (alone.policy_coeff, alone.distillation_coeff) == (0.0, 1.0)
+    (beside,) = tuned.configs(tuned.read("tuned_examples/opsd/alfworld_tiny_grpo.yaml"))
+    assert beside.policy_coeff == 1.0
+    assert beside.distillation_coeff == sdar.SDAR.distillation_coefficient
+
+
+def test_the_comparison_on_search_qa_is_valid():
+    from stepopsd_rllib import comparison
+
+    read = comparison.read("tuned_examples/compare/search_qa_tiny.yaml")
+    assert {"GRPO", "OPSD", "OPSD as coded", "SDAR", "UCOB"} <= set(read.methods)
+
+
 def test_the_comparison_over_six_methods_is_valid():
     from stepopsd_rllib import comparison
 
@@ -78,6 +92,14 @@ def test_the_comparison_over_six_methods_is_valid():
         ("SDAR", {"gate": "gab"}, "config.gate='gab': must be one of gap"),
         ("SDAR", {"skills": "alfwrld"}, "no such packaged library"),
         ("SDAR", {"skill_max_tokens": 4096}, "the model has 2048 positions"),
+        ("OPSD", {"divergence": "kl"}, "config.divergence='kl': must be one of forward_kl"),
+        ("OPSD", {"teacher_top_tokens": 0}, "a whole number of tokens, at least 1"),
+        (
+            "OPSD",
+            {"skill_max_tokens": 512, "teacher_top_tokens": 4096},
+            r"the model has \d+ tokens. Set \d+ for",
+        ),
+        ("OPSD", {"distillation_coeff": 0.0}, "no loss is left"),
         ("RLSD", {"weight_clip": 1.0}, "the sign of the advantage could flip"),
         ("OPID", {"analyzer": {}}, "without a model name"),
         ("OPID", {"analyzer": {"model": "m", "base_ur": "x"}}, "Did you mean 'base_url'"),
@@ -104,7 +126,7 @@ def test_the_comparison_over_six_methods_is_valid():
         ("UCOB", {"informed_share": 0.1}, "of group_size=3 rollouts 0 would have skills"),
         ("UCOB", {"informed_share": 0.9}, "3 would have skills, so there are no two branches"),
         ("UCOB", {"return_gap_scale": 0}, "config.return_gap_scale=0: must be a number above 0"),
-        ("UCOB", {"teacher_top_tokens": 4096}, r"the model has \d+ tokens. The paper takes 32"),
+        ("UCOB", {"teacher_top_tokens": 4096}, r"the model has \d+ tokens. Set \d+ for"),
         ("UCOB", {"max_context_tokens": 2048}, "Set max_context_tokens to 2036 or less"),
         ("UCOB", {"skills": "alfwrld"}, "no such packaged library"),
         ("UCOB", {"skill_max_tokens": 100}, "not a key of UCOBConfig. It belongs to"),

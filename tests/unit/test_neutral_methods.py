@@ -16,6 +16,7 @@ BRIEF = {"skills": "alfworld_brief", "skill_max_tokens": 512}
 NEUTRAL = {
     "StepOPSD": {"lambda_mix": 0.0, "step_normalization": "none"},
     "SDAR": {"distillation_coeff": 0.0},
+    "OPSD": {"distillation_coeff": 0.0, "policy_coeff": 1.0},
     "SkillSD": {"distillation_coeff": 0.0},
     "SkillGRPO": {"train_skills": False},
     "RLSD": {"lambda_mix": 0.0},
@@ -33,6 +34,7 @@ NEUTRAL = {
 }
 ACTIVE = {
     "SDAR": {**BRIEF, "distillation_coeff": 1.0},
+    "OPSD": BRIEF,
     "SkillSD": {**BRIEF, "distillation_coeff": 1.0},
     "RLSD": BRIEF,
     "AgentOPSD": BRIEF,
