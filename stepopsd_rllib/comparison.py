@@ -6,6 +6,7 @@ One file holds one comparison:
       base: tuned_examples/grpo/alfworld_tiny.yaml    # or its keys: {env: ..., config: {...}}
       seeds: [0, 1, 2]
       stop: {training_iteration: 40}                  # optional; the base's by default
+      config: {evaluation_interval: 10}               # optional; keys of all methods
       baseline: GRPO                                  # optional; whom the others are paired with
       max_concurrent: 2                               # optional; trials at a time
       methods:
@@ -13,7 +14,8 @@ One file holds one comparison:
         SDAR: {skills: alfworld_brief, skill_max_tokens: 512}
         SDAR entropy: {run: SDAR, gate: entropy}      # a label that is no algorithm names one
 
-Every method gets the same base, tasks, seeds and stop; only its own keys differ.
+Every method gets the same base, tasks, seeds and stop; only its own keys differ. The last evaluation
+is what is compared, so a run has to end with one.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from stepopsd_rllib.report.comparison import (
 )
 from stepopsd_rllib.report.comparison_curves import PICTURE, draw_comparison
 
-KEYS = ("base", "seeds", "stop", "baseline", "max_concurrent", "methods")
+KEYS = ("base", "seeds", "stop", "config", "baseline", "max_concurrent", "methods")
 DEFAULT_BASELINE = "GRPO"
 ERROR_FILE = "error.txt"
 """Where Tune writes what a trial died of, in the trial's folder."""
@@ -107,8 +109,9 @@ def read(path: str | Path) -> Comparison:
     max_concurrent = body.get("max_concurrent", 0)
     if type(max_concurrent) is not int or max_concurrent < 0:
         raise ValueError(f"{source}: {name}.max_concurrent={max_concurrent!r}: a number of trials.")
-    for example in examples.values():
-        tuned.configs(example)
+    for label, example in examples.items():
+        for config in tuned.configs(example):
+            _require_last_evaluation(source, label, example, config)
     return Comparison(
         source=source,
         name=str(name),
@@ -210,9 +213,24 @@ def _base(source: str, body: Mapping[str, Any]) -> tuned.TunedExample:
         )
     else:
         raise ValueError(f"{source}: base={base!r}: name a tuned example, or write its keys.")
-    if "stop" not in body:
-        return example
-    return tuned.checked(source, "base", _keys_of(example) | {"stop": body["stop"]})
+    shared = body.get("config", {})
+    if not isinstance(shared, dict):
+        raise ValueError(f"{source}: config={shared!r}: write keys that all methods get.")
+    changed = {"stop": body.get("stop", example.stop), "config": dict(example.config) | shared}
+    return tuned.checked(source, "base", _keys_of(example) | changed)
+
+
+def _require_last_evaluation(
+    source: str, label: str, example: tuned.TunedExample, config: Any
+) -> None:
+    """Refuses runs that end between two evaluations: an earlier one would be compared."""
+    end, interval = example.stop.get("training_iteration"), config.evaluation_interval
+    if not interval or (end is not None and end % interval):
+        raise ValueError(
+            f"{source}: methods.{label}: evaluation_interval={interval} and "
+            f"stop.training_iteration={end}: a run would not end with an evaluation, which is what "
+            "is compared. Set config: {evaluation_interval: ...} to a divisor of the stop."
+        )
 
 
 def _keys_of(example: tuned.TunedExample) -> dict[str, Any]:

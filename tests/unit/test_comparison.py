@@ -17,6 +17,7 @@ tiny:
   base: tuned_examples/grpo/alfworld_tiny.yaml
   seeds: [0, 1]
   stop: {training_iteration: 2}
+  config: {evaluation_interval: 2}
   methods:
     GRPO: {}
     half: {run: SDAR, gate_beta: 0.0, skills: alfworld_brief, skill_max_tokens: 512}
@@ -128,6 +129,7 @@ def test_a_file_becomes_one_experiment_a_method_in_one_folder(tmp_path, monkeypa
     assert read.methods["half"].config["gate_beta"] == 0.0
     assert read.methods["GRPO"].config["seed"] == {"grid_search": [0, 1]}
     assert all(example.stop == {"training_iteration": 2} for example in read.methods.values())
+    assert all(e.config["evaluation_interval"] == 2 for e in read.methods.values())
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,9 @@ def test_a_file_becomes_one_experiment_a_method_in_one_folder(tmp_path, monkeypa
         ("run: SDAR", "run: SDARR", "run='SDARR' is not an algorithm"),
         ("GRPO: {}", "half2: {seed: 3}", "no seed in a method"),
         ("base: tuned", "base: no", "no such file"),
+        ("evaluation_interval: 2", "evaluation_interval: 3", "would not end with an evaluation"),
+        ("evaluation_interval: 2", "evaluation_interval:", "would not end with an evaluation"),
+        ("{evaluation_interval: 2}", "[2]", "write keys that all methods get"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_file(tmp_path, monkeypatch, old, new, message):
