@@ -14,8 +14,8 @@ One file holds one comparison:
         SDAR: {skills: alfworld_brief, skill_max_tokens: 512}
         SDAR entropy: {run: SDAR, gate: entropy}      # a label that is no algorithm names one
 
-Every method gets the same base, tasks, seeds and stop; only its own keys differ. The last evaluation
-is what is compared, so a run has to end with one.
+Every method gets the same base, tasks, seeds and stop; only its own keys differ. The last
+evaluation is what is compared, so a run has to end with one.
 """
 
 from __future__ import annotations
