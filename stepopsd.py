@@ -10,11 +10,13 @@ Tune, which takes seconds: `stepopsd --help` and a mistyped option answer at onc
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-USER_MISTAKE, INTERRUPTED = 2, 130
-"""Exit statuses: the user has something to correct (argparse uses the same); Ctrl-C."""
+USER_MISTAKE, INTERRUPTED, NOBODY_READS = 2, 130, 141
+"""Exit statuses: the user has something to correct (argparse uses the same); Ctrl-C; whoever read the
+output has gone, as `head` does."""
 
 WITHOUT_RAY = ("index", "serve-retriever")
 """Commands that start at once and run where no training does."""
@@ -36,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stepopsd: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Or Python would complain once more when it flushes the output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
     except Exception as error:
         from stepopsd_rllib import failures
 

@@ -43,6 +43,21 @@ def test_the_command_line_itself_answers_with_status_2_and_no_traceback():
     assert "Traceback" not in done.stderr
 
 
+def test_a_reader_that_has_gone_is_no_fault(tmp_path):
+    code = (
+        "import sys, stepopsd; from stepopsd_rllib import cli; "
+        "cli.run = lambda options: print('x' * 10**6); sys.exit(stepopsd.main(['report', 'run']))"
+    )
+    run = subprocess.run(
+        f'"{sys.executable}" -c "{code}" 2>"{tmp_path}/err" | head -c 1; exit "${{PIPESTATUS[0]}}"',
+        shell=True,
+        executable="/bin/bash",
+        stdout=subprocess.DEVNULL,
+    )
+    assert run.returncode == stepopsd.NOBODY_READS
+    assert "Traceback" not in (tmp_path / "err").read_text()
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(play, "play", lambda *_, **__: {}["missing"])
     with pytest.raises(KeyError):
