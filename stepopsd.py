@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 
 USER_MISTAKE, INTERRUPTED, NOBODY_READS = 2, 130, 141
-"""Exit statuses: the user has something to correct (argparse uses the same); Ctrl-C; whoever read the
-output has gone, as `head` does."""
+"""Exit statuses: the user has something to correct (argparse uses the same); Ctrl-C; whoever read
+the output has gone, as `head` does."""
 
 WITHOUT_RAY = ("index", "serve-retriever")
 """Commands that start at once and run where no training does."""
