@@ -1,6 +1,7 @@
 """Every method on tiny ALFWorld and Search-QA with the embedded models, each in its own process.
 
-    python benchmarks/methods.py [--iterations 20] [--only sdar opid] [--jobs 2] [--output FILE]
+    python benchmarks/methods.py [--iterations 20] [--environments search_qa_tiny] [--only sdar opid]
+                                 [--jobs 2] [--output FILE]
 
 Trains each tuned example and prints what it costs and what became of it: processor time a turn that
 was played, relative to GRPO (the median over the second half of the iterations, in which ADRS's
@@ -20,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,11 @@ SHOWN_ITERATIONS = 5
 """At the beginning and at the end of a run, whose training success is averaged."""
 
 
-def examples(only: list[str]) -> list[Path]:
-    """GRPO's two files, then those of the other methods, both environments in turn."""
+def examples(only: list[str], environments: Sequence[str]) -> list[Path]:
+    """GRPO's files, then those of the other methods, the environments in turn."""
     found = [
         path
-        for env in ENVIRONMENTS
+        for env in environments
         for path in sorted(EXAMPLES.glob(f"*/{env}*.yaml"))
         if path.parent.name not in NOT_A_METHOD and not path.stem.endswith(LEFT_OUT)
     ]
@@ -125,6 +126,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--environments", nargs="*", choices=ENVIRONMENTS, default=ENVIRONMENTS)
     parser.add_argument("--only", nargs="*", default=[], help="folders; GRPO is always run")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--output", type=Path, default=Path("methods.jsonl"))
@@ -135,7 +137,7 @@ def main() -> None:
         return
     print("| method | environment | a turn | an iteration | success, first | last |")
     print("|---|---|--:|--:|--:|--:|", flush=True)
-    paths = examples(options.only)
+    paths = examples(options.only, options.environments)
     base: dict[str, list[dict[str, Any]]] = {}
     with ThreadPoolExecutor(options.jobs) as pool, options.output.open("w") as output:
         # Results in the order of the examples, so that GRPO's are there first.

@@ -58,7 +58,35 @@ class SkillLogProbs(ConnectorV2):
         """Builds the skill prompts and scores them."""
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
         columns: Columns = batch[DEFAULT_MODULE_ID]
-        plain: dict[str, list[ScoredSequence]] = {"episode": [], "step": []}
+        model, limit = module.language_model, self.max_tokens
+        episode_skill, step_skill, branched = self._sequences(columns, shared_data)
+        episode_P, step_P, plain_P = torch.zeros(3, columns["input_ids"].numel())
+        forwarded = score_sequences(module, model, episode_skill, episode_P, max_tokens=limit)
+        forwarded += score_sequences(module, model, step_skill, step_P, max_tokens=limit)
+        forwarded += score_branches(
+            module, model, branched, step_P, max_tokens=limit, history_log_probs=plain_P
+        )
+        on_branches = [branch.target for history in branched for _, branch in history.branches]
+        for kind, scores_P, targets in (
+            ("episode", episode_P, [s.target for s in episode_skill]),
+            ("step", step_P, [s.target for s in step_skill] + on_branches),
+        ):
+            columns[f"{kind}_skill_log_probs"] = scores_P.view_as(columns["behaviour_log_probs"])
+            columns[f"has_{kind}_skill"] = _marked(targets, columns["response_mask"])
+        histories = [s.target for s in branched if s.target is not None]
+        is_known_B = _marked(histories, columns["response_mask"]).any(dim=1)
+        plain_BT = plain_P.view_as(columns["behaviour_log_probs"])
+        columns["plain_log_probs"] = self._plain(module, columns, plain_BT, is_known_B)
+        if metrics is not None:
+            self._log(columns, forwarded, metrics)
+        return batch
+
+    def _sequences(
+        self, columns: Columns, shared_data: Any
+    ) -> tuple[list[ScoredSequence], list[ScoredSequence], list[BranchedSequence]]:
+        """What is read with the episode's skill, with a step's skill, and on a shared history."""
+        episode_skill: list[ScoredSequence] = []
+        step_skill: list[ScoredSequence] = []
         branched: list[BranchedSequence] = []
         first_row = 0
         for episode, skills in zip(
@@ -67,39 +95,12 @@ class SkillLogProbs(ConnectorV2):
             if skills is not None:
                 view = _EpisodeRows(columns, episode, first_row, self.chat)
                 routes = [self.route(skills.step_skills.get(k, "")) for k in view.turns]
-                plain["episode"] += view.with_episode_skill(skills, routes)
+                episode_skill += view.with_episode_skill(skills, routes)
                 alone, sharing = view.with_step_skills(skills, routes)
-                plain["step"] += alone
+                step_skill += alone
                 branched += sharing
             first_row += 1 if episode.context == "append" else len(episode.turns)
-        num_forwarded = 0
-        plain_scores = torch.zeros(columns["input_ids"].numel())
-        for kind, sequences in plain.items():
-            scores = torch.zeros(columns["input_ids"].numel())
-            limit, model = self.max_tokens, module.language_model
-            num_forwarded += score_sequences(module, model, sequences, scores, max_tokens=limit)
-            if kind == "step":
-                num_forwarded += score_branches(
-                    module,
-                    model,
-                    branched,
-                    scores,
-                    max_tokens=limit,
-                    history_log_probs=plain_scores,
-                )
-            columns[f"{kind}_skill_log_probs"] = scores.view_as(columns["behaviour_log_probs"])
-            targets = [s.target for s in sequences]
-            if kind == "step":
-                targets += [b.target for s in branched for _, b in s.branches]
-            columns[f"has_{kind}_skill"] = _marked(targets, columns["response_mask"])
-        targets = [s.target for s in branched if s.target is not None]
-        is_known_B = _marked(targets, columns["response_mask"]).any(dim=1)
-        columns["plain_log_probs"] = self._plain(
-            module, columns, plain_scores.view_as(columns["behaviour_log_probs"]), is_known_B
-        )
-        if metrics is not None:
-            self._log(columns, num_forwarded, metrics)
-        return batch
+        return episode_skill, step_skill, branched
 
     def _plain(self, module: Any, columns: Columns, plain_BT: Tensor, is_known_B: Tensor) -> Tensor:
         """The policy's log-probs before the update, on rows with a skill.
