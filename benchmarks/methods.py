@@ -1,7 +1,7 @@
 """Every method on tiny ALFWorld and Search-QA with the embedded models, each in its own process.
 
-    python benchmarks/methods.py [--iterations 20] [--environments search_qa_tiny] [--only sdar opid]
-                                 [--jobs 2] [--output FILE]
+    python benchmarks/methods.py [--iterations 20] [--environments search_qa_tiny]
+                                 [--only sdar opid] [--jobs 2] [--output FILE]
 
 Trains each tuned example and prints what it costs and what became of it: processor time a turn that
 was played, relative to GRPO (the median over the second half of the iterations, in which ADRS's
