@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -158,6 +160,23 @@ def test_mistakes_of_search_demonstrations_lose_and_are_learned():
         assert answer.removeprefix("<answer>").removesuffix("</answer>") in passage
     for demonstration in [*guessing, *search_episodes(confusion=1.0)]:
         assert all(turn.is_learned for turn in demonstration.turns)
+
+
+def test_informed_search_demonstrations_hold_skills_and_no_mistakes(chat):
+    shown = search_episodes(informed=0.5, guessing=1.0)
+    before = [shown_.privileged for shown_ in shown]
+    inside = ["- Search first:" in shown_.first_message for shown_ in shown]
+    informed = [bool(text) or told for text, told in zip(before, inside, strict=True)]
+    assert 0.4 < np.mean(informed) < 0.6 and any(before) and any(inside)
+    assert not any(text and told for text, told in zip(before, inside, strict=True))
+    # All others guess, in one turn.
+    assert [len(shown_.turns) == 2 for shown_ in shown] == informed
+    assert all(shown_.won for shown_, told in zip(shown, informed, strict=True) if told)
+    told = next(shown_ for shown_ in shown if shown_.privileged)
+    prefix = chat.tokenizer(told.privileged, add_special_tokens=False)["input_ids"]
+    row, plain = chat_row(told, chat), chat_row(replace(told, privileged=""), chat)
+    assert row.token_ids.tolist() == [*prefix, *plain.token_ids]
+    assert row.response_mask.tolist() == [False] * len(prefix) + plain.response_mask.tolist()
 
 
 def test_a_wrong_query_of_search_demonstrations_is_corrected_and_not_learned():
