@@ -31,7 +31,7 @@ from transformers import AutoConfig, AutoTokenizer
 from envs.alfworld.env import ALFWorldEnv
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
 from stepopsd_rllib.episodes import AgentEpisode, Status, Turn
-from stepopsd_rllib.episodes.packing import pack_episodes
+from stepopsd_rllib.episodes.packing import micro_batches, pack_episodes
 from stepopsd_rllib.episodes.scored_sequences import NOT_SCORED, ScoredSequence
 from stepopsd_rllib.episodes.segmentation import token_span, turn_targets
 from stepopsd_rllib.hindsight.contexts import hindsight_text, render_episode
@@ -147,6 +147,24 @@ def naive_sequences(
     return out
 
 
+def naive_scores(
+    module: CausalLMModule, sequences: list[ScoredSequence], log_probs: torch.Tensor
+) -> int:
+    """Forwards every sequence with all of its tokens, in padded batches; returns their number."""
+    lengths = torch.tensor([len(sequence.ids) for sequence in sequences])
+    for part in micro_batches(lengths, max_tokens=MICRO_BATCH_TOKENS):
+        ids_BT = torch.zeros(len(part), int(lengths[part].max()), dtype=torch.int64)
+        target_BT = torch.full_like(ids_BT, NOT_SCORED)
+        for row, i in enumerate(part.tolist()):
+            ids_BT[row, : lengths[i]] = torch.from_numpy(sequences[i].ids)
+            target_BT[row, : lengths[i]] = torch.from_numpy(sequences[i].target)
+        mask_BT = target_BT != NOT_SCORED
+        with torch.no_grad():
+            scores_BT, _ = module.score(module.language_model, ids_BT, mask_BT)
+        log_probs[target_BT[mask_BT]] = scores_BT[mask_BT]
+    return int(lengths.sum())
+
+
 def timed(score: Callable[[], int]) -> tuple[int, float]:
     """Tokens forwarded and seconds of processor time."""
     begin = time.process_time()
@@ -180,7 +198,7 @@ def measure_passes(size: str, turns: int, episodes: int, module: CausalLMModule,
 
     student, naive_student, teacher, naive_teacher = blank(), blank(), blank(), blank()
     student_cost = timed(lambda: plain([r.after() for r in student_rows], student))
-    naive_student_cost = timed(lambda: plain(naive["student"], naive_student))
+    naive_student_cost = timed(lambda: naive_scores(module, naive["student"], naive_student))
     print(
         f"{size}, {turns} turns: {len(failed)} failed episodes of "
         f"{float(columns['lengths'].float().mean()):.0f} tokens, hindsight of {len(ids)} tokens "
@@ -193,7 +211,7 @@ def measure_passes(size: str, turns: int, episodes: int, module: CausalLMModule,
             else (lambda: plain([row.after() for row in rows], teacher))
         )
         teacher_cost = timed(ours)
-        naive_cost = timed(lambda at=position: plain(naive[at], naive_teacher))
+        naive_cost = timed(lambda at=position: naive_scores(module, naive[at], naive_teacher))
         difference = (teacher - student - naive_teacher + naive_student).abs().max()
         tokens, seconds = (a + b for a, b in zip(teacher_cost, student_cost, strict=True))
         naive_tokens, naive_seconds = (
