@@ -223,9 +223,9 @@ class HttpRetriever:
                 except RetrievalError as error:
                     self._health.failed(server)
                     is_cut_off = error.status == "timeout" and time.monotonic() >= deadline
-                    now = dict.fromkeys(part, error)
+                    latest = dict.fromkeys(part, error)
                     # What a server said tells more than that it was not heard out the last time.
-                    outcomes = now | outcomes if is_cut_off else outcomes | now
+                    outcomes = latest | outcomes if is_cut_off else outcomes | latest
                     failed += [part] if error.status in _SAYS_NOTHING_OF_QUERIES else _halves(part)
                 else:
                     self._health.succeeded(server)

@@ -234,8 +234,15 @@ class AgentConfig(AlgorithmConfig):
 
     def model_positions(self) -> int | None:
         """Longest context that the model was made for, tokens; None where it does not say."""
+        return self._model_setting("max_position_embeddings")
+
+    def model_vocabulary(self) -> int | None:
+        """Number of tokens that the model tells apart; None where it does not say."""
+        return self._model_setting("vocab_size")
+
+    def _model_setting(self, name: str) -> int | None:
         config_file = Path(self.model_path()) / "config.json"
-        return json.loads(config_file.read_text(encoding="utf-8")).get("max_position_embeddings")
+        return json.loads(config_file.read_text(encoding="utf-8")).get(name)
 
     def action_tags(self) -> tuple[str, ...]:
         """Names of the tags between which the environment's turns act.

@@ -6,9 +6,7 @@ is as large as [B, T, K].
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -59,8 +57,7 @@ class TopTokenLearner(DistillationLearner):
 
 def require_tokens(config: Any) -> None:
     """Refuses more top tokens than the model has."""
-    path = Path(config.model_path()) / "config.json"
-    vocabulary = json.loads(path.read_text(encoding="utf-8")).get("vocab_size")
+    vocabulary = config.model_vocabulary()
     if vocabulary is not None and config.teacher_top_tokens > vocabulary:
         config._value_error(
             f"config.teacher_top_tokens={config.teacher_top_tokens}: the model has {vocabulary} "

@@ -105,6 +105,7 @@ def micro_batches(lengths_B: Tensor, *, max_tokens: int) -> list[Tensor]:
         Row indices, int64, one tensor a micro-batch; every row appears once, long rows first. The
         split is deterministic.
     """
+    lengths_B = lengths_B.cpu()  # a learner's rows may be on its device; the split is not
     order_B = torch.argsort(lengths_B, descending=True, stable=True)
     length_B = lengths_B[order_B].numpy()
     cost = np.zeros(len(length_B) + 1, dtype=np.int64)

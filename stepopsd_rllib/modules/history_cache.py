@@ -16,22 +16,27 @@ class HistoryCache(Cache):
     and values are copied a layer at a time, so that memory does not grow with the number of layers.
     """
 
-    def __init__(self, kept: list[tuple[Tensor, Tensor]]):
-        """Keeps keys and values of each layer, both [histories, heads, L, size]."""
+    def __init__(self, kept: list[tuple[Tensor, Tensor]], history_of_B: Tensor):
+        """Keeps what a pass reads.
+
+        Args:
+            kept: Keys and values of each layer, both [histories, heads, L, size].
+            history_of_B: The history that each row of the pass continues, int64 [B].
+        """
         super().__init__(layers=[])
         self._kept = kept
-        self._row_of_B = torch.arange(len(kept[0][0]))
+        self._history_of_B = history_of_B.to(kept[0][0].device)
 
     @classmethod
     def of(cls, forwarded: Cache) -> Self:
-        """Takes over what a pass over the histories left."""
+        """Takes over what a pass over the histories left, a row each."""
         layers: list[Any] = forwarded.layers
-        return cls([(layer.keys, layer.values) for layer in layers])
+        kept = [(layer.keys, layer.values) for layer in layers]
+        return cls(kept, torch.arange(len(kept[0][0])))
 
-    def continued_by(self, row_of_B: Tensor) -> Self:
-        """Directs the next pass: the history that each of its rows continues, int64 [B]."""
-        self._row_of_B = row_of_B
-        return self
+    def continued_by(self, history_of_B: Tensor) -> Self:
+        """The same histories for a pass with other rows."""
+        return type(self)(self._kept, history_of_B)
 
     def update(
         self,
@@ -43,7 +48,7 @@ class HistoryCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Keys and values [B, heads, L + Q, size] of the histories and of the pass's own tokens."""
         del args, kwargs
-        keys, values = (kept[self._row_of_B.to(kept.device)] for kept in self._kept[layer_idx])
+        keys, values = (kept[self._history_of_B] for kept in self._kept[layer_idx])
         return torch.cat((keys, key_states), dim=-2), torch.cat((values, value_states), dim=-2)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

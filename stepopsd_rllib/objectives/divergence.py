@@ -1,4 +1,4 @@
-"""KL estimators from the log-probs of sampled tokens, and entropy.
+"""KL estimators from the log-probs of sampled tokens; exact KL and entropy of distributions.
 
 The estimators are those of J. Schulman, joschu.net/blog/kl-approx.html. With `d = policy −
 reference`, under tokens sampled from the policy: k1 is unbiased, k2 and k3 are non-negative with
@@ -84,6 +84,19 @@ def kl_divergence(
         policy_log_probs_BT.masked_fill(outside_BT, 0.0),
         reference_log_probs_BT.detach().masked_fill(outside_BT, 0.0),
     )
+
+
+def exact_kl(log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:
+    """KL(p ‖ q) = Σ p (ln p − ln q) of distributions, or of parts of them, over K tokens.
+
+    Args:
+        log_p_NK: Float [N, K], any number of leading axes; finite.
+        log_q_NK: The same under q.
+
+    Returns:
+        Float [N] in nats.
+    """
+    return (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(dim=-1)
 
 
 def token_entropy(logits_NV: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.divergence import exact_kl
+
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon"]
 
 
@@ -45,18 +47,18 @@ def with_rest(log_probs_NK: Tensor) -> Tensor:
 
 def forward_kl(policy_NK: Tensor, teacher_NK: Tensor) -> Tensor:
     """KL(teacher ‖ policy) of log-probs [N, K] over all of their tokens; float [N], nats."""
-    return (teacher_NK.exp() * (teacher_NK - policy_NK)).sum(dim=-1)
+    return exact_kl(teacher_NK, policy_NK)
 
 
 def reverse_kl(policy_NK: Tensor, teacher_NK: Tensor) -> Tensor:
     """KL(policy ‖ teacher); float [N], nats."""
-    return forward_kl(teacher_NK, policy_NK)
+    return exact_kl(policy_NK, teacher_NK)
 
 
 def jensen_shannon(policy_NK: Tensor, teacher_NK: Tensor) -> Tensor:
     """Mean divergence of both from their equal mixture; float [N], nats, at most ln 2."""
     mixture_NK = torch.logaddexp(policy_NK, teacher_NK) - math.log(2.0)
-    return 0.5 * (forward_kl(mixture_NK, teacher_NK) + forward_kl(mixture_NK, policy_NK))
+    return 0.5 * (exact_kl(teacher_NK, mixture_NK) + exact_kl(policy_NK, mixture_NK))
 
 
 DIVERGENCES: dict[Divergence, Callable[[Tensor, Tensor], Tensor]] = {

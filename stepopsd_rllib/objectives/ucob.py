@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.divergence import exact_kl
 from stepopsd_rllib.objectives.steps import sum_by
 
 SMALLEST_RETURN_GAP = 0.05
@@ -141,7 +142,7 @@ def ucob_token_loss(
     outside_BT = response_mask_BT == 0
     teacher_BTK = teacher_top_log_probs_BTK.detach().masked_fill(outside_BT[..., None], 0.0)
     student_BTK = student_top_log_probs_BTK.masked_fill(outside_BT[..., None], 0.0)
-    divergence_BT = (teacher_BTK.exp() * (teacher_BTK - student_BTK)).sum(dim=-1)
+    divergence_BT = exact_kl(teacher_BTK, student_BTK)
     weight_BT = weight_B[:, None].expand_as(divergence_BT)
     if gate_BT is not None:
         weight_BT = weight_BT * gate_BT.detach()
