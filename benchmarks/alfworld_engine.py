@@ -22,11 +22,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from envs.alfworld.comparison import compare_engines
-from envs.alfworld.engine import Engine, FastEngine
-from envs.alfworld.game import Game, load_game, parse_game
-from envs.alfworld.generator import generated_tasks, write_games
-from envs.alfworld.textworld_engine import TextWorldEngine
+from stepopsd_envs.alfworld.comparison import compare_engines
+from stepopsd_envs.alfworld.engine import Engine, FastEngine
+from stepopsd_envs.alfworld.game import Game, load_game, parse_game
+from stepopsd_envs.alfworld.generator import generated_tasks, write_games
+from stepopsd_envs.alfworld.textworld_engine import TextWorldEngine
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MICROSECOND, MEGABYTE = 1e-6, 2**20

@@ -53,7 +53,7 @@ def run_one(file: str, iterations: int) -> None:
     """Trains in this process; prints processor seconds and results of every iteration."""
     import ray
 
-    from stepopsd_rllib import tuned
+    from stepopsd_rllib.commands import tuned
 
     (config,) = tuned.configs(tuned.read(file, ["evaluation_interval="]))
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

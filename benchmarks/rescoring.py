@@ -26,20 +26,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from stepopsd_envs.alfworld.env import ALFWorldEnv
 from transformers import AutoConfig, AutoTokenizer
 
-from envs.alfworld.env import ALFWorldEnv
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
 from stepopsd_rllib.episodes import AgentEpisode, Status, Turn
 from stepopsd_rllib.episodes.packing import micro_batches, pack_episodes
-from stepopsd_rllib.episodes.scored_sequences import NOT_SCORED, ScoredSequence
 from stepopsd_rllib.episodes.segmentation import token_span, turn_targets
-from stepopsd_rllib.hindsight.contexts import hindsight_text, render_episode
-from stepopsd_rllib.modules.causal_lm import CausalLMModule
+from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.rescoring import score_branches, score_sequences
+from stepopsd_rllib.scoring.rescoring import score_branches, score_sequences
+from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, ScoredSequence
+from stepopsd_rllib.teachers.contexts import hindsight_text, render_episode
 
-TINY_MODEL = Path(__file__).parent.parent / "stepopsd_rllib" / "data" / "tiny_alfworld"
+TINY_MODEL = Path(__file__).parent.parent / "stepopsd_rllib" / "tiny" / "weights" / "alfworld"
 MICRO_BATCH_TOKENS = 16384
 HINDSIGHT_MAX_TOKENS = 1024
 LONGEST_CONTEXT = 65536
@@ -249,7 +249,8 @@ def steps(options: argparse.Namespace) -> None:
     """Trains GRPO and three variants of StepOPSD, one update of each in turn."""
     import ray
 
-    from stepopsd_rllib import GRPOConfig, StepOPSDConfig, tuned
+    from stepopsd_rllib import GRPOConfig, StepOPSDConfig
+    from stepopsd_rllib.commands import tuned
 
     example = tuned.read(options.example)
     keys = {**example.config, "env": example.env, "evaluation_interval": None}

@@ -19,14 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-
-from envs.search_qa.bm25 import STOP_WORDS, BM25Index
-from envs.search_qa.env import SearchQAEnv
-from envs.search_qa.http_client import HttpRetriever
-from envs.search_qa.retriever import Retriever
-from envs.search_qa.server import RetrievalServer
-from envs.search_qa.tantivy_index import TantivyIndex, build_index
-from envs.search_qa.tasks import generated_world, write_world
+from stepopsd_envs.search_qa.bm25 import STOP_WORDS, BM25Index
+from stepopsd_envs.search_qa.env import SearchQAEnv
+from stepopsd_envs.search_qa.http_client import HttpRetriever
+from stepopsd_envs.search_qa.retriever import Retriever
+from stepopsd_envs.search_qa.server import RetrievalServer
+from stepopsd_envs.search_qa.tantivy_index import TantivyIndex, build_index
+from stepopsd_envs.search_qa.tasks import generated_world, write_world
 
 WORDS_A_PASSAGE, VOCABULARY, ZIPF_EXPONENT = 100, 400_000, 1.1
 WORDS_A_QUERY, QUERIES, TOP_K = 8, 1000, 3

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from stepopsd_rllib.rollout.sampler import SampleRequest
-from stepopsd_rllib.rollout.transformers_sampler import TransformersSampler
-from stepopsd_rllib.rollout.vllm_sampler import VLLMSampler
+from stepopsd_rllib.sampling.sampler import SampleRequest
+from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
+from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
 SAMPLERS = {"transformers": TransformersSampler, "vllm": VLLMSampler}
 

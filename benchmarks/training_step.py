@@ -23,13 +23,13 @@ from typing import Any
 import ray
 import torch
 
-from stepopsd_rllib import tuned
+from stepopsd_rllib.commands import tuned
 from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
-from stepopsd_rllib.learner import TokenLearner
-from stepopsd_rllib.modules.causal_lm import CausalLMModule
+from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.rollout import turn_loop
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner
+from stepopsd_rllib.training.learner import TokenLearner
 
 EXAMPLE = Path(__file__).parent.parent / "tuned_examples" / "grpo" / "alfworld_tiny.yaml"
 MODEL_AND_ENGINE = ("engine", "forward", "backward", "optimizer", "weight load")

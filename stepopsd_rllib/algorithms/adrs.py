@@ -39,13 +39,12 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
 from stepopsd_rllib.connectors.teacher_gap import update_number
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.connectors.turn_states import turn_states
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.adrs import (
     adrs_advantages,
     centred_teacher_reward,
@@ -58,6 +57,7 @@ from stepopsd_rllib.objectives.adrs import (
 from stepopsd_rllib.objectives.advantages import group_scales
 from stepopsd_rllib.objectives.reduction import masked_mean
 from stepopsd_rllib.objectives.turns import spread_turns, turn_ids, turn_means
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 Usefulness = Literal["states", "tasks", "tokens", "none"]
 

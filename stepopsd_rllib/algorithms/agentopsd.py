@@ -33,17 +33,17 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.config_keys import KeyCheck, is_number
 from stepopsd_rllib.connectors.gap_shaping import GapShaping
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.key_checks import KeyCheck, is_number
 from stepopsd_rllib.objectives.agentopsd import (
     agentopsd_token_advantages,
     agentopsd_turn_advantages,
     group_priors,
 )
 from stepopsd_rllib.objectives.turns import turn_ids
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class AgentOPSDConfig(SkillTeacherConfig):

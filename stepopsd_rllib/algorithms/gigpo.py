@@ -26,11 +26,11 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.config_keys import KeyCheck, is_number
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.connectors.turn_states import turn_states
-from stepopsd_rllib.key_checks import KeyCheck, is_number
 from stepopsd_rllib.objectives.gigpo import anchor_advantages, gigpo_advantages
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class GiGPOConfig(GRPOConfig):

@@ -37,14 +37,10 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.agent_algorithm import AgentAlgorithm
-from stepopsd_rllib.algorithms.agent_config import AgentConfig
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
 from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
 from stepopsd_rllib.connectors.token_batch import TokenBatch
-from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
-from stepopsd_rllib.learner import TokenLearner
 from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, KLEstimator, kl_divergence
 from stepopsd_rllib.objectives.reduction import AGGREGATIONS, Aggregation, weighted_sum
 from stepopsd_rllib.objectives.surrogate import (
@@ -53,6 +49,10 @@ from stepopsd_rllib.objectives.surrogate import (
     token_log_ratio,
     truncated_importance_weights,
 )
+from stepopsd_rllib.training.agent_algorithm import AgentAlgorithm
+from stepopsd_rllib.training.agent_config import AgentConfig
+from stepopsd_rllib.training.keys import UNSET, set_given
+from stepopsd_rllib.training.learner import TokenLearner
 
 
 class GRPOConfig(AgentConfig):

@@ -35,21 +35,21 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.policy_analysis import analysis_by_policy
-from stepopsd_rllib.algorithms.skill_teacher import encode, require_room
+from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
+from stepopsd_rllib.algorithms.shared.skill_teacher import encode, require_room
+from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
 from stepopsd_rllib.connectors.gap_shaping import GapShaping
 from stepopsd_rllib.connectors.group_guidance import GroupGuidance, contrasted
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer
-from stepopsd_rllib.hindsight.analyzer_setting import AnalyzerSetting, make_analyzer
-from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.grsd import grsd_advantages, grsd_token_factors, grsd_turn_factors
 from stepopsd_rllib.objectives.schedules import linear_decay
 from stepopsd_rllib.objectives.turns import spread_turns, turn_ids
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
+from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
+from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class GRSDConfig(GRPOConfig):

@@ -38,14 +38,11 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.policy_analysis import analysis_by_policy
-from stepopsd_rllib.algorithms.skill_teacher import require_room
+from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
+from stepopsd_rllib.algorithms.shared.skill_teacher import require_room
+from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
 from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis
 from stepopsd_rllib.connectors.skill_log_probs import SkillLogProbs
-from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer
-from stepopsd_rllib.hindsight.analyzer_setting import AnalyzerSetting, make_analyzer
-from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.opid import (
     SkillRoute,
     opid_advantages,
@@ -54,6 +51,9 @@ from stepopsd_rllib.objectives.opid import (
     skill_shift,
 )
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
+from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
+from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class OPIDConfig(GRPOConfig):

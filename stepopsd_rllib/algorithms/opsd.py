@@ -29,12 +29,12 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.distillation import DistillationConfig, DistillationLearner
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.top_tokens import TopTokenLearner, require_tokens
-from stepopsd_rllib.key_checks import KeyCheck, is_int
+from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
+from stepopsd_rllib.algorithms.shared.top_tokens import TopTokenLearner, require_tokens
+from stepopsd_rllib.config_keys import KeyCheck, is_int
 from stepopsd_rllib.objectives.opsd import DIVERGENCES, Divergence, opsd_token_loss
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class OPSDConfig(DistillationConfig):

@@ -26,13 +26,13 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
 from stepopsd_rllib.connectors.gap_shaping import GapShaping
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.rlsd import rlsd_advantages
 from stepopsd_rllib.objectives.schedules import linear_warm_down
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class RLSDConfig(SkillTeacherConfig):

@@ -33,11 +33,11 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.distillation import DistillationConfig, DistillationLearner
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.key_checks import KeyCheck, is_number
+from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
+from stepopsd_rllib.config_keys import KeyCheck, is_number
 from stepopsd_rllib.objectives import sdar
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class SDARConfig(DistillationConfig):

@@ -18,20 +18,20 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_teacher import (
+from stepopsd_rllib.algorithms.shared.skill_teacher import (
     PACKAGED,
     SKILL_KEYS,
     skill_choice,
     skill_library,
 )
-from stepopsd_rllib.hindsight.skill_retrieval import (
+from stepopsd_rllib.config_keys import KeyCheck
+from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
+from stepopsd_rllib.teachers.skill_retrieval import (
     SkillChoice,
     SkillRetrieval,
     student_preamble,
 )
-from stepopsd_rllib.key_checks import KeyCheck
-from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class SkillGRPOConfig(GRPOConfig):

@@ -22,8 +22,8 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.distillation import DistillationConfig, DistillationLearner
 from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 
 

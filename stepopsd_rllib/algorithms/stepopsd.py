@@ -35,7 +35,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
+from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.hindsight import HindsightContext
 from stepopsd_rllib.connectors.hindsight_shaping import HindsightShaping
@@ -43,8 +43,8 @@ from stepopsd_rllib.connectors.scored_rows import ReferenceLogProbs
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes.segmentation import CREDITED_TAGS, SPAN_MODES, SpanMode
-from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.schedules import linear_decay
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class StepOPSDConfig(GRPOConfig):

@@ -41,21 +41,19 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.distillation import DistillationLearner
 from stepopsd_rllib.algorithms.gigpo import GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.keys import UNSET, set_given
-from stepopsd_rllib.algorithms.skill_grpo import with_skills
-from stepopsd_rllib.algorithms.skill_teacher import (
+from stepopsd_rllib.algorithms.shared.distillation import DistillationLearner
+from stepopsd_rllib.algorithms.shared.skill_teacher import (
     PACKAGED,
     SKILL_KEYS,
     skill_choice,
     skill_library,
 )
-from stepopsd_rllib.algorithms.top_tokens import TopTokenLearner, require_tokens
+from stepopsd_rllib.algorithms.shared.top_tokens import TopTokenLearner, require_tokens
+from stepopsd_rllib.algorithms.skill_grpo import with_skills
+from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
 from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
-from stepopsd_rllib.hindsight.skill_retrieval import SkillRetrieval
-from stepopsd_rllib.key_checks import KeyCheck, is_int, is_number
 from stepopsd_rllib.objectives.sdar import gap_gate
 from stepopsd_rllib.objectives.ucob import (
     LARGEST_WEIGHT,
@@ -65,6 +63,8 @@ from stepopsd_rllib.objectives.ucob import (
     ucob_token_loss,
 )
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
+from stepopsd_rllib.teachers.skill_retrieval import SkillRetrieval
+from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class UCOBConfig(GiGPOConfig):

@@ -8,7 +8,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer, EpisodeRecord, EpisodeSkills
+from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer, EpisodeRecord, EpisodeSkills
 
 
 def skills_of(

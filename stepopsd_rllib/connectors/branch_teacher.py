@@ -17,15 +17,15 @@ from torch import Tensor
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.connectors.turn_states import TurnStates, turn_states
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.episodes.scored_sequences import (
+from stepopsd_rllib.objectives.turns import spread_turns, turn_spans
+from stepopsd_rllib.objectives.ucob import BranchTeachers, branch_teachers, branch_weights
+from stepopsd_rllib.scoring.rescoring import score_branches
+from stepopsd_rllib.scoring.scored_sequences import (
     NOT_SCORED,
     BranchedSequence,
     ScoredSequence,
     TopTokens,
 )
-from stepopsd_rllib.objectives.turns import spread_turns, turn_spans
-from stepopsd_rllib.objectives.ucob import BranchTeachers, branch_teachers, branch_weights
-from stepopsd_rllib.rescoring import score_branches
 
 Columns = dict[str, Tensor]
 

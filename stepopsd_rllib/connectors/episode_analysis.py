@@ -12,8 +12,8 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.connectors.analyzed_episodes import skills_of
 from stepopsd_rllib.connectors.token_batch import episodes_of
-from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer, EpisodeSkills
 from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer, EpisodeSkills
 
 EPISODE_SKILLS = "episode_skills"
 """Key of `shared_data`: an `EpisodeSkills` for every episode, None where the analyzer failed."""

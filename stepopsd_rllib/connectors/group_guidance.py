@@ -15,7 +15,7 @@ from stepopsd_rllib.connectors.analyzed_episodes import skills_of
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.hindsight.analyzer import EpisodeAnalyzer, EpisodeSkills
+from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer, EpisodeSkills
 
 GUIDANCE_HEADER = "Guidance from other attempts at this task."
 

@@ -13,7 +13,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.hindsight.contexts import InfoMode, hindsight_texts, render_episode
+from stepopsd_rllib.teachers.contexts import InfoMode, hindsight_texts, render_episode
 
 HINDSIGHT = "hindsight"
 """Key of `shared_data` under which `TeacherGap` finds a `Hindsight` for every episode."""

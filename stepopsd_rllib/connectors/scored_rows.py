@@ -11,7 +11,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.episodes.packing import micro_batches
-from stepopsd_rllib.modules.causal_lm import CausalLMModule
+from stepopsd_rllib.models.causal_lm import CausalLMModule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,7 +13,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.hindsight.skill_retrieval import SkillChoice, privileged_preamble
+from stepopsd_rllib.teachers.skill_retrieval import SkillChoice, privileged_preamble
 
 
 class SkillContext(ConnectorV2):

@@ -17,12 +17,12 @@ from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
 from stepopsd_rllib.connectors.scored_rows import score_rows
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.episodes.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
-from stepopsd_rllib.hindsight.analyzer import EpisodeSkills
-from stepopsd_rllib.hindsight.skill_insertion import insert_skills
 from stepopsd_rllib.objectives.opid import SkillRoute
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.rescoring import score_branches, score_sequences
+from stepopsd_rllib.scoring.rescoring import score_branches, score_sequences
+from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
+from stepopsd_rllib.teachers.analysis.analyzer import EpisodeSkills
+from stepopsd_rllib.teachers.skill_insertion import insert_skills
 
 Columns = dict[str, Tensor]
 Route = Callable[[str], SkillRoute]

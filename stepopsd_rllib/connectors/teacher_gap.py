@@ -17,10 +17,10 @@ from torch import Tensor
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight
 from stepopsd_rllib.connectors.scored_rows import score_rows
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
-from stepopsd_rllib.episodes.scored_sequences import NOT_SCORED, TopTokens
-from stepopsd_rllib.modules.causal_lm import CausalLMModule
+from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.objectives.stepopsd import log_prob_gap
-from stepopsd_rllib.rescoring import score_branches, score_sequences
+from stepopsd_rllib.scoring.rescoring import score_branches, score_sequences
+from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, TopTokens
 
 logger = logging.getLogger(__name__)
 

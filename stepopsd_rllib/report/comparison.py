@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap, trim_mean
 
-from stepopsd_rllib.intervals import CONFIDENCE
+from stepopsd_rllib.evaluation.intervals import CONFIDENCE
 from stepopsd_rllib.report.run_files import (
     EPISODES,
     ERROR_STATUS,

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stepopsd_rllib import intervals
+from stepopsd_rllib.evaluation import intervals
 from stepopsd_rllib.report.run_files import Trial
 
 CURVES = "curves.png"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stepopsd_rllib import intervals
-from stepopsd_rllib.intervals import Estimate
+from stepopsd_rllib.evaluation import intervals
+from stepopsd_rllib.evaluation.intervals import Estimate
 from stepopsd_rllib.report.run_files import Evaluation, Wins
 
 _NONE = Wins(won=0, episodes=0)

@@ -1,1 +1,1 @@
-"""Sampling responses, and driving text environments with them. Importing it loads no engine."""
+"""Driving text environments with a sampler: the turn loop and the env runner."""

@@ -16,12 +16,12 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
+from stepopsd_envs.text_env import TextEnv
 
-from envs.text_env import TextEnv
 from stepopsd_rllib.episodes import to_rllib
 from stepopsd_rllib.rollout.policy_analysis import with_replies
-from stepopsd_rllib.rollout.sampler import NO_VERSION, Sampler
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
+from stepopsd_rllib.sampling.sampler import NO_VERSION, Sampler
 
 if TYPE_CHECKING:
     from stepopsd_rllib.algorithms.grpo import GRPOConfig
@@ -186,7 +186,7 @@ def text_env_class(env_id: str) -> type[TextEnv]:
     Raises:
         ValueError: No such environment, or one that does not keep the text contract.
     """
-    import envs  # noqa: F401  (registers the package's environments)
+    import stepopsd_envs  # noqa: F401  (registers the package's environments)
 
     try:
         module, _, name = env_id.rpartition(":")
@@ -203,7 +203,7 @@ def text_env_class(env_id: str) -> type[TextEnv]:
     if not (isinstance(loaded, type) and issubclass(loaded, TextEnv)):
         raise ValueError(
             f"config.env={env_id!r} is {loaded!r}, not a text environment: it has no task list and "
-            "no messages. Derive it from envs.text_env.TextEnv."
+            "no messages. Derive it from stepopsd_envs.text_env.TextEnv."
         )
     return loaded
 

@@ -13,22 +13,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stepopsd_rllib.episodes import AgentEpisode, PolicyReply
-from stepopsd_rllib.hindsight.analyzer import AnalyzerFailure, EpisodeRecord
-from stepopsd_rllib.hindsight.analyzer_prompt import (
-    analysis_messages,
-    second_attempt,
-    turns_that_fit,
-)
-from stepopsd_rllib.hindsight.analyzer_reply import usable_skills
-from stepopsd_rllib.hindsight.policy_analyzer import PolicySettings
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.rollout.sampler import (
+from stepopsd_rllib.sampling.sampler import (
     LOWEST_TEMPERATURE,
     Sampler,
     SampleRequest,
     SampleResult,
     SamplerRefusal,
 )
+from stepopsd_rllib.teachers.analysis.analyzer import AnalyzerFailure, EpisodeRecord
+from stepopsd_rllib.teachers.analysis.analyzer_prompt import (
+    analysis_messages,
+    second_attempt,
+    turns_that_fit,
+)
+from stepopsd_rllib.teachers.analysis.analyzer_reply import usable_skills
+from stepopsd_rllib.teachers.analysis.policy_analyzer import PolicySettings
 
 # Sets the seeds of replies apart from those of an episode's turns.
 _REPLY_SEEDS = 1

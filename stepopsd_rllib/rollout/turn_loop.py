@@ -15,12 +15,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
+from stepopsd_envs.text_env import HistoryTurn, TextEnv
 
-from envs.text_env import HistoryTurn, TextEnv
 from stepopsd_rllib.episodes import AgentEpisode, Status, Turn
 from stepopsd_rllib.episodes.agent_episode import ContextPolicy
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.rollout.sampler import Sampler, SampleRequest, SampleResult, SamplerRefusal
+from stepopsd_rllib.sampling.sampler import Sampler, SampleRequest, SampleResult, SamplerRefusal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

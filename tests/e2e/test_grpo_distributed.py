@@ -11,11 +11,11 @@ import pytest
 import ray
 
 from stepopsd_rllib.episodes import to_rllib
-from stepopsd_rllib.rollout.group_sampling import RolloutError
-from stepopsd_rllib.rollout.weight_sync import WeightSyncError
-from tests.agents import largest_difference, random_groups, small_config
-from tests.houses import FAULTY_ENV
-from tests.pipelines import SKILLS, config_of, recorded_groups
+from stepopsd_rllib.training.group_sampling import RolloutError
+from stepopsd_rllib.training.weight_sync import WeightSyncError
+from tests.helpers.agents import largest_difference, random_groups, small_config
+from tests.helpers.houses import FAULTY_ENV
+from tests.helpers.pipelines import SKILLS, config_of, recorded_groups
 
 pytestmark = pytest.mark.e2e
 

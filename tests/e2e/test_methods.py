@@ -7,8 +7,8 @@ import pytest
 import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-import stepopsd
-from stepopsd_rllib import tuned
+import stepopsd_cli
+from stepopsd_rllib.commands import tuned
 
 pytestmark = pytest.mark.e2e
 
@@ -71,12 +71,12 @@ def test_a_comparison_runs_and_is_shown_again(tmp_path, monkeypatch, capsys):
         # Sampler and learner never agree to the last bit, so that this one dies.
         f"    broken: {{run: GRPO, max_sampler_difference: 0.0, {small}}}\n"
     )
-    assert stepopsd.main(["compare", str(path), "--storage", str(tmp_path)]) == 1
+    assert stepopsd_cli.main(["compare", str(path), "--storage", str(tmp_path)]) == 1
     first = capsys.readouterr().out
     assert f"failed: broken_seed0: {tmp_path}/tiny/broken_seed0/error.txt" in first
     assert (tmp_path / "tiny/broken_seed0/error.txt").is_file()
     assert "minus GRPO, paired" in first
     assert (tmp_path / "tiny" / "comparison.png").is_file()
     assert len(list((tmp_path / "tiny").glob("G*_seed*/evaluation.jsonl"))) == 4
-    assert stepopsd.main(["compare", str(tmp_path / "tiny")]) == 0
+    assert stepopsd_cli.main(["compare", str(tmp_path / "tiny")]) == 0
     assert capsys.readouterr().out.strip() in first

@@ -12,15 +12,15 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib
-from stepopsd_rllib.hindsight.analyzer import AnalyzerFailure, EpisodeRecord
-from stepopsd_rllib.hindsight.analyzer_prompt import analysis_messages, second_attempt
-from stepopsd_rllib.modules.tiny_tokenizer import train_tokenizer
-from stepopsd_rllib.modules.warm_start import ChatRow, ChatRowBuilder, CloningSettings, clone
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
-from tests.agents import small_config
-from tests.houses import BARE
+from stepopsd_rllib.teachers.analysis.analyzer import AnalyzerFailure, EpisodeRecord
+from stepopsd_rllib.teachers.analysis.analyzer_prompt import analysis_messages, second_attempt
+from stepopsd_rllib.tiny.tiny_tokenizer import train_tokenizer
+from stepopsd_rllib.tiny.warm_start import ChatRow, ChatRowBuilder, CloningSettings, clone
+from tests.helpers.agents import small_config
+from tests.helpers.houses import BARE
 from tests.unit.test_analyzer_fallback import EPISODES, same_as, trained
 
 pytestmark = pytest.mark.e2e

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
+from stepopsd_envs.search_qa.retriever import Passage, RetrievalError
+from stepopsd_envs.search_qa.server import RetrievalServer
+from stepopsd_envs.search_qa.tasks import generated_world, write_world
 
-import stepopsd
-from envs.search_qa.retriever import Passage, RetrievalError
-from envs.search_qa.server import RetrievalServer
-from envs.search_qa.tasks import generated_world, write_world
-from stepopsd_rllib import tuned
+import stepopsd_cli
+from stepopsd_rllib.commands import tuned
 
 pytestmark = pytest.mark.e2e
 
@@ -140,7 +140,7 @@ def test_the_command_line_finds_data_and_corpus_from_where_it_runs(tmp_path, mon
     ]
     arguments = [part for override in overrides for part in ("--set", override)]
     example = str(ROOT / "tuned_examples/grpo/search_qa_tiny.yaml")
-    assert stepopsd.main(["train", example, "--name", "here", *arguments]) == 0
+    assert stepopsd_cli.main(["train", example, "--name", "here", *arguments]) == 0
     shown = capsys.readouterr().out
     assert "popqa" in shown and str(tmp_path / "runs" / "here") in shown
 

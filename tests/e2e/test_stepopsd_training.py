@@ -16,7 +16,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from stepopsd_rllib import GRPOConfig, StepOPSDConfig
-from tests.houses import BARE
+from tests.helpers.houses import BARE
 
 NUM_UPDATES = 3
 
@@ -252,7 +252,7 @@ def test_golden_hindsight_reaches_every_episode_and_only_where_there_is_some():
     assert results[0]["hindsight_share"] == results[0]["hindsight_arrived_share"] == 1.0
     assert results[0]["gap_std"] > 0
     config = config_of(StepOPSDConfig, hindsight="golden").environment(
-        "tests.houses:houses/NoGoldenALFWorld-v0"
+        "tests.helpers.houses:houses/NoGoldenALFWorld-v0"
     )
     with pytest.raises(ValueError, match=r"config\.hindsight='golden'.*no golden rollout.*peer"):
         config.build_algo()

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from envs.alfworld.engine import NOTHING_HAPPENS, EngineReply, FastEngine
-from envs.alfworld.game import Game, GameError, load_game, parse_game
-from envs.alfworld.generator import generate_game
-from envs.alfworld.known_texts import TaskType
+from stepopsd_envs.alfworld.engine import NOTHING_HAPPENS, EngineReply, FastEngine
+from stepopsd_envs.alfworld.game import Game, GameError, load_game, parse_game
+from stepopsd_envs.alfworld.generator import generate_game
+from stepopsd_envs.alfworld.known_texts import TaskType
 
 TASK = "generated-v1/small/train/pick_heat_then_place_in_recep/000003"
 

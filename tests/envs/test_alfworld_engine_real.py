@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from envs.alfworld.comparison import compare_engines
-from envs.alfworld.engine import Engine, EngineReply, FastEngine
-from envs.alfworld.game import load_game
-from envs.alfworld.generator import write_games
+from stepopsd_envs.alfworld.comparison import compare_engines
+from stepopsd_envs.alfworld.engine import Engine, EngineReply, FastEngine
+from stepopsd_envs.alfworld.game import load_game
+from stepopsd_envs.alfworld.generator import write_games
 
 OFFICIAL = Path(
     os.environ.get(
@@ -29,7 +28,7 @@ needs_published_games = pytest.mark.skipif(
 def textworld_engine():
     pytest.importorskip("textworld", reason="the real engine is the extra `textworld`")
     pytest.importorskip("fast_downward", reason="the real engine is the extra `textworld`")
-    from envs.alfworld.textworld_engine import TextWorldEngine
+    from stepopsd_envs.alfworld.textworld_engine import TextWorldEngine
 
     return TextWorldEngine
 
@@ -96,7 +95,7 @@ def test_the_real_engine_leaves_its_process_alone(textworld_engine, tmp_path, mo
 
 
 def test_without_textworld_the_error_names_the_extra(monkeypatch, tmp_path):
-    from envs.alfworld.textworld_engine import TextWorldEngine
+    from stepopsd_envs.alfworld.textworld_engine import TextWorldEngine
 
     (path,) = write_games(tmp_path, ["generated-v1/tiny/train/pick_and_place_simple/000000"])
     monkeypatch.setitem(sys.modules, "textworld", None)

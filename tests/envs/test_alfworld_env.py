@@ -9,14 +9,13 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+import stepopsd_envs
 from gymnasium.utils.env_checker import check_env
-
-import envs
-from envs.alfworld import tasks as task_lists
-from envs.alfworld.env import ALFWorldEnv
-from envs.alfworld.expert import ExploringExpert, response_text
-from envs.alfworld.generator import TASK_TYPES, TaskIdError, write_games
-from envs.text_env import HistoryTurn, check_text_env
+from stepopsd_envs.alfworld import tasks as task_lists
+from stepopsd_envs.alfworld.env import ALFWorldEnv
+from stepopsd_envs.alfworld.expert import ExploringExpert, response_text
+from stepopsd_envs.alfworld.generator import TASK_TYPES, TaskIdError, write_games
+from stepopsd_envs.text_env import HistoryTurn, check_text_env
 
 OFFICIAL = Path(
     os.environ.get("STEPOPSD_ALFWORLD_GAMES")
@@ -309,4 +308,4 @@ def test_a_group_of_environments_shares_one_game_but_not_its_state():
     first.step(RESPONSES[1])
     before = second.step(RESPONSES[0])[0]
     assert before.startswith("You are in the middle of a room.")
-    assert envs.TextEnv in ALFWorldEnv.__mro__
+    assert stepopsd_envs.TextEnv in ALFWorldEnv.__mro__

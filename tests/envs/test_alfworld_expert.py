@@ -4,19 +4,18 @@ import statistics
 from typing import NamedTuple
 
 import pytest
-
-from envs.alfworld.engine import FastEngine
-from envs.alfworld.expert import (
+from stepopsd_envs.alfworld.engine import FastEngine
+from stepopsd_envs.alfworld.expert import (
     ExploringExpert,
     Goal,
     ScriptedExpert,
     read_goal,
     response_text,
 )
-from envs.alfworld.game import Game
-from envs.alfworld.generator import TASK_TYPES, generate_game
-from envs.alfworld.protocol import project_action
-from envs.alfworld.sizes import SIZES
+from stepopsd_envs.alfworld.game import Game
+from stepopsd_envs.alfworld.generator import TASK_TYPES, generate_game
+from stepopsd_envs.alfworld.protocol import project_action
+from stepopsd_envs.alfworld.sizes import SIZES
 
 MAX_TURNS = 50
 

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from envs.alfworld.engine import FastEngine
-from envs.alfworld.game import load_game
-from envs.alfworld.generator import (
+from stepopsd_envs.alfworld.engine import FastEngine
+from stepopsd_envs.alfworld.game import load_game
+from stepopsd_envs.alfworld.generator import (
     TASK_TYPES,
     GeneratedGame,
     TaskIdError,
@@ -20,9 +19,9 @@ from envs.alfworld.generator import (
     generated_tasks,
     write_games,
 )
-from envs.alfworld.household import APPLIANCES
-from envs.alfworld.sizes import SIZES
-from envs.text_env import SPLITS
+from stepopsd_envs.alfworld.household import APPLIANCES
+from stepopsd_envs.alfworld.sizes import SIZES
+from stepopsd_envs.text_env import SPLITS
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = [
@@ -35,7 +34,7 @@ SAMPLE = [
 
 DIGESTS = """
 import hashlib, json, sys
-from envs.alfworld.generator import generate_game
+from stepopsd_envs.alfworld.generator import generate_game
 for task_id in sys.stdin.read().split():
     game = generate_game(task_id)
     text = json.dumps([game.data, game.trajectory, game.folder])
@@ -244,7 +243,7 @@ def test_a_wrong_id_is_refused_with_the_part_that_is_wrong(task_id, complaint):
 
 def test_generating_imports_no_alfworld_and_makes_no_folder(tmp_path):
     code = (
-        "import sys, os, envs.alfworld.generator as g\n"
+        "import sys, os, stepopsd_envs.alfworld.generator as g\n"
         "g.generate_game('generated-v1/tiny/train/look_at_obj_in_light/000000')\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('alfworld', 'textworld')],\n"
         "      'ALFWORLD_DATA' in os.environ)"

@@ -1,9 +1,8 @@
 """Action projection and history format: what the golden vectors leave open."""
 
 import pytest
-
-from envs.alfworld import protocol
-from envs.text_env import HistoryTurn
+from stepopsd_envs.alfworld import protocol
+from stepopsd_envs.text_env import HistoryTurn
 
 OBSERVATION = "You arrive at desk 1. On the desk 1, you see a mug 1."
 COMMANDS = ("examine desk 1", "help", "look", "take mug 1 from desk 1")

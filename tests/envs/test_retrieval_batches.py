@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-
-from envs.search_qa.http_client import HttpRetriever
-from envs.search_qa.retriever import RetrievalError
+from stepopsd_envs.search_qa.http_client import HttpRetriever
+from stepopsd_envs.search_qa.retriever import RetrievalError
 
 EPISODES, SERVICE_S = 16, 0.1
 DEADLINE_S = 2.0

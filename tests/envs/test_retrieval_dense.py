@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-
-from envs.search_qa.corpus import CorpusError
-from envs.search_qa.dense import DenseRetriever
-from envs.search_qa.open_retriever import open_retriever
-from envs.search_qa.tasks import write_world
+from stepopsd_envs.search_qa.corpus import CorpusError
+from stepopsd_envs.search_qa.dense import DenseRetriever
+from stepopsd_envs.search_qa.open_retriever import open_retriever
+from stepopsd_envs.search_qa.tasks import write_world
 
 faiss = pytest.importorskip("faiss", reason="the extra `dense` is not installed")
 
@@ -60,7 +59,7 @@ def test_a_passage_is_found_by_its_own_text_and_foreign_indexes_are_refused(
 
 
 def _passages(corpus: Path):
-    from envs.search_qa.corpus import read_corpus
+    from stepopsd_envs.search_qa.corpus import read_corpus
 
     return list(read_corpus(corpus))
 

@@ -12,10 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
-from envs.search_qa.env import SearchQAEnv
-from envs.search_qa.http_client import HttpRetriever
-from envs.search_qa.server_health import ServerHealth
+from stepopsd_envs.search_qa.env import SearchQAEnv
+from stepopsd_envs.search_qa.http_client import HttpRetriever
+from stepopsd_envs.search_qa.server_health import ServerHealth
 
 DEADLINE_S, SLACK_S = 0.6, 1.5
 FAULTS_TOTAL, CONCURRENT = 1000, 64

@@ -8,16 +8,15 @@ import threading
 from pathlib import Path
 
 import pytest
-
-from envs.search_qa.bm25 import BM25Index, words
-from envs.search_qa.commands import index_corpus
-from envs.search_qa.corpus import CorpusError
-from envs.search_qa.dense import DenseRetriever
-from envs.search_qa.http_client import HttpRetriever
-from envs.search_qa.open_retriever import open_retriever
-from envs.search_qa.retriever import Passage, RetrievalError
-from envs.search_qa.server import RetrievalServer
-from envs.search_qa.tasks import generated_world, write_world
+from stepopsd_envs.search_qa.bm25 import BM25Index, words
+from stepopsd_envs.search_qa.commands import index_corpus
+from stepopsd_envs.search_qa.corpus import CorpusError
+from stepopsd_envs.search_qa.dense import DenseRetriever
+from stepopsd_envs.search_qa.http_client import HttpRetriever
+from stepopsd_envs.search_qa.open_retriever import open_retriever
+from stepopsd_envs.search_qa.retriever import Passage, RetrievalError
+from stepopsd_envs.search_qa.server import RetrievalServer
+from stepopsd_envs.search_qa.tasks import generated_world, write_world
 
 TEXTS = ("the cat sat on a mat", "a dog and a cat and a cat", "birds fly", "a dog barks")
 QUERIES = ("cat", "dog cat", 'AND ( : "broken', "", "ünknown 中文")

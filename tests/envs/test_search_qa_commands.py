@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from stepopsd_envs.search_qa.commands import retriever_spec
+from stepopsd_envs.search_qa.http_client import HttpRetriever
 
-import stepopsd
-from envs.search_qa.commands import retriever_spec
-from envs.search_qa.http_client import HttpRetriever
+import stepopsd_cli
 
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
@@ -27,7 +27,7 @@ needs_tantivy = pytest.mark.skipif(
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line that a command with a mistake ends with."""
-    assert stepopsd.main(list(arguments)) == 2
+    assert stepopsd_cli.main(list(arguments)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line.removeprefix("stepopsd: ")
 
@@ -50,7 +50,7 @@ def test_a_bad_corpus_is_one_line_and_leaves_nothing(content, message, tmp_path:
         corpus.write_text(content)
     assert message in refusal(capsys, "index", str(corpus))
     assert list(tmp_path.iterdir()) == ([] if content is None else [corpus])
-    assert stepopsd.main(["serve-retriever", str(corpus), "--port", "0"]) == 2
+    assert stepopsd_cli.main(["serve-retriever", str(corpus), "--port", "0"]) == 2
 
 
 @needs_tantivy
@@ -66,7 +66,7 @@ def test_a_broken_gzip_file_is_one_line_and_leaves_nothing(is_cut, tmp_path: Pat
 def test_an_index_in_the_way_or_out_of_reach_is_one_line(tmp_path: Path, capsys):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(PARIS)
-    assert stepopsd.main(["index", str(corpus)]) == 0
+    assert stepopsd_cli.main(["index", str(corpus)]) == 0
     assert "1 passages indexed" in capsys.readouterr().out
     assert "already there" in refusal(capsys, "index", str(corpus))
     output = str(corpus / "below_a_file")
@@ -77,7 +77,7 @@ def test_an_index_in_the_way_or_out_of_reach_is_one_line(tmp_path: Path, capsys)
 def test_an_index_whose_corpus_has_changed_since_is_refused(tmp_path: Path, capsys):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(PARIS)
-    assert stepopsd.main(["index", str(corpus)]) == 0
+    assert stepopsd_cli.main(["index", str(corpus)]) == 0
     corpus.write_text(PARIS + ROME)
     folder = str(corpus.with_suffix(".tantivy"))
     capsys.readouterr()
@@ -135,8 +135,8 @@ def test_a_served_corpus_answers_both_dialects_and_ends_with_ctrl_c(tmp_path: Pa
 
 
 _SERVE = """
-import sys, stepopsd
-status = stepopsd.main(["serve-retriever", sys.argv[1], "--port", "0"])
+import sys, stepopsd_cli
+status = stepopsd_cli.main(["serve-retriever", sys.argv[1], "--port", "0"])
 print("heavy modules:", sorted({"ray", "torch", "transformers"} & set(sys.modules)))
 sys.exit(status)
 """

@@ -8,13 +8,12 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-
-from envs.search_qa.bm25 import BM25Index
-from envs.search_qa.corpus import CorpusError, corpus_fingerprint, read_corpus
-from envs.search_qa.dataset import DatasetError, read_questions
-from envs.search_qa.env import SearchQAEnv
-from envs.search_qa.scoring import exact_match
-from envs.search_qa.tasks import RowTasks, TaskIdError, write_world
+from stepopsd_envs.search_qa.bm25 import BM25Index
+from stepopsd_envs.search_qa.corpus import CorpusError, corpus_fingerprint, read_corpus
+from stepopsd_envs.search_qa.dataset import DatasetError, read_questions
+from stepopsd_envs.search_qa.env import SearchQAEnv
+from stepopsd_envs.search_qa.scoring import exact_match
+from stepopsd_envs.search_qa.tasks import RowTasks, TaskIdError, write_world
 
 REAL = Path(
     os.environ.get("STEPOPSD_SEARCHQA_REAL")

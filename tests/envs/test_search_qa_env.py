@@ -6,12 +6,11 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+import stepopsd_envs  # noqa: F401  (registers the environments)
 from gymnasium.utils.env_checker import check_env
-
-import envs  # noqa: F401  (registers the environments)
-from envs.search_qa.env import SearchQAEnv
-from envs.search_qa.retriever import Passage, RetrievalError
-from envs.text_env import HistoryTurn, check_text_env
+from stepopsd_envs.search_qa.env import SearchQAEnv
+from stepopsd_envs.search_qa.retriever import Passage, RetrievalError
+from stepopsd_envs.text_env import HistoryTurn, check_text_env
 
 
 class StubRetriever:

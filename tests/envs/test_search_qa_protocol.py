@@ -1,10 +1,9 @@
 """Scoring and both protocols: what the golden vectors leave open."""
 
 import pytest
-
-from envs.search_qa import protocol
-from envs.search_qa.retriever import Passage
-from envs.text_env import HistoryTurn
+from stepopsd_envs.search_qa import protocol
+from stepopsd_envs.search_qa.retriever import Passage
+from stepopsd_envs.text_env import HistoryTurn
 
 
 def passages_for(query: str) -> list[Passage]:

@@ -7,17 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
-from envs.search_qa.env import SearchQAEnv
-from envs.search_qa.expert import SearchExpert, response_text
-from envs.search_qa.tasks import GeneratedTasks, generated_world
-from envs.search_qa.world import LEVELS
-from envs.text_env import SPLITS
+from stepopsd_envs.search_qa.env import SearchQAEnv
+from stepopsd_envs.search_qa.expert import SearchExpert, response_text
+from stepopsd_envs.search_qa.tasks import GeneratedTasks, generated_world
+from stepopsd_envs.search_qa.world import LEVELS
+from stepopsd_envs.text_env import SPLITS
 
 ROOT = Path(__file__).resolve().parents[2]
 FINGERPRINT = """
 import hashlib
-from envs.search_qa.tasks import generated_world
+from stepopsd_envs.search_qa.tasks import generated_world
 made = [generated_world(level, 7) for level in ("easy", "two_hop")]
 text = repr([(world.passages, questions) for world, questions, _ in made])
 print(hashlib.sha256(text.encode()).hexdigest())

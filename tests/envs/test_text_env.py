@@ -6,9 +6,8 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-
-import envs
-from envs.text_env import TextEnv, TextEnvContractError, UnicodeText, check_text_env
+import stepopsd_envs
+from stepopsd_envs.text_env import TextEnv, TextEnvContractError, UnicodeText, check_text_env
 
 
 class GuessEnv(TextEnv):
@@ -118,7 +117,7 @@ def test_the_space_holds_real_text_and_samples_reproducibly():
 
 
 def test_ids_are_registered_without_importing_the_environments():
-    assert envs.TextEnv is TextEnv
+    assert stepopsd_envs.TextEnv is TextEnv
     spec = gym.spec("stepopsd/ALFWorld-v0")
-    assert spec.entry_point == "envs.alfworld.env:ALFWorldEnv"
-    assert gym.spec("stepopsd/SearchQA-v0").entry_point == "envs.search_qa.env:SearchQAEnv"
+    assert spec.entry_point == "stepopsd_envs.alfworld.env:ALFWorldEnv"
+    assert gym.spec("stepopsd/SearchQA-v0").entry_point == "stepopsd_envs.search_qa.env:SearchQAEnv"

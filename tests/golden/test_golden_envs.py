@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from stepopsd_envs.alfworld import protocol as alfworld
+from stepopsd_envs.search_qa import protocol as search_qa
+from stepopsd_envs.search_qa import scoring
+from stepopsd_envs.search_qa.env import SearchQAEnv
+from stepopsd_envs.search_qa.retriever import Passage
+from stepopsd_envs.text_env import HistoryTurn
 
-from envs.alfworld import protocol as alfworld
-from envs.search_qa import protocol as search_qa
-from envs.search_qa import scoring
-from envs.search_qa.env import SearchQAEnv
-from envs.search_qa.retriever import Passage
-from envs.text_env import HistoryTurn
-from tests.golden_vectors import GoldenCase, golden
+from tests.helpers.golden_vectors import GoldenCase, golden
 
 FEEDBACK_PLACEHOLDER = "<INVALID_FEEDBACK>"
 

@@ -19,7 +19,7 @@ from stepopsd_rllib.objectives import (
     weighted_sum,
 )
 from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, kl_divergence
-from tests.golden_vectors import golden, numbered, tensor
+from tests.helpers.golden_vectors import golden, numbered, tensor
 
 
 @golden("grpo_outcome_advantage")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stepopsd_rllib.hindsight.analyzer_reply import parse_reply
-from stepopsd_rllib.hindsight.skill_insertion import episode_block, insert_skills, step_block
-from tests.golden_vectors import GoldenCase, golden
+from stepopsd_rllib.teachers.analysis.analyzer_reply import parse_reply
+from stepopsd_rllib.teachers.skill_insertion import episode_block, insert_skills, step_block
+from tests.helpers.golden_vectors import GoldenCase, golden
 
 
 @golden("opid_prompt_insertion")

@@ -13,7 +13,7 @@ from stepopsd_rllib.objectives.sdar import (
 )
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 from stepopsd_rllib.objectives.ucob import top_k_log_probs, ucob_token_loss
-from tests.golden_vectors import GoldenCase, golden, tensor
+from tests.helpers.golden_vectors import GoldenCase, golden, tensor
 
 
 @golden("sdar_gate_loss")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from stepopsd_envs.search_qa.scoring import exact_match, last_answer
 
-from envs.search_qa.scoring import exact_match, last_answer
 from stepopsd_rllib.episodes.segmentation import (
     SPAN_MODES,
     feedback_spans,
@@ -12,11 +12,11 @@ from stepopsd_rllib.episodes.segmentation import (
     target_spans,
     token_span,
 )
-from stepopsd_rllib.hindsight.contexts import hindsight_texts, info_mode
 from stepopsd_rllib.objectives.schedules import linear_decay, linear_warm_down
 from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
 from stepopsd_rllib.objectives.steps import StepTokens
-from tests.golden_vectors import golden, load_cases, tensor
+from stepopsd_rllib.teachers.contexts import hindsight_texts, info_mode
+from tests.helpers.golden_vectors import golden, load_cases, tensor
 
 WORKED_EXAMPLE = "For example <answer> Beijing </answer>. Question: who? "
 

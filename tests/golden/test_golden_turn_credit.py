@@ -41,7 +41,7 @@ from stepopsd_rllib.objectives.opid import (
     skill_shift,
 )
 from stepopsd_rllib.objectives.turns import spread_turns, turn_means
-from tests.golden_vectors import GoldenCase, golden, numbered, tensor
+from tests.helpers.golden_vectors import GoldenCase, golden, numbered, tensor
 
 IS_SCALED = {"mean_norm": False, "mean_std_norm": True}
 IS_PER_TURN = {"global": False, "per_seq": True}

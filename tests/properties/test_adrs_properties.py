@@ -19,7 +19,7 @@ from stepopsd_rllib.objectives.adrs import (
 )
 from stepopsd_rllib.objectives.advantages import group_advantages, group_scales
 from stepopsd_rllib.objectives.turns import turn_means
-from tests.turn_batches import Turns, as_episode_rows, turn_batches
+from tests.helpers.turn_batches import Turns, as_episode_rows, turn_batches
 
 
 @given(turn_batches())

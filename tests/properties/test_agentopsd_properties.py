@@ -21,7 +21,7 @@ from stepopsd_rllib.objectives.grsd import (
 from stepopsd_rllib.objectives.turns import (
     turn_sums,
 )
-from tests.turn_batches import as_episode_rows, clip, sign, turn_batches
+from tests.helpers.turn_batches import as_episode_rows, clip, sign, turn_batches
 
 agentopsd_settings = st.fixed_dictionaries(
     {

@@ -14,7 +14,7 @@ from stepopsd_rllib.objectives.gigpo import (
     discounted_returns,
     gigpo_advantages,
 )
-from tests.turn_batches import turn_batches
+from tests.helpers.turn_batches import turn_batches
 
 
 @given(turn_batches(), st.sampled_from([0.0, 0.95, 1.0]))

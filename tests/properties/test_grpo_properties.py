@@ -24,7 +24,7 @@ from stepopsd_rllib.objectives import (
     weighted_sum,
 )
 from stepopsd_rllib.objectives.reduction import AGGREGATIONS
-from tests.batches import batches
+from tests.helpers.batches import batches
 
 groups_of_returns = st.lists(
     st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=8), min_size=1, max_size=4

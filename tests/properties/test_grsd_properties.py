@@ -16,7 +16,7 @@ from stepopsd_rllib.objectives.grsd import (
 from stepopsd_rllib.objectives.turns import (
     spread_turns,
 )
-from tests.turn_batches import clip, sign, turn_batches
+from tests.helpers.turn_batches import clip, sign, turn_batches
 
 grsd_settings = st.fixed_dictionaries(
     {

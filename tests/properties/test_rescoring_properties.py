@@ -15,8 +15,8 @@ from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.episodes.packing import pack_episodes
-from stepopsd_rllib.modules.causal_lm import CausalLMModule
-from tests.token_episodes import VOCABULARY, random_episode, random_module
+from stepopsd_rllib.models.causal_lm import CausalLMModule
+from tests.helpers.token_episodes import VOCABULARY, random_episode, random_module
 
 TOLERANCE = 1e-5  # nats, float32
 TEMPERATURE = 0.7

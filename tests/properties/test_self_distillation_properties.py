@@ -39,7 +39,7 @@ from stepopsd_rllib.objectives.sdar import (
 )
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 from stepopsd_rllib.objectives.ucob import branch_weights, top_k_log_probs, ucob_token_loss
-from tests.batches import batches
+from tests.helpers.batches import batches
 
 betas = st.sampled_from([0.0, 1.0, 5.0, 10.0])
 divergences = st.sampled_from(list(TOKEN_LOSSES))

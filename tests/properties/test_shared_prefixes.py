@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepopsd_rllib import rescoring
-from stepopsd_rllib.episodes.scored_sequences import (
+from stepopsd_rllib.models.causal_lm import CausalLMModule
+from stepopsd_rllib.scoring import rescoring
+from stepopsd_rllib.scoring.rescoring import score_branches, score_sequences
+from stepopsd_rllib.scoring.scored_sequences import (
     NOT_SCORED,
     BranchedSequence,
     ScoredSequence,
     TopTokens,
 )
-from stepopsd_rllib.episodes.shared_prefixes import shared_prefixes
-from stepopsd_rllib.modules.causal_lm import CausalLMModule
-from stepopsd_rllib.rescoring import score_branches, score_sequences
-from tests.token_episodes import VOCABULARY, random_module
+from stepopsd_rllib.scoring.shared_prefixes import shared_prefixes
+from tests.helpers.token_episodes import VOCABULARY, random_module
 
 TOLERANCE = 1e-5  # nats, float32
 

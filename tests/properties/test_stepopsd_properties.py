@@ -18,7 +18,7 @@ from stepopsd_rllib.objectives import (
     mix_advantages,
     stepopsd_advantages,
 )
-from tests.batches import batches
+from tests.helpers.batches import batches
 
 weight_functions = st.sampled_from(["sigmoid", "exp"])
 mixtures = st.sampled_from([0.0, 0.05, 0.2, 0.7, 1.0])

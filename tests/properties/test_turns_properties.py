@@ -13,7 +13,7 @@ from stepopsd_rllib.objectives.turns import (
     turn_means,
     turn_sums,
 )
-from tests.turn_batches import as_episode_rows, turn_batches
+from tests.helpers.turn_batches import as_episode_rows, turn_batches
 
 
 @given(turn_batches())

@@ -13,9 +13,9 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
-from tests.agents import largest_difference, small_config, weights_of
-from tests.faulty_endpoint import GOOD, completion, hang, serving, status
-from tests.houses import BARE
+from tests.helpers.agents import largest_difference, small_config, weights_of
+from tests.helpers.faulty_endpoint import GOOD, completion, hang, serving, status
+from tests.helpers.houses import BARE
 from tests.unit.test_neutral_methods import SHARED
 
 UPDATES = 2

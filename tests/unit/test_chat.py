@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from stepopsd_rllib.prompts.chat import ChatFormat
-from tests.agents import small_config
+from tests.helpers.agents import small_config
 
 SYSTEM = {"role": "system", "content": "You are in a house."}
 FIRST = {"role": "user", "content": "You see a fridge 1."}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import stepopsd
-from stepopsd_rllib import checkpoints, play, progress
+import stepopsd_cli
+from stepopsd_rllib.commands import checkpoints, play, progress
 
 ROOT = Path(__file__).parents[2]
 TINY = "tuned_examples/grpo/alfworld_tiny.yaml"
@@ -29,14 +29,14 @@ TINY = "tuned_examples/grpo/alfworld_tiny.yaml"
 )
 def test_a_users_mistake_is_one_line_and_exit_status_2(arguments, said, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    assert stepopsd.main(arguments) == 2
+    assert stepopsd_cli.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("stepopsd: ")
     assert said in line
 
 
 def test_the_command_line_itself_answers_with_status_2_and_no_traceback():
-    command = [sys.executable, "-m", "stepopsd", "trian", TINY]
+    command = [sys.executable, "-m", "stepopsd_cli", "trian", TINY]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert "invalid choice: 'trian'" in done.stderr
@@ -45,8 +45,9 @@ def test_the_command_line_itself_answers_with_status_2_and_no_traceback():
 
 def test_a_reader_that_has_gone_is_no_fault(tmp_path):
     code = (
-        "import sys, stepopsd; from stepopsd_rllib import cli; "
-        "cli.run = lambda options: print('x' * 10**6); sys.exit(stepopsd.main(['report', 'run']))"
+        "import sys, stepopsd_cli; from stepopsd_rllib.commands import cli; "
+        "cli.run = lambda options: print('x' * 10**6); "
+        "sys.exit(stepopsd_cli.main(['report', 'run']))"
     )
     run = subprocess.run(
         f'"{sys.executable}" -c "{code}" 2>"{tmp_path}/err" | head -c 1; exit "${{PIPESTATUS[0]}}"',
@@ -54,20 +55,20 @@ def test_a_reader_that_has_gone_is_no_fault(tmp_path):
         executable="/bin/bash",
         stdout=subprocess.DEVNULL,
     )
-    assert run.returncode == stepopsd.NOBODY_READS
+    assert run.returncode == stepopsd_cli.NOBODY_READS
     assert "Traceback" not in (tmp_path / "err").read_text()
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(play, "play", lambda *_, **__: {}["missing"])
     with pytest.raises(KeyError):
-        stepopsd.main(["play", "stepopsd/ALFWorld-v0"])
+        stepopsd_cli.main(["play", "stepopsd/ALFWorld-v0"])
 
 
 def test_a_person_can_play_a_task_and_leave(monkeypatch, capsys):
     typed = iter(["inventory", "", "quit"])
     monkeypatch.setattr("builtins.input", lambda _prompt: next(typed))
-    assert stepopsd.main(["play", "stepopsd/ALFWorld-v0", "--set", "size=tiny"]) == 0
+    assert stepopsd_cli.main(["play", "stepopsd/ALFWorld-v0", "--set", "size=tiny"]) == 0
     shown = capsys.readouterr().out
     assert "Your task is to:" in shown
     assert "You are not carrying anything." in shown

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepopsd_rllib import comparison
+from stepopsd_rllib.commands import comparison
 from stepopsd_rllib.report import comparison as report
 from stepopsd_rllib.report.comparison_curves import draw_comparison
 

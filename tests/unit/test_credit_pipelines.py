@@ -11,7 +11,7 @@ import torch
 
 from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
 from stepopsd_rllib.connectors.hindsight import HindsightContext
-from tests.pipelines import (
+from tests.helpers.pipelines import (
     SKILLS,
     Pipeline,
     config_of,

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from stepopsd_rllib.algorithms.grpo import GRPOConfig
 from stepopsd_rllib.episodes import AgentEpisode
-from tests.agents import build_learner, largest_difference, update
-from tests.pipelines import SKILLS, config_of, recorded_groups, run_pipeline
+from tests.helpers.agents import build_learner, largest_difference, update
+from tests.helpers.pipelines import SKILLS, config_of, recorded_groups, run_pipeline
 
 Gradient = dict[str, torch.Tensor]
 METHODS = {

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stepopsd_rllib.hindsight.analyzer import AnalyzerFailure, EpisodeRecord
-from stepopsd_rllib.hindsight.endpoint_analyzer import EndpointAnalyzer, EndpointSettings
-from tests.faulty_endpoint import (
+from stepopsd_rllib.teachers.analysis.analyzer import AnalyzerFailure, EpisodeRecord
+from stepopsd_rllib.teachers.analysis.endpoint_analyzer import EndpointAnalyzer, EndpointSettings
+from tests.helpers.faulty_endpoint import (
     GOOD,
     FaultyServer,
     completion,

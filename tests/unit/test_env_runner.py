@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepopsd_rllib.episodes import from_rllib
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env
-from stepopsd_rllib.rollout.group_sampling import RolloutError
-from stepopsd_rllib.rollout.sampler import NO_VERSION
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
-from tests.agents import largest_difference, small_config, weights_of
-from tests.houses import BARE, FAULTY_ENV
+from stepopsd_rllib.sampling.sampler import NO_VERSION
+from stepopsd_rllib.training.group_sampling import RolloutError
+from tests.helpers.agents import largest_difference, small_config, weights_of
+from tests.helpers.houses import BARE, FAULTY_ENV
 
 # Episodes of four turns are rarely won; the entropy bonus has a gradient without a win.
 ALWAYS_LEARNS = {"entropy_coeff": 0.01}

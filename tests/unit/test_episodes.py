@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stepopsd_rllib.episodes import PolicyReply, Status, Turn, from_rllib, to_rllib
-from tests.agents import random_episode, same_records
+from tests.helpers.agents import random_episode, same_records
 
 
 @pytest.mark.parametrize("context", ["append", "window"])

@@ -9,13 +9,13 @@ import math
 import pytest
 
 from stepopsd_rllib.episodes import AgentEpisode, Status
-from stepopsd_rllib.evaluation import (
+from stepopsd_rllib.evaluation.success import (
     episode_metrics,
     error_rows,
     evaluation_metrics,
     evaluation_rows,
 )
-from tests.agents import random_groups
+from tests.helpers.agents import random_groups
 
 
 def test_counts_and_means_are_those_of_the_outcomes():

@@ -1,15 +1,15 @@
 import textwrap
 
 import pytest
+from stepopsd_envs.text_env import require_choice
 
-from envs.text_env import require_choice
-from stepopsd_rllib.failures import refusal, users_mistake
+from stepopsd_rllib.commands.failures import refusal, users_mistake
 
 REMOTE_REFUSAL = """\
 \x1b[36mray::GRPO.train()\x1b[39m (pid=1, ip=1.2.3.4)
   File "/site-packages/ray/tune/trainable/trainable.py", line 190, in __init__
     self.setup(copy.deepcopy(self.config))
-  File "/clone/envs/alfworld/game.py", line 70, in load_game
+  File "/clone/envs/stepopsd_envs/alfworld/game.py", line 70, in load_game
     raise ValueError(
 ValueError: a.tw-pddl: the grammar is not known.
 Use a game of alfworld 0.4.
@@ -24,7 +24,7 @@ def test_a_remote_refusal_becomes_its_message_on_one_line():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("/clone/envs/alfworld/game.py", "/site-packages/torch/nn.py"),
+        ("/clone/envs/stepopsd_envs/alfworld/game.py", "/site-packages/torch/nn.py"),
         ("    raise ValueError(\n", "    for a, b in zip(x, y, strict=True):\n"),
         ("ValueError: a.tw", "KeyError: a.tw"),
     ],

@@ -7,9 +7,9 @@ import importlib.util
 import pytest
 
 from stepopsd_rllib import GRPOConfig
-from stepopsd_rllib.failures import one_line
-from stepopsd_rllib.modules.causal_lm import load_causal_lm
-from tests.agents import small_config
+from stepopsd_rllib.commands.failures import one_line
+from stepopsd_rllib.models.causal_lm import load_causal_lm
+from tests.helpers.agents import small_config
 
 
 def refusal(config: GRPOConfig) -> str:
@@ -100,7 +100,9 @@ def test_an_unknown_environment_is_named_with_those_there_are():
 
 
 def test_the_embedded_model_belongs_to_its_environment():
-    text = refusal(small_config(env="tests.houses:houses/OneThreadALFWorld-v0", model="huge"))
+    text = refusal(
+        small_config(env="tests.helpers.houses:houses/OneThreadALFWorld-v0", model="huge")
+    )
     assert "config.model='huge': no Hugging Face model there" in text
 
 

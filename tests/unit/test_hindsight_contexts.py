@@ -9,7 +9,7 @@ from stepopsd_rllib.episodes.segmentation import (
     token_span,
     turn_targets,
 )
-from stepopsd_rllib.hindsight.contexts import (
+from stepopsd_rllib.teachers.contexts import (
     choose_peers,
     hindsight_text,
     hindsight_texts,

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from stepopsd_rllib import intervals
-from stepopsd_rllib.intervals import Estimate
+from stepopsd_rllib.evaluation import intervals
+from stepopsd_rllib.evaluation.intervals import Estimate
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""

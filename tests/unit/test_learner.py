@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stepopsd_rllib.episodes import AgentEpisode, pack_episodes
-from tests.agents import (
+from tests.helpers.agents import (
     build_learner,
     largest_difference,
     random_groups,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from stepopsd_rllib import ALGORITHMS, tuned
-from stepopsd_rllib.hindsight.skill_retrieval import SkillChoice
-from stepopsd_rllib.hindsight.skills import SkillLibraryError, packaged_library
+from stepopsd_rllib import ALGORITHMS
+from stepopsd_rllib.commands import tuned
 from stepopsd_rllib.objectives import sdar
-from tests.agents import SMALL
+from stepopsd_rllib.teachers.skill_retrieval import SkillChoice
+from stepopsd_rllib.teachers.skills import SkillLibraryError, packaged_library
+from tests.helpers.agents import SMALL
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (
@@ -71,14 +72,14 @@ def test_opsd_acts_alone_or_beside_grpo():
 
 
 def test_the_comparison_on_search_qa_is_valid():
-    from stepopsd_rllib import comparison
+    from stepopsd_rllib.commands import comparison
 
     read = comparison.read("tuned_examples/compare/search_qa_tiny.yaml")
     assert {"GRPO", "OPSD", "OPSD as coded", "SDAR", "UCOB"} <= set(read.methods)
 
 
 def test_the_comparison_over_six_methods_is_valid():
-    from stepopsd_rllib import comparison
+    from stepopsd_rllib.commands import comparison
 
     read = comparison.read("tuned_examples/compare/alfworld_tiny.yaml")
     assert set(read.methods) == {"GRPO", "StepOPSD", "SDAR", "OPID", "AgentOPSD", "GiGPO"}

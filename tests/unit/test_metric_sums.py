@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stepopsd_rllib.metric_sums import MetricSums
+from stepopsd_rllib.training.metric_sums import MetricSums
 
 VALUES = torch.tensor([[1.0, 2.0, 100.0], [4.0, -7.0, 100.0]])
 MASK = torch.tensor([[True, True, False], [True, True, False]])

@@ -10,7 +10,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.algorithms.grpo import GRPOConfig
 from stepopsd_rllib.episodes import AgentEpisode, PolicyReply, to_rllib
-from tests.agents import build_learner, random_groups, small_config, weights_of
+from tests.helpers.agents import build_learner, random_groups, small_config, weights_of
 
 BRIEF = {"skills": "alfworld_brief", "skill_max_tokens": 512}
 NEUTRAL = {

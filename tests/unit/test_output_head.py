@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stepopsd_rllib.modules import output_head
+from stepopsd_rllib.models import output_head
 
 VOCABULARY, WIDTH, POSITIONS = 11, 6, 7
 

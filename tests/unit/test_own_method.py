@@ -10,9 +10,9 @@ import torch
 import yaml
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from stepopsd_rllib import tuned
+from stepopsd_rllib.commands import tuned
 from stepopsd_rllib.episodes import to_rllib
-from tests.agents import SMALL, build_learner, random_groups, weights_of
+from tests.helpers.agents import SMALL, build_learner, random_groups, weights_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "add_a_method.md"
 MODULE = "short_first_of_the_page"

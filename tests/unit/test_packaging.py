@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from transformers import AutoConfig, AutoTokenizer
 
-from stepopsd_rllib import tuned
+from stepopsd_rllib.commands import tuned
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -58,7 +58,7 @@ def test_installing_the_package_never_asks_for_the_engine():
 @pytest.fixture
 def small_model(tmp_path: Path) -> Path:
     """A model folder without weights: what a config check reads of a model that is not here."""
-    embedded = ROOT / "stepopsd_rllib" / "data" / "tiny_alfworld"
+    embedded = ROOT / "stepopsd_rllib" / "tiny" / "weights" / "alfworld"
     config = AutoConfig.from_pretrained(embedded)
     config.max_position_embeddings = 32768  # the fewest of the models that the examples name
     config.save_pretrained(tmp_path)

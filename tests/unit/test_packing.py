@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stepopsd_rllib.episodes import pack_episodes, packing
 from stepopsd_rllib.episodes.packing import micro_batches
-from tests.agents import random_groups
+from tests.helpers.agents import random_groups
 
 
 def token_by_token(episodes):

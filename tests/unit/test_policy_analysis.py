@@ -12,10 +12,10 @@ from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.episodes import AgentEpisode, Status, from_rllib
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env
 from stepopsd_rllib.rollout.policy_analysis import with_replies
-from stepopsd_rllib.rollout.transformers_sampler import TransformersSampler
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
-from tests.agents import random_groups, same_records, small_config
-from tests.houses import BARE
+from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
+from tests.helpers.agents import random_groups, same_records, small_config
+from tests.helpers.houses import BARE
 from tests.unit.test_neutral_methods import SHARED
 
 TASKS = make_text_env("stepopsd/ALFWorld-v0", BARE).tasks("train")

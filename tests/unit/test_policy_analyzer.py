@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepopsd_rllib.episodes import PolicyReply
-from stepopsd_rllib.hindsight.analyzer import AnalyzerFailure, EpisodeRecord
-from stepopsd_rllib.hindsight.analyzer_prompt import analysis_messages, turns_that_fit
-from stepopsd_rllib.hindsight.policy_analyzer import PolicyAnalyzer, PolicySettings
+from stepopsd_rllib.teachers.analysis.analyzer import AnalyzerFailure, EpisodeRecord
+from stepopsd_rllib.teachers.analysis.analyzer_prompt import analysis_messages, turns_that_fit
+from stepopsd_rllib.teachers.analysis.policy_analyzer import PolicyAnalyzer, PolicySettings
 
 GOOD = json.dumps({"episode_skill": "Open it first.", "step_skills": {"1": "Open.", "2": "Go."}})
 

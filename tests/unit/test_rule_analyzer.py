@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stepopsd_rllib.hindsight.analyzer import AnalyzerFailure, EpisodeRecord, Outcome
-from stepopsd_rllib.hindsight.rule_analyzer import Effect, RuleAnalyzer, effects, workflow
+from stepopsd_rllib.teachers.analysis.analyzer import AnalyzerFailure, EpisodeRecord, Outcome
+from stepopsd_rllib.teachers.analysis.rule_analyzer import Effect, RuleAnalyzer, effects, workflow
 
 GOAL = "put some apple on sidetable"
 

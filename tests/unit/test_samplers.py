@@ -12,15 +12,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from stepopsd_rllib.rollout.sampler import (
+from stepopsd_rllib.sampling.sampler import (
     NO_VERSION,
     Sampler,
     SampleRequest,
     SampleResult,
     SamplerRefusal,
 )
-from stepopsd_rllib.rollout.transformers_sampler import TransformersSampler
-from stepopsd_rllib.rollout.vllm_sampler import VLLMSampler
+from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
+from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
 VOCABULARY = 300
 CONTEXT = 512

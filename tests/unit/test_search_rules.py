@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from stepopsd_envs.search_qa.env import SearchQAEnv
 
-from envs.search_qa.env import SearchQAEnv
-from stepopsd_rllib.hindsight.analyzer import EpisodeRecord, EpisodeSkills
-from stepopsd_rllib.hindsight.rule_analyzer import RuleAnalyzer
-from stepopsd_rllib.hindsight.search_rules import SearchEffect, search_turns
-from stepopsd_rllib.hindsight.skill_insertion import insert_skills
+from stepopsd_rllib.teachers.analysis.analyzer import EpisodeRecord, EpisodeSkills
+from stepopsd_rllib.teachers.analysis.rule_analyzer import RuleAnalyzer
+from stepopsd_rllib.teachers.analysis.search_rules import SearchEffect, search_turns
+from stepopsd_rllib.teachers.skill_insertion import insert_skills
 from tests.unit.test_rule_analyzer import Recorded
 
 

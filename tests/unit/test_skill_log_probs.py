@@ -11,10 +11,10 @@ from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
 from stepopsd_rllib.connectors.skill_log_probs import SkillLogProbs
 from stepopsd_rllib.connectors.token_batch import TokenBatch
 from stepopsd_rllib.episodes import to_rllib
-from stepopsd_rllib.hindsight.analyzer import EpisodeSkills
-from stepopsd_rllib.hindsight.skill_insertion import insert_skills
 from stepopsd_rllib.objectives.opid import route_skills
-from tests.agents import build_learner, random_episode, small_config
+from stepopsd_rllib.teachers.analysis.analyzer import EpisodeSkills
+from stepopsd_rllib.teachers.skill_insertion import insert_skills
+from tests.helpers.agents import build_learner, random_episode, small_config
 
 EPISODE_SKILL, STEP_SKILL = "Open the fridge first.", "Go to the fridge now."
 SKILLS = EpisodeSkills(

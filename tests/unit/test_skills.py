@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from stepopsd_envs.alfworld.env import ALFWorldEnv
 from transformers import AutoTokenizer
 
 import stepopsd_rllib
-from envs.alfworld.env import ALFWorldEnv
-from stepopsd_rllib.hindsight.skill_insertion import insert_skills
-from stepopsd_rllib.hindsight.skill_retrieval import (
+from stepopsd_rllib.teachers.skill_insertion import insert_skills
+from stepopsd_rllib.teachers.skill_retrieval import (
     ALFWORLD_CATEGORIES,
     SEARCH_QA_CATEGORIES,
     alfworld_categories,
@@ -17,9 +17,9 @@ from stepopsd_rllib.hindsight.skill_retrieval import (
     privileged_preamble,
     search_qa_categories,
 )
-from stepopsd_rllib.hindsight.skills import SkillLibraryError, load_library, packaged_library
+from stepopsd_rllib.teachers.skills import SkillLibraryError, load_library, packaged_library
 
-EMBEDDED_MODELS = Path(stepopsd_rllib.__file__).parent / "data"
+EMBEDDED_MODELS = Path(stepopsd_rllib.__file__).parent / "tiny" / "weights"
 
 ITEM = """\
 # Skills for tests
@@ -91,7 +91,7 @@ def test_every_retrieved_category_is_packaged() -> None:
 def test_brief_skills_have_the_same_categories_and_fit_the_embedded_model(name: str) -> None:
     library = packaged_library(f"{name}_brief")
     assert set(library.categories) == set(packaged_library(name).categories)
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODELS / f"tiny_{name}")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODELS / name)
     for category in library.categories:
         assert len(tokenizer(library.text([category]))["input_ids"]) <= 200
 

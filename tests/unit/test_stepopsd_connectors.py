@@ -19,7 +19,7 @@ from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.connectors.token_batch import AGENT_EPISODES
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.episodes.packing import pack_episodes
-from tests.token_episodes import random_episode, random_module
+from tests.helpers.token_episodes import random_episode, random_module
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import torch
 
 from stepopsd_rllib import GRPOConfig, StepOPSDConfig
 from stepopsd_rllib.episodes import to_rllib
-from stepopsd_rllib.learner import TokenLearner
-from tests.agents import NO_REGULARISATION, SMALL, build_learner, random_groups
-from tests.houses import BARE
+from stepopsd_rllib.training.learner import TokenLearner
+from tests.helpers.agents import NO_REGULARISATION, SMALL, build_learner, random_groups
+from tests.helpers.houses import BARE
 
 SHAPING = {"span_mode": "clean_step_no_observation", "credit_trace_interval": 0}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepopsd_rllib.rollout.task_cursor import TaskCursor
+from stepopsd_rllib.training.task_cursor import TaskCursor
 
 TASKS = tuple(f"task {i}" for i in range(7))
 

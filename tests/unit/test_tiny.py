@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from stepopsd_envs.search_qa.env import SearchQAEnv
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from envs.search_qa.env import SearchQAEnv
-from stepopsd_rllib.hindsight.skill_retrieval import search_qa_categories, student_preamble
-from stepopsd_rllib.hindsight.skills import packaged_library
-from stepopsd_rllib.modules.batched_play import play
-from stepopsd_rllib.modules.demonstrations import DemonstrationSettings
-from stepopsd_rllib.modules.tiny import (
+from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.teachers.skill_retrieval import search_qa_categories, student_preamble
+from stepopsd_rllib.teachers.skills import packaged_library
+from stepopsd_rllib.tiny.batched_play import play
+from stepopsd_rllib.tiny.demonstrations import DemonstrationSettings
+from stepopsd_rllib.tiny.tiny import (
     RECIPE_FILE,
     RECIPES,
     WEIGHTS_FILE,
@@ -24,8 +25,7 @@ from stepopsd_rllib.modules.tiny import (
     package_folder,
     recipe_hash,
 )
-from stepopsd_rllib.modules.warm_start import CloningSettings
-from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.tiny.warm_start import CloningSettings
 
 MAX_BYTES = 8_000_000
 FRESH_GAMES = 12

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepopsd_rllib.modules.tiny_tokenizer import TURN_END, train_tokenizer
 from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.tiny.tiny_tokenizer import TURN_END, train_tokenizer
 
 TEXTS = [
     "You arrive at cabinet 1. On the cabinet 1, you see a mug 1, and a plate 2.",

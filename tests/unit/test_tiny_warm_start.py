@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from stepopsd_rllib.modules.batched_play import _GrowingContexts
-from stepopsd_rllib.modules.demonstrations import (
+from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.tiny.batched_play import _GrowingContexts
+from stepopsd_rllib.tiny.demonstrations import (
     DemonstratedTurn,
     Demonstration,
     DemonstrationSettings,
@@ -14,10 +15,9 @@ from stepopsd_rllib.modules.demonstrations import (
     alfworld_demonstrations,
     search_qa_demonstrations,
 )
-from stepopsd_rllib.modules.tiny import RECIPES, chat_row
-from stepopsd_rllib.modules.tiny_tokenizer import train_tokenizer
-from stepopsd_rllib.modules.warm_start import ChatRow, CloningSettings, clone, clone_batches, loss
-from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.tiny.tiny import RECIPES, chat_row
+from stepopsd_rllib.tiny.tiny_tokenizer import train_tokenizer
+from stepopsd_rllib.tiny.warm_start import ChatRow, CloningSettings, clone, clone_batches, loss
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from ray.rllib.algorithms.ppo import PPO
 
-from stepopsd_rllib import tuned
+from stepopsd_rllib.commands import tuned
 
 CARTPOLE = """
 cartpole:

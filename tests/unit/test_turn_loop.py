@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from stepopsd_envs.text_env import HistoryTurn
 
-from envs.text_env import HistoryTurn
 from stepopsd_rllib.episodes import AgentEpisode, Status
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.rollout.env_runner import make_text_env
-from stepopsd_rllib.rollout.sampler import Sampler
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings, TurnLoop
-from tests.agents import small_config
-from tests.houses import BARE, SLOW_SECONDS, FaultyHouse, OneThreadHouse
+from stepopsd_rllib.sampling.sampler import Sampler
+from tests.helpers.agents import small_config
+from tests.helpers.houses import BARE, SLOW_SECONDS, FaultyHouse, OneThreadHouse
 
 SETTINGS = {
     "context": "append",

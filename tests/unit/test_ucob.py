@@ -14,8 +14,8 @@ from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
 from stepopsd_rllib.connectors.token_batch import TokenBatch
 from stepopsd_rllib.episodes import AgentEpisode, to_rllib
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
-from tests.agents import NO_REGULARISATION, SMALL, build_learner, random_groups, update
-from tests.houses import BARE
+from tests.helpers.agents import NO_REGULARISATION, SMALL, build_learner, random_groups, update
+from tests.helpers.houses import BARE
 
 TOP, GAMMA, PENALTY, TEMPERATURE = 5, 0.9, 0.1, 0.8
 ALONE = {"policy_coeff": 0.0, "step_weight": 0.0, "grad_clip": None}

@@ -1,0 +1,32 @@
+"""Text environments for language-model agents, registered with Gymnasium by `import envs`.
+
+The two ids point at their classes by name, so that importing this package imports neither
+environment:
+
+    import gymnasium as gym
+    import stepopsd_envs
+    env = gym.make("stepopsd/ALFWorld-v0", size="tiny")
+
+`gym.make` adds no wrapper: the text methods of `TextEnv` (`tasks`, `first_message`, ...) are not
+part of Gymnasium and wrappers would hide them, and the environments end an episode themselves.
+"""
+
+import gymnasium
+
+from stepopsd_envs.text_env import HistoryTurn, TextEnv, UnicodeText, check_text_env
+
+__all__ = ["HistoryTurn", "TextEnv", "UnicodeText", "check_text_env"]
+
+_ENTRY_POINTS = {
+    "stepopsd/ALFWorld-v0": "stepopsd_envs.alfworld.env:ALFWorldEnv",
+    "stepopsd/SearchQA-v0": "stepopsd_envs.search_qa.env:SearchQAEnv",
+}
+
+for _id, _entry_point in _ENTRY_POINTS.items():
+    if _id not in gymnasium.registry:
+        gymnasium.register(
+            id=_id,
+            entry_point=_entry_point,
+            order_enforce=False,
+            disable_env_checker=True,
+        )

@@ -1,0 +1,218 @@
+"""The command `stepopsd`: reads the command line, then imports what the command needs.
+
+A user's mistake ends with one line and exit status 2, a run that failed with 1. Everything else is
+a fault of this package and keeps its traceback.
+
+It lives outside the package because importing `stepopsd_rllib` registers its algorithms with Ray
+Tune, which takes seconds: `stepopsd --help` and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+USER_MISTAKE, INTERRUPTED, NOBODY_READS = 2, 130, 141
+"""Exit statuses: the user has something to correct (argparse uses the same); Ctrl-C; whoever read
+the output has gone, as `head` does."""
+
+WITHOUT_RAY = ("index", "serve-retriever")
+"""Commands that start at once and run where no training does."""
+
+DESCRIPTION = "Train, evaluate and inspect language-model agents with Ray RLlib."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0, 1 for a run that failed, 2 for a user's mistake."""
+    options = parser().parse_args(arguments)
+    try:
+        if options.command in WITHOUT_RAY:
+            from stepopsd_envs.search_qa import commands
+
+            return commands.run(options)
+        from stepopsd_rllib.commands import cli
+
+        return cli.run(options)
+    except KeyboardInterrupt:
+        print("stepopsd: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Or Python would complain once more when it flushes the output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
+    except Exception as error:
+        from stepopsd_rllib.commands import failures
+
+        mistake = failures.users_mistake(error)
+        if mistake is None:
+            raise
+        print(f"stepopsd: {mistake}", file=sys.stderr)
+        return USER_MISTAKE
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, with one subparser a command."""
+    top = argparse.ArgumentParser(prog="stepopsd", description=DESCRIPTION)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_compare(commands)
+    _add_evaluate(commands)
+    _add_report(commands)
+    _add_play(commands)
+    _add_build_tiny(commands)
+    _add_export(commands)
+    _add_index(commands)
+    _add_serve_retriever(commands)
+    return top
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = commands.add_parser(
+        "train",
+        help="run a tuned example",
+        description="Run a tuned example (YAML) with Ray Tune; end with a table and a picture.",
+    )
+    train.add_argument(
+        "file", metavar="FILE", help="for example tuned_examples/grpo/alfworld_tiny.yaml"
+    )
+    _add_overrides(train, "lr=1.0e-6, env_config.size=small, stop.training_iteration=5")
+    _add_run_options(train, "the example's, with the time")
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="run several methods with several seeds",
+        description="Run a comparison (YAML) as one Tune experiment; end with tables, a picture.",
+    )
+    compare.add_argument(
+        "file",
+        metavar="FILE",
+        help="for example tuned_examples/compare/alfworld_tiny.yaml; a run folder shows it again",
+    )
+    _add_run_options(compare, "the comparison's")
+
+
+def _add_run_options(command: argparse.ArgumentParser, default_name: str) -> None:
+    command.add_argument(
+        "--storage", metavar="DIR", default="runs", help="where run folders go (default: runs)"
+    )
+    command.add_argument(
+        "--name", metavar="NAME", help=f"name of the run folder (default: {default_name})"
+    )
+    command.add_argument("--dashboard", action="store_true", help="start Ray's dashboard too")
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a checkpoint on a fixed list of tasks",
+        description="Play each task of a split once and print the success rate with its interval.",
+    )
+    evaluate.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, trial or run folder"
+    )
+    evaluate.add_argument("--split", help="train, valid_seen or valid_unseen (default: as trained)")
+    evaluate.add_argument(
+        "--tasks",
+        type=int,
+        metavar="N",
+        help="N tasks, evenly spaced over the split (default: as trained)",
+    )
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser(
+        "report",
+        help="draw the table and the curves of a run again",
+        description="Read a run folder and write its table and curves.png again; needs no Ray.",
+    )
+    report.add_argument("run", metavar="RUN", help="a run folder or one trial folder in it")
+
+
+def _add_play(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    play = commands.add_parser(
+        "play",
+        help="be the policy: type the actions yourself",
+        description="Play one task in the terminal, seeing what the model sees. A text with tags "
+        "is sent as it is; a bare action gets its tags.",
+    )
+    play.add_argument("env", metavar="ENV", help="for example stepopsd/ALFWorld-v0")
+    _add_overrides(play, "size=small; keys of the environment")
+    play.add_argument("--split", default="train", help="split of the tasks (default: train)")
+    play.add_argument("--task", metavar="ID", help="task id (default: drawn with --seed)")
+    play.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
+
+
+def _add_build_tiny(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    build = commands.add_parser(
+        "build-tiny",
+        help="make the embedded model from nothing",
+        description="Clone expert turns of training tasks into a new model and tokenizer, offline.",
+    )
+    build.add_argument(
+        "env", metavar="ENV", nargs="?", default="alfworld", help="alfworld (default)"
+    )
+    build.add_argument(
+        "--output", metavar="DIR", help="folder to write (default: the package data)"
+    )
+    build.add_argument("--seed", type=int, help="in place of the recipe's")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a checkpoint's model in Hugging Face format",
+        description="Write the trained model and its tokenizer for vLLM and Transformers.",
+    )
+    export.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a checkpoint, trial or run folder"
+    )
+    export.add_argument("directory", metavar="DIR", help="folder to write; must not exist yet")
+
+
+def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    index = commands.add_parser(
+        "index",
+        help="index a corpus for Search-QA",
+        description="Build a tantivy index of a corpus of passages (extra: search).",
+    )
+    index.add_argument("corpus", metavar="CORPUS", help="JSON lines with id and contents")
+    index.add_argument(
+        "--output", metavar="DIR", help="folder to make (default: beside the corpus)"
+    )
+
+
+def _add_serve_retriever(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser(
+        "serve-retriever",
+        help="serve a corpus or an index over HTTP",
+        description="Serve a retriever in the dialects of Search-R1 and verl-agent.",
+    )
+    serve.add_argument(
+        "retriever",
+        metavar="RETRIEVER",
+        nargs="+",
+        help="a corpus file, an index folder, addresses of servers, or a kind (bm25, tantivy, "
+        "http, dense) with its settings",
+    )
+    _add_overrides(serve, "index=e5.index corpus=wiki.jsonl encoder=FOLDER, for dense")
+    serve.add_argument("--host", default="127.0.0.1", help="address to bind (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, help="port to bind (default: 8000)")
+
+
+def _add_overrides(command: argparse.ArgumentParser, examples: str) -> None:
+    command.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"replace one value; may be repeated ({examples})",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

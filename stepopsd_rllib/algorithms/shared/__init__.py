@@ -1,0 +1,1 @@
+"""What several algorithms share: distillation terms, skill teachers, top tokens, analysis."""

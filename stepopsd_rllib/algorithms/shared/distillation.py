@@ -1,0 +1,109 @@
+"""A self-distillation loss beside GRPO's: what SDAR and Skill-SD share."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from ray.rllib.utils.annotations import override
+from torch import Tensor
+
+from stepopsd_rllib.algorithms.grpo import GRPOLearner
+from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
+from stepopsd_rllib.config_keys import KeyCheck, is_number
+from stepopsd_rllib.objectives.reduction import weighted_sum
+from stepopsd_rllib.training.keys import UNSET, set_given
+
+
+class DistillationConfig(SkillTeacherConfig):
+    """Configuration of GRPO with a distillation loss from a skill-informed teacher."""
+
+    acts_without_advantage = True
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the weight to 0, which is GRPO; a method sets its own."""
+        super().__init__(algo_class=algo_class)
+        self.distillation_coeff = 0.0
+
+    @override(SkillTeacherConfig)
+    def training(self, *, distillation_coeff: float = UNSET, **kwargs: Any) -> Self:
+        """Sets the weight of the loss.
+
+        Args:
+            distillation_coeff: c (SDAR: 0.01; Skill-SD: 0.001). 0 is GRPO.
+            kwargs: Keys of the skill teacher, GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(SkillTeacherConfig)
+    def validate(self) -> None:
+        """Checks the weight."""
+        self.require(_RANGES)
+        super().validate()
+
+    @override(SkillTeacherConfig)
+    def uses_teacher(self) -> bool:
+        """Whether there is a distillation loss."""
+        return self.distillation_coeff > 0
+
+
+_RANGES: list[KeyCheck] = [
+    ("distillation_coeff", lambda v: is_number(v, 0), "a number, at least 0"),
+]
+
+
+class DistillationLearner(GRPOLearner):
+    """L = L_GRPO + c · aggregate(ℓ), with ℓ a method's loss of every token that was scored.
+
+    Requires `teacher_log_probs` and `is_scored`. At c = 0 nothing is added, not even a zero. The
+    aggregation is that of the policy loss.
+    """
+
+    def token_loss(
+        self,
+        config: Any,
+        batch: dict[str, Any],
+        fwd_out: dict[str, Tensor],
+        is_scored_BT: Tensor,
+    ) -> Tensor:
+        """ℓ, float [B, T], nats; 0 where nothing was scored. Adds the method's diagnostics."""
+        raise NotImplementedError
+
+    @override(GRPOLearner)
+    def compute_loss_for_module(
+        self,
+        *,
+        module_id: str,
+        config: Any,
+        batch: dict[str, Any],
+        fwd_out: dict[str, Tensor],
+    ) -> Tensor:
+        """GRPO's loss of a micro-batch and its share of the distillation loss."""
+        loss = super().compute_loss_for_module(
+            module_id=module_id, config=config, batch=batch, fwd_out=fwd_out
+        )
+        if config.distillation_coeff == 0:
+            return loss
+        is_scored_BT = batch["is_scored"] & batch["response_mask"]
+        distillation = weighted_sum(
+            self.token_loss(config, batch, fwd_out, is_scored_BT), batch["loss_weights"]
+        )
+        gap_BT = batch["teacher_log_probs"] - fwd_out["policy_log_probs"].detach()
+        self.sums.add_loss("distillation_loss", distillation)
+        self.sums.add_mean("teacher_gap_mean", gap_BT, is_scored_BT)
+        self.sums.add_mean("teacher_gap_square_mean", gap_BT.square(), is_scored_BT)
+        return loss + config.distillation_coeff * distillation
+
+    @override(GRPOLearner)
+    def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
+        """Rows that were scored too: the distillation loss has a gradient where GRPO is silent."""
+        rows = super().rows_with_gradient(columns)
+        config: Any = self.config
+        if config.distillation_coeff == 0:
+            return rows
+        has_gradient_B = columns["is_scored"].any(dim=1).cpu()
+        has_gradient_B[rows] = True
+        return has_gradient_B.nonzero()[:, 0]

@@ -1,0 +1,194 @@
+"""A teacher that reads skills of a library: what SDAR, Skill-SD, RLSD, AgentOPSD and ADRS share.
+
+The teacher is the policy itself (or a snapshot of it) with skill text in front of the student's
+prompt. It scores the tokens that the student sampled once a training step, before the first update
+(Δ = lp_T − lp_S, detached).
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.utils.annotations import override
+
+from stepopsd_rllib.algorithms.grpo import GRPOConfig
+from stepopsd_rllib.config_keys import KeyCheck, is_int
+from stepopsd_rllib.connectors.skill_context import SkillContext
+from stepopsd_rllib.connectors.step_spans import StepSpans
+from stepopsd_rllib.connectors.teacher_gap import TeacherGap
+from stepopsd_rllib.teachers.skill_retrieval import (
+    SKILL_RETRIEVALS,
+    SkillChoice,
+    SkillRetrieval,
+)
+from stepopsd_rllib.teachers.skills import SkillLibrary, load_library, packaged_library
+from stepopsd_rllib.training.keys import UNSET, set_given
+
+PACKAGED = "packaged"
+_PACKAGED_LIBRARIES = {"ALFWorld": "alfworld", "SearchQA": "search_qa"}
+
+
+class SkillTeacherConfig(GRPOConfig):
+    """Configuration of GRPO with a skill-informed teacher; a method adds what it does with it."""
+
+    acts_without_advantage = False
+    """Whether the teacher stands in a loss or reward of its own, so that every row is scored; where
+    the gap shapes advantages, rows without one are left out."""
+
+    def __init__(self, algo_class: type | None = None):
+        """Sets the defaults."""
+        super().__init__(algo_class=algo_class)
+        self.skills = PACKAGED
+        self.skill_retrieval: SkillRetrieval = "task"
+        self.skill_max_tokens = 4096
+        self.teacher: Literal["live", "stale"] = "live"
+        self.teacher_refresh_interval = 10
+
+    @override(GRPOConfig)
+    def training(
+        self,
+        *,
+        skills: str = UNSET,
+        skill_retrieval: str = UNSET,
+        skill_max_tokens: int = UNSET,
+        teacher: str = UNSET,
+        teacher_refresh_interval: int = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Sets the teacher.
+
+        Args:
+            skills: "packaged", the library that ships for the environment; the name of a packaged
+                one; or a folder of Markdown files or a JSON bank.
+            skill_retrieval: "task" (by task type or data source), "keyword", "random" or "all".
+            skill_max_tokens: Cap of the skill text; what exceeds it is cut from its own end and
+                counted in `skill_cut_share`.
+            teacher: "live", the current policy, or "stale", a snapshot.
+            teacher_refresh_interval: Updates between snapshots.
+            kwargs: Keys of GRPO and RLlib.
+
+        Returns:
+            This config.
+        """
+        set_given(self, locals())
+        return super().training(**kwargs)
+
+    @override(GRPOConfig)
+    def validate(self) -> None:
+        """Checks the teacher's keys, and that the skills can be read."""
+        self.require(_RANGES)
+        super().validate()
+        if self.uses_teacher():
+            skill_library(self.skills, str(self.env))
+            require_room(self, "skill_max_tokens")
+
+    def uses_teacher(self) -> bool:
+        """Whether the method's weight lets the teacher matter; without it the method is GRPO."""
+        raise NotImplementedError
+
+    def teacher_weight(self, update: int) -> float:
+        """Weight of the teacher in an update, counted from 1; at 0 nothing is scored."""
+        del update
+        return 1.0
+
+    @override(GRPOConfig)
+    def learner_connectors(self) -> list[ConnectorV2]:
+        """GRPO's pieces, then skills and teacher, then what the method makes of them."""
+        if not self.uses_teacher():
+            return super().learner_connectors()
+        return [
+            *super().learner_connectors(),
+            StepSpans(mode="clean_step_no_observation", decode=self.chat_format().text),
+            SkillContext(
+                choice=skill_choice(self),
+                max_tokens=self.skill_max_tokens,
+                encode=functools.partial(encode, self.tokenizer()),
+            ),
+            TeacherGap(**self.teacher_options()),
+            *self.credit_connectors(),
+        ]
+
+    def teacher_options(self) -> dict[str, Any]:
+        """How the teacher scores: arguments of `TeacherGap`."""
+        return {
+            "position": "prefix",
+            "teacher": self.teacher,
+            # A loss or reward of its own takes the teacher alone: no student pass is needed.
+            "student": "rollout" if self.acts_without_advantage else "recomputed",
+            "effect": self.teacher_weight,
+            "score_all": False,
+            "every_row": self.acts_without_advantage,
+            "max_tokens": self.micro_batch_tokens,
+        }
+
+    def credit_connectors(self) -> list[ConnectorV2]:
+        """What the method makes of `log_prob_gap` and `teacher_log_probs` before the updates."""
+        return []
+
+    @override(GRPOConfig)
+    def module_options(self) -> dict[str, Any]:
+        """Adds the snapshot of a stale teacher."""
+        return super().module_options() | {
+            "with_teacher": self.teacher == "stale" and self.uses_teacher()
+        }
+
+
+SKILL_KEYS: list[KeyCheck] = [
+    ("skills", lambda v: isinstance(v, str) and v != "", "'packaged', a name, or a path"),
+    (
+        "skill_retrieval",
+        lambda v: v in SKILL_RETRIEVALS,
+        f"one of {', '.join(SKILL_RETRIEVALS)}",
+    ),
+]
+
+_RANGES: list[KeyCheck] = [
+    *SKILL_KEYS,
+    ("skill_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
+    ("teacher", lambda v: v in ("live", "stale"), "'live' or 'stale'"),
+    ("teacher_refresh_interval", lambda v: is_int(v, 1), "a whole number of updates, at least 1"),
+]
+
+
+def skill_choice(config: Any) -> SkillChoice:
+    """Library and retrieval that the keys `skills` and `skill_retrieval` name."""
+    env = str(config.env)
+    return SkillChoice(skill_library(config.skills, env), retrieval=config.skill_retrieval, env=env)
+
+
+def skill_library(skills: str, env: str) -> SkillLibrary:
+    """The library that the key `skills` names: "packaged", a packaged one's name, or a path.
+
+    Raises:
+        ValueError: There is none, or it cannot be used.
+    """
+    if skills != PACKAGED:
+        return load_library(skills) if Path(skills).exists() else packaged_library(skills)
+    for name, library in _PACKAGED_LIBRARIES.items():
+        if name in env:
+            return packaged_library(library)
+    raise ValueError(
+        f"config.skills='packaged': no skills ship for env={env!r}, only for "
+        f"{', '.join(_PACKAGED_LIBRARIES)}. Give the folder of a skill library."
+    )
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text by itself, without special tokens."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def require_room(config: GRPOConfig, key: str) -> None:
+    """Refuses privileged text that, with the longest context, exceeds the model's positions."""
+    positions = config.model_positions()
+    needed = getattr(config, key) + config.max_context_tokens
+    if positions is not None and needed > positions:
+        config._value_error(
+            f"config.{key}={getattr(config, key)!r}: with max_context_tokens="
+            f"{config.max_context_tokens} the teacher may read {needed} tokens, the model has "
+            f"{positions} positions. Set {key} to {positions - config.max_context_tokens} or less, "
+            "and use skills that fit."
+        )

@@ -1,0 +1,90 @@
+"""The commands of `stepopsd` that use the package; the module `stepopsd` reads the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command that was parsed and returns the exit status."""
+    return _COMMANDS[options.command](options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import training_run
+
+    return training_run.train(
+        options.file,
+        options.overrides,
+        storage=options.storage,
+        name=options.name,
+        dashboard=options.dashboard,
+    )
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import comparison
+
+    return comparison.run(
+        options.file, storage=options.storage, name=options.name, dashboard=options.dashboard
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.report.curves import draw_curves
+    from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
+    from stepopsd_rllib.report.run_files import read_trial, trial_folders
+    from stepopsd_rllib.report.tables import success_table
+
+    trials = [read_trial(folder) for folder in trial_folders(options.run)]
+    for trial in trials:
+        print(f"{trial.folder.name}\n{success_table(trial.evaluations)}\n")
+        print(f"curves      {draw_curves(trial)}\n")
+    heatmap = draw_heatmap(trials, Path(options.run) / HEATMAP)
+    if heatmap is not None:
+        print(f"heatmap     {heatmap}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import checkpoints
+
+    return checkpoints.evaluate(options.checkpoint, split=options.split, num_tasks=options.tasks)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import checkpoints
+
+    return checkpoints.export(options.checkpoint, options.directory)
+
+
+def _play(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import play
+
+    return play.play(
+        options.env,
+        play.env_config(options.overrides),
+        split=options.split,
+        task=options.task,
+        seed=options.seed,
+    )
+
+
+def _build_tiny(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.tiny.tiny import build_tiny
+
+    print(f"model       {build_tiny(options.output, options.env, options.seed)}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "train": _train,
+    "compare": _compare,
+    "evaluate": _evaluate,
+    "report": _report,
+    "play": _play,
+    "build-tiny": _build_tiny,
+    "export": _export,
+}

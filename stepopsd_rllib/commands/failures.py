@@ -1,0 +1,73 @@
+"""Tells a user's mistake from a fault of the program, by the end of a traceback.
+
+A trial runs in a Ray actor, so its error arrives as text. What counts as a mistake of the user is a
+ValueError (or a missing file or module) that code of this repository raises itself: each such
+`raise` carries a message for the user. The same types out of other code are faults.
+"""
+
+from __future__ import annotations
+
+import pydoc
+import re
+import traceback
+
+REFUSALS = {"ValueError", "FileNotFoundError", "ModuleNotFoundError", "RetrievalError"}
+OUR_PACKAGES = ("/stepopsd_rllib/", "/stepopsd_envs/")
+OUR_MODULES = ("stepopsd_rllib.", "stepopsd_envs.")
+# RLlib's configs raise their refusals through this method.
+RLLIB_REFUSAL = "_value_error"
+# Gymnasium's refusals of an unknown id name the nearest known one.
+GYMNASIUM_REFUSALS = {"NameNotFound", "NamespaceNotFound", "VersionNotFound"}
+# RLlib ends each refusal with advice to switch validation off.
+VALIDATION_ADVICE = "To suppress all validation errors"
+
+_FRAME = re.compile(
+    r'^[ ]*File "(?P<file>[^"\n]+)", line \d+, in (?P<function>[^\n]+)\n(?P<source>[^\n]*)', re.M
+)
+_RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)", re.M | re.S)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def users_mistake(error: BaseException) -> str | None:
+    """The message, on one line, of an error that is a refusal of bad input; else None.
+
+    Args:
+        error: Raised in this process, or a Ray error, whose text ends in the remote traceback.
+    """
+    remote = _COLOURS.sub("", str(error))
+    is_remote = _FRAME.search(remote) is not None
+    return refusal(remote if is_remote else "".join(traceback.format_exception(error)))
+
+
+def refusal(text: str) -> str | None:
+    """`users_mistake` of the text of a traceback."""
+    frames = list(_FRAME.finditer(text))
+    raised = _RAISED.search(text, frames[-1].end()) if frames else None
+    if raised is None:
+        return None
+    name, last = raised["type"].rpartition(".")[2], frames[-1]
+    is_raised_here = "raise" in last["source"] and any(
+        ours in last["file"] for ours in OUR_PACKAGES
+    )
+    is_refusal = name in REFUSALS or _is_own_refusal(raised["type"])
+    if is_refusal and (is_raised_here or last["function"] == RLLIB_REFUSAL):
+        return one_line(raised["message"])
+    return one_line(raised["message"]) if name in GYMNASIUM_REFUSALS else None
+
+
+def _is_own_refusal(qualified_name: str) -> bool:
+    """Whether an error class of ours, named with its module, is a kind of ValueError."""
+    if not qualified_name.startswith(OUR_MODULES):
+        return False
+    kind = pydoc.locate(qualified_name)
+    return isinstance(kind, type) and issubclass(kind, ValueError)
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks and without RLlib's advice."""
+    return " ".join(message.split(VALIDATION_ADVICE)[0].split())
+
+
+def last_lines(error: BaseException, count: int) -> str:
+    """The end of an error's text, without terminal colours."""
+    return "\n".join(_COLOURS.sub("", str(error)).rstrip().splitlines()[-count:])

@@ -1,0 +1,82 @@
+"""`stepopsd play`: a person takes the policy's place in an environment and types the actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+from stepopsd_envs import TextEnv
+
+from stepopsd_rllib.commands.tuned import parse_override
+
+LEAVE = {"quit", "exit"}
+
+
+def env_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """The environment's keyword arguments from `KEY=VALUE` texts."""
+    return dict(parse_override(override) for override in overrides)
+
+
+def play(
+    env_id: str,
+    config: dict[str, Any],
+    *,
+    split: str,
+    task: str | None,
+    seed: int,
+) -> int:
+    """Plays one task in the terminal and returns the exit status.
+
+    Args:
+        env_id: A registered id; the module prefix of RLlib ("envs:") may be left out.
+        config: Keyword arguments of the environment.
+        split: Split that the task is drawn from.
+        task: Task id; drawn from the split with `seed` if not given.
+        seed: Seed of the draw and of the environment.
+    """
+    env = gym.make(env_id.removeprefix("envs:"), **config).unwrapped
+    if not isinstance(env, TextEnv):
+        raise ValueError(f"{env_id}: is not a text environment of this package.")
+    if task is None:
+        tasks = env.tasks(split)
+        task = tasks[seed % len(tasks)]
+    observation, info = env.reset(seed=seed, options={"task": task})
+    print(f"task {task} ({info['task_type']}); 'quit' leaves\n")
+    if env.system_prompt:
+        print(f"[system]\n{env.system_prompt}\n")
+    message = env.first_message(observation, info)
+    total, turns = 0.0, 0
+    terminated = truncated = False
+    while not (terminated or truncated):
+        print(f"{message}\n")
+        typed = _typed()
+        if typed is None:
+            print(f"Left after {turns} turns, return {total:g}.")
+            return 0
+        observation, reward, terminated, truncated, info = env.step(response_of(typed))
+        total, turns = total + float(reward), turns + 1
+        if not info["is_action_valid"]:
+            print(f"(not a valid action: {info['action']!r})")
+        message = env.append_message(observation, info)
+    ending = "won" if info["won"] else "turn limit" if truncated else "lost"
+    print(f"{observation}\n\n{ending} after {turns} turns, return {total:g}")
+    return 0
+
+
+def response_of(typed: str) -> str:
+    """What a model would have written: a text with tags as it is, else an action in its tags."""
+    return typed if "<" in typed else f"<think></think><action>{typed}</action>"
+
+
+def _typed() -> str | None:
+    """The next line that is not empty; None when the person leaves or the input ends."""
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return None
+        if line.lower() in LEAVE:
+            return None
+        if line:
+            return line

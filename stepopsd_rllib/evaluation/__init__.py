@@ -1,0 +1,1 @@
+"""Success rates over fixed lists of tasks, and their intervals."""

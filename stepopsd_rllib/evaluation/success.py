@@ -1,0 +1,133 @@
+"""What finished episodes say: success by task type, intervals, counts of every ending."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stepopsd_rllib.episodes import AgentEpisode, Status
+from stepopsd_rllib.evaluation import intervals
+from stepopsd_rllib.evaluation.intervals import Estimate
+
+
+def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
+    """Means over the episodes that ended as an outcome of the policy, and counts of every status.
+
+    Returns:
+        A nested dict: `num_episodes`, `episode_return_mean`, `success_rate`, `valid_action_ratio`
+        (over turns), `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`, and,
+        where tools failed, `tool_error` (episodes by the first word of the error). Means without
+        episodes are NaN.
+    """
+    outcomes = [episode for episode in episodes if episode.status.is_outcome]
+    turns = [turn for episode in outcomes for turn in episode.turns]
+    by_type: dict[str, list[AgentEpisode]] = defaultdict(list)
+    for episode in outcomes:
+        by_type[episode.task_type].append(episode)
+    tool_errors = Counter(
+        episode.error.partition(":")[0]
+        for episode in episodes
+        if episode.status is Status.TOOL_ERROR
+    )
+    return {
+        **({"tool_error": dict(sorted(tool_errors.items()))} if tool_errors else {}),
+        "num_episodes": len(outcomes),
+        "episode_return_mean": _mean([episode.return_ for episode in outcomes]),
+        "success_rate": _mean([episode.won for episode in outcomes]),
+        "valid_action_ratio": _mean([turn.is_action_valid for turn in turns]),
+        "turns_mean": _mean([len(episode.turns) for episode in outcomes]),
+        "response_tokens_mean": _mean([len(turn.response_ids) for turn in turns]),
+        "status": {str(status): sum(e.status is status for e in episodes) for status in Status},
+        "task_type": {
+            name: {
+                "num_episodes": len(group),
+                "success_rate": _mean([episode.won for episode in group]),
+            }
+            for name, group in sorted(by_type.items())
+        },
+    }
+
+
+def evaluation_metrics(episodes: Sequence[AgentEpisode], *, iteration: int) -> dict[str, Any]:
+    """`episode_metrics` with wins as counts, 95 % intervals, and the average over task types.
+
+    `success_rate` counts every task the same; `task_type_mean` every task type, so that one with
+    few tasks weighs as much as one with thousands (the "Avg" of papers on Search-QA).
+
+    Args:
+        episodes: One episode a task.
+        iteration: Number of updates before this evaluation.
+
+    Raises:
+        ValueError: A task was played twice: repeated tasks would bias both averages.
+    """
+    repeated = [task for task, n in Counter(e.task_id for e in episodes).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"task {repeated[0]!r} stands twice in the evaluation ({len(repeated)} tasks repeat). "
+            "Every task counts once: give split and data unique task ids."
+        )
+    metrics = episode_metrics(episodes)
+    outcomes = [episode for episode in episodes if episode.status.is_outcome]
+    by_type: list[Estimate] = []
+    for name, values in metrics["task_type"].items():
+        won = sum(episode.won for episode in outcomes if episode.task_type == name)
+        by_type.append(intervals.rate(won, values["num_episodes"]))
+        values |= {"num_wins": won, **_interval(by_type[-1])}
+    num_wins = sum(episode.won for episode in outcomes)
+    mean_over_types = intervals.unweighted_mean(by_type)
+    return metrics | {
+        "iteration": iteration,
+        "num_wins": num_wins,
+        **_interval(intervals.rate(num_wins, len(outcomes))),
+        "task_type_mean": {
+            "success_rate": mean_over_types.value,
+            **_interval(mean_over_types),
+        },
+    }
+
+
+def _interval(estimate: Estimate) -> dict[str, float]:
+    return {"success_rate_low": estimate.low, "success_rate_high": estimate.high}
+
+
+def evaluation_rows(
+    episodes: Sequence[AgentEpisode], *, iteration: int, split: str
+) -> list[dict[str, Any]]:
+    """One row a task, as written to `evaluation.jsonl`: the raw material of paired comparisons."""
+    return [
+        {
+            "iteration": iteration,
+            "split": split,
+            "task_id": episode.task_id,
+            "task_type": episode.task_type,
+            "won": episode.won,
+            "return": episode.return_,
+            "turns": len(episode.turns),
+            "status": str(episode.status),
+            "error": episode.error,
+        }
+        for episode in episodes
+    ]
+
+
+def error_rows(episodes: Sequence[AgentEpisode], *, iteration: int) -> list[dict[str, Any]]:
+    """One row an episode that broke, as written to `errors.jsonl`; the metrics only count them."""
+    return [
+        {
+            "iteration": iteration,
+            "task_id": episode.task_id,
+            "rollout": episode.rollout,
+            "status": str(episode.status),
+            "error": episode.error,
+        }
+        for episode in episodes
+        if episode.error
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,262 @@
+"""The RLModule around a Hugging Face causal language model, with its frozen copies.
+
+Log-probs and entropies are computed at response positions only: the output head never sees a prompt
+position, so no `[B, T, V]` tensor exists.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils.annotations import override
+from torch import Tensor, nn
+
+from stepopsd_rllib.models.output_head import head_log_probs, head_top_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
+    """A causal language model as RLModule.
+
+    `model_config` keys: `model_path` (Hugging Face folder), `temperature` (of the sampling
+    distribution), `gradient_checkpointing`, `autocast_dtype` (None or "bfloat16"), `random_weights`
+    (architecture only), `entropy_gradient` (entropies of the forward pass are differentiated),
+    `with_reference` (frozen KL anchor) and `with_teacher` (snapshot that the learner refreshes).
+
+    `teacher_version` is the number of updates that the teacher's weights have seen, kept by the
+    learner. Weights are float32 masters. The frozen copies live outside optimizer and weight sync,
+    inside checkpoints.
+    """
+
+    @override(TorchRLModule)
+    def setup(self) -> None:
+        """Loads the model; refuses one whose logits are not `head(hidden states)`."""
+        options: dict[str, Any] = self.model_config
+        self.language_model = load_causal_lm(
+            options["model_path"], random_weights=options.get("random_weights", False)
+        )
+        self.temperature = float(options.get("temperature", 1.0))
+        self.entropy_mode = "gradient" if options.get("entropy_gradient") else "value"
+        self.autocast_dtype = {None: None, "bfloat16": torch.bfloat16}[
+            options.get("autocast_dtype")
+        ]
+        self.reference = (
+            _frozen_copy(self.language_model) if options.get("with_reference") else None
+        )
+        self.teacher: PreTrainedModel | None = None
+        self.teacher_version = 0
+        if options.get("with_teacher"):
+            self.make_target_networks()
+        if options.get("gradient_checkpointing"):
+            self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @override(TorchRLModule)
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        """Log-probs (with gradient) and entropies of the response tokens.
+
+        Args:
+            batch: `input_ids` int64 [B, T] and `response_mask` bool [B, T]. Where there is a
+                `candidate_ids` int64 [P, K], tokens of interest beside the sampled one at each of
+                the P positions of the mask in row order, their log-probs are computed too.
+            kwargs: Ignored (RLlib passes more).
+
+        Returns:
+            `policy_log_probs` and `entropy`, float32 [B, T], 0 outside the response mask; and,
+            with gradient, `candidate_log_probs`, float32 [P, K], if there are candidates.
+        """
+        del kwargs
+        mask_BT = batch["response_mask"]
+        hidden_PH, targets_P = self._hidden_states(self.language_model, batch["input_ids"], mask_BT)
+        log_probs_P, entropy_P, candidates_PK = head_log_probs(
+            self.language_model.get_output_embeddings(),
+            hidden_PH,
+            targets_P,
+            temperature=self.temperature,
+            entropy=self.entropy_mode,
+            candidates_NK=batch.get("candidate_ids"),
+        )
+        fwd_out = {
+            "policy_log_probs": _scatter(log_probs_P, mask_BT),
+            "entropy": _scatter(entropy_P, mask_BT),
+        }
+        if candidates_PK is not None:
+            fwd_out["candidate_log_probs"] = candidates_PK
+        return fwd_out
+
+    def score(
+        self,
+        model: PreTrainedModel,
+        input_ids_BT: Tensor,
+        mask_BT: Tensor,
+        *,
+        entropy: str = "none",
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs (and entropies) of the masked tokens under one of this module's models.
+
+        Args:
+            model: `language_model`, `reference` or `teacher`.
+            input_ids_BT: int64 [B, T], right-padded.
+            mask_BT: bool [B, T]: the tokens to score. The first token of a row cannot be scored.
+            entropy: "none" (zeros), "value" (detached) or "gradient".
+
+        Returns:
+            Two float32 [B, T], 0 outside the mask, nats.
+        """
+        hidden_PH, targets_P = self._hidden_states(model, input_ids_BT, mask_BT)
+        log_probs_P, entropy_P, _ = head_log_probs(
+            model.get_output_embeddings(),
+            hidden_PH,
+            targets_P,
+            temperature=self.temperature,
+            entropy=entropy,
+        )
+        return _scatter(log_probs_P, mask_BT), _scatter(entropy_P, mask_BT)
+
+    def _hidden_states(
+        self, model: PreTrainedModel, input_ids_BT: Tensor, mask_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states [P, H] that predict the masked tokens, and these tokens, int64 [P]."""
+        with self.autocast():
+            hidden_BTH = model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        return hidden_BTH[:, :-1][mask_BT[:, 1:]], input_ids_BT[:, 1:][mask_BT[:, 1:]]
+
+    def head_scores(self, model: PreTrainedModel, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
+        """Log-probs of targets given their hidden states, float32 [N], without gradient."""
+        with torch.no_grad():
+            log_probs_N, _, _ = head_log_probs(
+                model.get_output_embeddings(),
+                hidden_NH,
+                targets_N,
+                temperature=self.temperature,
+                entropy="none",
+            )
+        return log_probs_N
+
+    def head_top_tokens(
+        self, model: PreTrainedModel, hidden_NH: Tensor, *, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """The most likely tokens given hidden states, without gradient.
+
+        Args:
+            model: One of this module's models.
+            hidden_NH: Its hidden states, [N, H].
+            count: K, at most the vocabulary.
+
+        Returns:
+            Their log-probs, float32 [N, K], and their ids, int64 [N, K], most likely first.
+        """
+        with torch.no_grad():
+            return head_top_tokens(
+                model.get_output_embeddings(),
+                hidden_NH,
+                temperature=self.temperature,
+                count=count,
+            )
+
+    def autocast(self) -> torch.autocast:
+        """The precision in which this module's models run."""
+        device_type = next(self.language_model.parameters()).device.type
+        return torch.autocast(
+            device_type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None
+        )
+
+    @override(TargetNetworkAPI)
+    def make_target_networks(self) -> None:
+        """Makes the teacher: a snapshot of the language model."""
+        self.teacher = _frozen_copy(self.language_model)
+
+    @override(TargetNetworkAPI)
+    def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(language model, teacher), if there is a teacher."""
+        return [(self.language_model, self.teacher)] if self.teacher is not None else []
+
+    @override(TargetNetworkAPI)
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """`teacher_log_probs`, float32 [B, T], of the response tokens of `batch`."""
+        if self.teacher is None:
+            raise ValueError(
+                "This module was built without a teacher (model_config['with_teacher'] is not set)."
+            )
+        with torch.no_grad():
+            log_probs_BT, _ = self.score(self.teacher, batch["input_ids"], batch["response_mask"])
+        return {"teacher_log_probs": log_probs_BT}
+
+    @override(InferenceOnlyAPI)
+    def get_non_inference_attributes(self) -> list[str]:
+        """The frozen copies: neither sent to runners nor needed for sampling."""
+        return ["reference", "teacher"]
+
+    def sampler_weights(self) -> dict[str, Tensor]:
+        """Weights of the language model by the names of its checkpoint format, not copied."""
+        return dict(self.language_model.state_dict())
+
+
+def load_causal_lm(model_path: str, *, random_weights: bool = False) -> PreTrainedModel:
+    """Loads a Hugging Face causal language model in float32, without dropout.
+
+    Args:
+        model_path: Folder in the Hugging Face format.
+        random_weights: Build the architecture only; for tests of configurations.
+
+    Raises:
+        ValueError: The folder is no causal language model, or one whose logits are not
+            `head(hidden)`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        if random_weights:
+            model = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(model_path), dtype=torch.float32
+            )
+        else:
+            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"config.model={model_path!r} cannot be loaded as a causal language model ({error}). "
+            "Give the folder of a Hugging Face model, or model='tiny'."
+        ) from error
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Attention dropout is a number on the attention modules, not a module of its own.
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]
+    _check_head(model, model_path)
+    return model
+
+
+def _scatter(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Values at the masked positions of a [B, T] tensor of zeros; keeps the gradient."""
+    out_BT = values_N.new_zeros(mask_BT.shape)
+    scored_BT = mask_BT.clone()
+    scored_BT[:, 0] = False
+    return out_BT.masked_scatter(scored_BT, values_N)
+
+
+def _frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    frozen = copy.deepcopy(model)
+    frozen.requires_grad_(False)
+    return frozen.eval()
+
+
+def _check_head(model: PreTrainedModel, model_path: str) -> None:
+    """Refuses a model that changes its logits after the head, which `score` would leave out."""
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
+    ids = torch.arange(4)[None] % len(embedding.weight)
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        actual = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.allclose(expected, actual, atol=1e-3, rtol=1e-3):
+        raise ValueError(
+            f"config.model={model_path!r}: its logits are not head(hidden states) (a model with "
+            "scaled or capped logits). Such architectures are not supported; Qwen, Llama and "
+            "Mistral are."
+        )

@@ -1,0 +1,1 @@
+"""Samplers: prompts in; token ids, log-probs and finish reasons out. Importing loads no engine."""

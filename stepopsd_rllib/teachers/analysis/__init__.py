@@ -1,0 +1,1 @@
+"""Who writes skills about finished episodes: rules, the policy itself, a model at an endpoint."""

@@ -1,0 +1,1 @@
+"""The embedded models, laboratory animals: recipe, demonstrations, warm start, weights."""

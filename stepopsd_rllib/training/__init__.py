@@ -1,0 +1,1 @@
+"""The training step: agent's config, Algorithm, Learner, group sampling, weight sync."""

@@ -1,0 +1,300 @@
+"""The Learner plumbing that every algorithm of the package shares.
+
+RLlib's own minibatching slices rows without regard to tokens, and counts steps in environment
+steps, so that learners with unequal shares deadlock. Here a minibatch is an equal part of the rows
+on every learner, is split into micro-batches by token budget, and its loss is normalised by counts
+over all learners: the update is the same whatever the number of learners and micro-batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+from torch import Tensor
+
+from stepopsd_rllib.connectors.credit_trace import CreditTrace
+from stepopsd_rllib.episodes.packing import micro_batches
+from stepopsd_rllib.models.causal_lm import CausalLMModule
+from stepopsd_rllib.objectives.reduction import LossCounts, token_weights
+from stepopsd_rllib.training.metric_sums import MetricSums
+
+if TYPE_CHECKING:
+    from stepopsd_rllib.algorithms.grpo import GRPOConfig
+
+
+class TokenLearner(TorchLearner):
+    """Updates a `CausalLMModule` from token rows.
+
+    Requires the columns of `TokenBatch` and `advantages`. A subclass implements
+    `compute_loss_for_module`, which reads a micro-batch (with `loss_weights`, whose weighted sums
+    add up to the minibatch loss) and adds its diagnostics to `self.sums`.
+    """
+
+    config: GRPOConfig
+
+    @override(TorchLearner)
+    def build(self) -> None:
+        """Builds module, optimizer and connectors."""
+        super().build()
+        self.sums = MetricSums()
+        self.num_optimizer_steps = 0
+
+    @property
+    def language_module(self) -> CausalLMModule:
+        """The RLModule, out of its DDP wrapper."""
+        module: Any = self.module
+        return module[DEFAULT_MODULE_ID].unwrapped()
+
+    @override(TorchLearner)
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """AdamW over the trainable parameters."""
+        config = config or self.config
+        modules: Any = self._module
+        params = self.get_parameters(modules[module_id])
+        optimizer = torch.optim.AdamW(
+            params,
+            lr=0.0,
+            betas=config.adam_betas,
+            eps=config.adam_eps,
+            weight_decay=config.weight_decay,
+        )
+        self.register_optimizer(
+            module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr
+        )
+
+    @override(TorchLearner)
+    def get_parameters(self, module: Any) -> list[Tensor]:
+        """Trainable parameters only; the frozen copies have no gradient to step on."""
+        return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    @override(TorchLearner)
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], Any]:
+        """All epochs and minibatches of one training step."""
+        columns = dict(batch[DEFAULT_MODULE_ID])
+        self._check_weights_version(columns)
+        self.sums = MetricSums()
+        loss = torch.zeros(())
+        for step, rows in enumerate(self._minibatches(columns)):
+            loss = self._optimizer_step(columns, rows, is_on_policy=step == 0)
+        metrics = self.sums.reduce(self._all_reduce if self.distributed else None)
+        for name, value in metrics.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
+        self._check_sampler_difference(metrics)
+        return {}, {DEFAULT_MODULE_ID: loss}, {}
+
+    def sampler_weights(self) -> dict[str, Tensor]:
+        """Weights for the samplers, by checkpoint name."""
+        return self.language_module.sampler_weights()
+
+    def export_hf(self, path: str) -> None:
+        """Writes model and tokenizer in the Hugging Face format."""
+        self.language_module.language_model.save_pretrained(path)
+        self.config.tokenizer().save_pretrained(path)
+
+    @override(TorchLearner)
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Takes a new snapshot for the teacher after every `teacher_refresh_interval` updates."""
+        super().after_gradient_based_update(timesteps=timesteps)
+        module = self.language_module
+        pairs = module.get_target_network_pairs()
+        config: Any = self.config  # of an algorithm that has a teacher, where there are pairs
+        if pairs and self._weights_seq_no % config.teacher_refresh_interval == 0:
+            for policy, teacher in pairs:
+                teacher.load_state_dict(policy.state_dict())
+            module.teacher_version = self._weights_seq_no
+        if pairs:
+            self.metrics.log_value(
+                (DEFAULT_MODULE_ID, "teacher_version"), module.teacher_version, window=1
+            )
+
+    def take_credit_records(self) -> list[dict[str, Any]]:
+        """Records of `CreditTrace` since the last call."""
+        records: list[dict[str, Any]] = []
+        pipeline: Any = self._learner_connector
+        for piece in pipeline.connectors:
+            if isinstance(piece, CreditTrace):
+                records, piece.records = piece.records, []
+        return records
+
+    @override(Learner)
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Adds the counters of optimizer steps and of the teacher's snapshot."""
+        return {
+            **super().get_state(*args, **kwargs),
+            "num_optimizer_steps": self.num_optimizer_steps,
+            "teacher_version": self.language_module.teacher_version,
+        }
+
+    @override(Learner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores the counters too; the teacher's weights are part of the module."""
+        if WEIGHTS_SEQ_NO in state:
+            # RLlib would keep the current weights, in silence, where the state is of an earlier
+            # update.
+            self._weights_seq_no = -1
+        super().set_state(state)
+        self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, self._weights_seq_no)
+        module = self.language_module
+        module.teacher_version = state.get("teacher_version", module.teacher_version)
+        self.num_optimizer_steps = state.get("num_optimizer_steps", self.num_optimizer_steps)
+
+    def _minibatches(self, columns: dict[str, Tensor]) -> Iterator[Tensor]:
+        """Row indices of every minibatch of every epoch: equally many on all learners."""
+        num_rows = len(columns["lengths"])
+        world = self._world_size
+        parts = 1
+        if self.config.minibatch_size is not None:
+            rows_per_step = max(1, self.config.minibatch_size // world)
+            parts = int(self._all_reduce(torch.tensor(math.ceil(num_rows / rows_per_step)), "max"))
+        generator = torch.Generator().manual_seed(int(self.config.seed or 0) + self._weights_seq_no)
+        for _ in range(self.config.num_epochs):
+            order = (
+                torch.randperm(num_rows, generator=generator)
+                if parts > 1
+                else torch.arange(num_rows)
+            )
+            yield from order.tensor_split(parts)
+
+    def _optimizer_step(
+        self, columns: dict[str, Tensor], rows: Tensor, *, is_on_policy: bool
+    ) -> Tensor:
+        """One optimizer step on a minibatch; returns its loss."""
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        optimizer.zero_grad(set_to_none=True)
+        whole: Any = self.module
+        module = whole[DEFAULT_MODULE_ID]
+        loss = torch.zeros((), device=self._device)
+        parts = list(self._micro_batches(columns, rows, is_on_policy=is_on_policy))
+        for i, micro_batch in enumerate(parts):
+            # Gradients cross learners once a step, whatever each learner's number of micro-batches.
+            is_last = i == len(parts) - 1
+            with contextlib.nullcontext() if is_last or not self.distributed else module.no_sync():
+                fwd_out = module.forward_train(micro_batch)
+                part_loss: Any = self.compute_loss_for_module(
+                    module_id=DEFAULT_MODULE_ID,
+                    config=self.config,
+                    batch=micro_batch,
+                    fwd_out=fwd_out,
+                )
+                # DDP averages over learners; the weights already divide by the counts of all of
+                # them.
+                (part_loss * self._world_size).backward()
+            loss += part_loss.detach()
+        self._clip_and_step(optimizer)
+        self.sums.count_step()
+        return self._all_reduce(loss, "sum") if self.distributed else loss
+
+    def _clip_and_step(self, optimizer: torch.optim.Optimizer) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        limit = self.config.grad_clip if self.config.grad_clip is not None else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        is_finite = norm.isfinite()
+        one = torch.ones_like(norm)
+        self.sums.add("gradient_norm", norm, one)
+        self.sums.add("skipped_update_fraction", one - is_finite.to(one.dtype), one)
+        if not is_finite:
+            return
+        self.num_optimizer_steps += 1
+        warm_up = min(1.0, self.num_optimizer_steps / max(1, self.config.lr_warmup_steps))
+        scheduled = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] *= warm_up
+        optimizer.step()
+        for group, lr in zip(optimizer.param_groups, scheduled, strict=True):
+            group["lr"] = lr
+
+    def _micro_batches(
+        self, columns: dict[str, Tensor], rows: Tensor, *, is_on_policy: bool
+    ) -> Iterator[dict[str, Any]]:
+        """Micro-batches on the device, cut to their longest row, with their share of the weights.
+
+        Always at least one, so that every learner takes part in the exchange of gradients.
+        """
+        counts = self._global_counts(columns["response_mask"][rows])
+        is_padding = len(rows) == 0
+        rows = torch.zeros(1, dtype=torch.int64) if is_padding else rows
+        weights_BT = token_weights(
+            columns["response_mask"][rows], self.config.loss_aggregation, counts
+        )
+        weights_BT = weights_BT * (not is_padding)
+        kept = self.rows_with_gradient({name: column[rows] for name, column in columns.items()})
+        kept = kept if len(kept) else torch.zeros(1, dtype=torch.int64)
+        for part in micro_batches(
+            columns["lengths"][rows][kept], max_tokens=self.config.micro_batch_tokens
+        ):
+            index = rows[kept[part]]
+            longest = int(columns["lengths"][index].max())
+            micro_batch: dict[str, Any] = {
+                name: (column[index, :longest] if column.dim() > 1 else column[index]).to(
+                    self._device
+                )
+                for name, column in columns.items()
+            }
+            micro_batch["loss_weights"] = weights_BT[kept[part], :longest].to(self._device)
+            micro_batch["is_on_policy"] = is_on_policy
+            yield micro_batch
+
+    def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
+        """Rows of a minibatch that can have a gradient; the others are not forwarded.
+
+        Args:
+            columns: Columns of the minibatch.
+
+        Returns:
+            Int64 indices. All rows by default; a loss with advantages alone needs only rows that
+            have some.
+        """
+        return torch.arange(len(columns["lengths"]))
+
+    def _global_counts(self, mask_BT: Tensor) -> LossCounts:
+        counts = LossCounts.of(mask_BT, constant_divisor=float(self.config.max_context_tokens))
+        if not self.distributed:
+            return counts
+        tokens, rows = self._all_reduce(
+            torch.tensor([counts.num_tokens, counts.num_rows]), "sum"
+        ).tolist()
+        return LossCounts(
+            num_tokens=tokens, num_rows=rows, constant_divisor=counts.constant_divisor
+        )
+
+    @property
+    def _world_size(self) -> int:
+        return max(1, self.config.num_learners or 0)
+
+    def _all_reduce(self, tensor: Tensor, operation: str) -> Tensor:
+        if not self.distributed:
+            return tensor
+        tensor = tensor.detach().clone().to(self._device)
+        operations = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
+        torch.distributed.all_reduce(tensor, op=operations[operation])
+        return tensor
+
+    def _check_weights_version(self, columns: dict[str, Tensor]) -> None:
+        """Refuses episodes sampled with other weights than the ones about to be updated."""
+        expected = self._weights_seq_no - 1
+        versions = columns["weights_version"].unique().tolist()
+        if versions not in ([], [expected]):
+            raise RuntimeError(
+                f"Episodes were sampled with weights of versions {versions}, the learner is at "
+                f"{expected}: a sampler missed a weight update."
+            )
+
+    def _check_sampler_difference(self, metrics: dict[str, float]) -> None:
+        difference = metrics.get("sampler_log_prob_difference_mean", 0.0)
+        limit = self.config.sampler_difference_limit()
+        if limit is not None and self.config.top_p == 1.0 and difference > limit:
+            raise RuntimeError(
+                f"config.max_sampler_difference={limit}: sampler and learner disagree by "
+                f"{difference:.3g} nats a token on the first micro-batches, before any update. The "
+                "sampler does not run the learner's weights, or runs them in another precision. "
+                "Compare sampler_config['dtype'] with the learner's."
+            )
