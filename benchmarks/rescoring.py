@@ -35,8 +35,8 @@ from stepopsd_rllib.episodes.packing import micro_batches, pack_episodes
 from stepopsd_rllib.episodes.segmentation import token_span, turn_targets
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.scoring.rescoring import score_branches, score_sequences
-from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, ScoredSequence
+from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
+from stepopsd_rllib.scoring.scorer import Scorer
 from stepopsd_rllib.teachers.contexts import hindsight_text, render_episode
 
 TINY_MODEL = Path(__file__).parent.parent / "stepopsd_rllib" / "tiny" / "weights" / "alfworld"
@@ -184,20 +184,18 @@ def measure_passes(size: str, turns: int, episodes: int, module: CausalLMModule,
     student_rows = rows_of(columns, hindsight[:0])
     naive = naive_sequences(rows, columns, hindsight)
     size_of_output = columns["input_ids"].numel()
-    model = module.language_model
+    scorer = Scorer(module, "policy", max_tokens=MICRO_BATCH_TOKENS)
 
-    def plain(sequences: list[ScoredSequence], out: torch.Tensor) -> int:
-        return score_sequences(module, model, sequences, out, max_tokens=MICRO_BATCH_TOKENS)
-
-    def branched(out: torch.Tensor) -> int:
-        sequences = [row.branched() for row in rows]
-        return score_branches(module, model, sequences, out, max_tokens=MICRO_BATCH_TOKENS)
+    def scored(sequences: list[ScoredSequence] | list[BranchedSequence], out: torch.Tensor) -> int:
+        scores = scorer.score(sequences, num_tokens=len(out))
+        out.copy_(scores.log_probs)
+        return scores.num_forwarded
 
     def blank() -> torch.Tensor:
         return torch.zeros(size_of_output)
 
     student, naive_student, teacher, naive_teacher = blank(), blank(), blank(), blank()
-    student_cost = timed(lambda: plain([r.after() for r in student_rows], student))
+    student_cost = timed(lambda: scored([r.after() for r in student_rows], student))
     naive_student_cost = timed(lambda: naive_scores(module, naive["student"], naive_student))
     print(
         f"{size}, {turns} turns: {len(failed)} failed episodes of "
@@ -206,9 +204,9 @@ def measure_passes(size: str, turns: int, episodes: int, module: CausalLMModule,
     )
     for position in ("suffix", "prefix"):
         ours: Callable[[], int] = (
-            (lambda: branched(teacher))
+            (lambda: scored([row.branched() for row in rows], teacher))
             if position == "suffix"
-            else (lambda: plain([row.after() for row in rows], teacher))
+            else (lambda: scored([row.after() for row in rows], teacher))
         )
         teacher_cost = timed(ours)
         naive_cost = timed(lambda at=position: naive_scores(module, naive[at], naive_teacher))

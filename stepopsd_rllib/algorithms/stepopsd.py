@@ -209,8 +209,8 @@ class StepOPSDConfig(GRPOConfig):
     @override(GRPOConfig)
     def reference_connector(self) -> ReferenceLogProbs:
         """Scores the KL anchor: the initial model, or the teacher."""
-        model = "teacher" if self.kl_reference == "teacher" else "reference"
-        return ReferenceLogProbs(max_tokens=self.micro_batch_tokens, model=model)
+        view = "teacher" if self.kl_reference == "teacher" else "reference"
+        return ReferenceLogProbs(max_tokens=self.micro_batch_tokens, view=view)
 
     @override(GRPOConfig)
     def module_options(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -19,13 +18,8 @@ from stepopsd_rllib.connectors.turn_states import TurnStates, turn_states
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.objectives.turns import spread_turns, turn_spans
 from stepopsd_rllib.objectives.ucob import BranchTeachers, branch_teachers, branch_weights
-from stepopsd_rllib.scoring.rescoring import score_branches
-from stepopsd_rllib.scoring.scored_sequences import (
-    NOT_SCORED,
-    BranchedSequence,
-    ScoredSequence,
-    TopTokens,
-)
+from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
+from stepopsd_rllib.scoring.scorer import Scorer
 
 Columns = dict[str, Tensor]
 
@@ -106,27 +100,24 @@ class BranchTeacher(ConnectorV2):
         is_taught_BT = spread_turns(weight_S > 0, turns.turn_BT)
         token_BT = torch.full_like(turns.turn_BT, NOT_SCORED)
         token_BT[is_taught_BT] = torch.arange(int(is_taught_BT.sum()))
-        log_probs = torch.zeros(int(is_taught_BT.sum()))
-        top = TopTokens.empty(len(log_probs), self.top_tokens)
-        forwarded = score_branches(
-            module,
-            module.language_model,
+        scores = Scorer(module, "policy", max_tokens=self.max_tokens).score(
             _sequences(columns, turns, teachers, weight_S, token_BT),
-            log_probs,
-            max_tokens=self.max_tokens,
-            top=top,
+            num_tokens=int(is_taught_BT.sum()),
+            top=self.top_tokens,
         )
         columns["taught_token"] = token_BT
         columns["is_scored"] = is_taught_BT
         columns["teacher_log_probs"] = torch.zeros_like(
             columns["behaviour_log_probs"]
-        ).masked_scatter(is_taught_BT, log_probs)
+        ).masked_scatter(is_taught_BT, scores.log_probs)
         columns["taught_weights"] = spread_turns(weight_S, turns.turn_BT)[is_taught_BT]
-        columns["taught_top_log_probs"], columns["taught_top_ids"] = top.log_probs, top.ids
+        assert scores.top is not None
+        columns["taught_top_log_probs"] = scores.top.log_probs
+        columns["taught_top_ids"] = scores.top.ids
         if metrics is not None:
             values = _branch_means(episodes, is_informed_N)
             values |= _diagnostics(teachers, weight_S, is_informed_S)
-            values["teacher_tokens_forwarded"] = forwarded
+            values["teacher_tokens_forwarded"] = scores.num_forwarded
             for name, value in values.items():
                 metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
         return batch
@@ -159,12 +150,8 @@ def _sequences(
     for student in (weight_S > 0).nonzero()[:, 0].tolist():
         end = first_S[int(teachers.teacher_S[student])]
         response = slice(first_S[student], first_S[student] + length_S[student])
-        # The first token of a branch is never scored: let it be the last one of the prompt.
-        branch = ScoredSequence(
-            ids=np.concatenate((ids[end - 1 : end], ids[response])),
-            target=np.concatenate(([NOT_SCORED], targets[response])),
-        )
-        branches[end // width].append((end % width - 1, branch))
+        branch = ScoredSequence(ids=ids[response], target=targets[response])
+        branches[end // width].append((end % width, branch))
     return [
         BranchedSequence(
             history=ids_BT[row, : int(columns["lengths"][row])].numpy(),

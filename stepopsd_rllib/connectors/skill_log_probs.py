@@ -14,17 +14,17 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
 from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
-from stepopsd_rllib.connectors.scored_rows import score_rows
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.objectives.opid import SkillRoute
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.scoring.rescoring import score_branches, score_sequences
 from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
+from stepopsd_rllib.scoring.scorer import Scorer
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeSkills
 from stepopsd_rllib.teachers.skill_insertion import insert_skills
 
 Columns = dict[str, Tensor]
+Sequences = list[ScoredSequence | BranchedSequence]
 Route = Callable[[str], SkillRoute]
 
 
@@ -58,36 +58,30 @@ class SkillLogProbs(ConnectorV2):
         """Builds the skill prompts and scores them."""
         module = rl_module[DEFAULT_MODULE_ID].unwrapped()
         columns: Columns = batch[DEFAULT_MODULE_ID]
-        model, limit = module.language_model, self.max_tokens
-        episode_skill, step_skill, branched = self._sequences(columns, shared_data)
-        episode_P, step_P, plain_P = torch.zeros(3, columns["input_ids"].numel())
-        forwarded = score_sequences(module, model, episode_skill, episode_P, max_tokens=limit)
-        forwarded += score_sequences(module, model, step_skill, step_P, max_tokens=limit)
-        forwarded += score_branches(
-            module, model, branched, step_P, max_tokens=limit, history_log_probs=plain_P
+        scorer = Scorer(module, "policy", max_tokens=self.max_tokens)
+        episode_skill, step_skill = self._sequences(columns, shared_data)
+        shape, size = columns["input_ids"].shape, columns["input_ids"].numel()
+        episode = scorer.score(episode_skill, num_tokens=size)
+        # The second half is the policy's own, on the histories that step skills branch off.
+        step = scorer.score(step_skill, num_tokens=2 * size)
+        columns["episode_skill_log_probs"] = episode.log_probs.view(shape)
+        columns["has_episode_skill"] = _marked(episode_skill, size).view(shape)
+        step_P, plain_P = step.log_probs.split(size)
+        has_step_P, is_known_P = _marked(step_skill, 2 * size).split(size)
+        columns["step_skill_log_probs"] = step_P.view(shape)
+        columns["has_step_skill"] = has_step_P.view(shape)
+        columns["plain_log_probs"] = self._plain(
+            scorer, columns, plain_P.view(shape), is_known_P.view(shape).any(dim=1)
         )
-        on_branches = [branch.target for history in branched for _, branch in history.branches]
-        for kind, scores_P, targets in (
-            ("episode", episode_P, [s.target for s in episode_skill]),
-            ("step", step_P, [s.target for s in step_skill] + on_branches),
-        ):
-            columns[f"{kind}_skill_log_probs"] = scores_P.view_as(columns["behaviour_log_probs"])
-            columns[f"has_{kind}_skill"] = _marked(targets, columns["response_mask"])
-        histories = [s.target for s in branched if s.target is not None]
-        is_known_B = _marked(histories, columns["response_mask"]).any(dim=1)
-        plain_BT = plain_P.view_as(columns["behaviour_log_probs"])
-        columns["plain_log_probs"] = self._plain(module, columns, plain_BT, is_known_B)
+        forwarded = episode.num_forwarded + step.num_forwarded
         if metrics is not None:
             self._log(columns, forwarded, metrics)
         return batch
 
-    def _sequences(
-        self, columns: Columns, shared_data: Any
-    ) -> tuple[list[ScoredSequence], list[ScoredSequence], list[BranchedSequence]]:
-        """What is read with the episode's skill, with a step's skill, and on a shared history."""
-        episode_skill: list[ScoredSequence] = []
-        step_skill: list[ScoredSequence] = []
-        branched: list[BranchedSequence] = []
+    def _sequences(self, columns: Columns, shared_data: Any) -> tuple[Sequences, Sequences]:
+        """What is read with the episode's skill, and with a step's skill."""
+        episode_skill: Sequences = []
+        step_skill: Sequences = []
         first_row = 0
         for episode, skills in zip(
             episodes_of(shared_data), shared_data[EPISODE_SKILLS], strict=True
@@ -96,13 +90,13 @@ class SkillLogProbs(ConnectorV2):
                 view = _EpisodeRows(columns, episode, first_row, self.chat)
                 routes = [self.route(skills.step_skills.get(k, "")) for k in view.turns]
                 episode_skill += view.with_episode_skill(skills, routes)
-                alone, sharing = view.with_step_skills(skills, routes)
-                step_skill += alone
-                branched += sharing
+                step_skill += view.with_step_skills(skills, routes)
             first_row += 1 if episode.context == "append" else len(episode.turns)
-        return episode_skill, step_skill, branched
+        return episode_skill, step_skill
 
-    def _plain(self, module: Any, columns: Columns, plain_BT: Tensor, is_known_B: Tensor) -> Tensor:
+    def _plain(
+        self, scorer: Scorer, columns: Columns, plain_BT: Tensor, is_known_B: Tensor
+    ) -> Tensor:
         """The policy's log-probs before the update, on rows with a skill.
 
         Rows whose history was forwarded for their step skills are known from that pass.
@@ -112,11 +106,8 @@ class SkillLogProbs(ConnectorV2):
         has_skill_B = (columns["has_episode_skill"] | columns["has_step_skill"]).any(dim=1)
         rows = (has_skill_B & ~is_known_B).nonzero()[:, 0]
         if len(rows):
-            names = ("input_ids", "lengths", "response_mask", "behaviour_log_probs")
-            part = {name: columns[name][rows] for name in names}
-            plain_BT[rows] = score_rows(
-                module, module.language_model, part, max_tokens=self.max_tokens
-            )
+            names = ("input_ids", "lengths", "response_mask")
+            plain_BT[rows] = scorer.score_rows({name: columns[name][rows] for name in names})
         return plain_BT
 
     def _log(self, columns: Columns, num_forwarded: int, metrics: MetricsLogger) -> None:
@@ -131,7 +122,7 @@ class _EpisodeRows:
     """The token rows of one episode, and where its turns stand in them."""
 
     def __init__(self, columns: Columns, episode: AgentEpisode, first_row: int, chat: ChatFormat):
-        self._width = columns["input_ids"].shape[1]
+        self._num_places, self._width = columns["input_ids"].numel(), columns["input_ids"].shape[1]
         self._episode = episode
         self._row = first_row
         self._chat = chat
@@ -163,24 +154,26 @@ class _EpisodeRows:
                 target=np.concatenate([part.target for part in parts]),
             )
 
-    def with_step_skills(
-        self, skills: EpisodeSkills, routes: list[SkillRoute]
-    ) -> tuple[list[ScoredSequence], list[BranchedSequence]]:
-        """One prompt a turn that has a skill; in a growing chat on the shared history."""
+    def with_step_skills(self, skills: EpisodeSkills, routes: list[SkillRoute]) -> Sequences:
+        """One prompt a turn that has a skill; in a growing chat on the shared history.
+
+        The history's own targets lie in the second half of the result, behind a place for every
+        token of the batch.
+        """
         changed = {
             k: self._turn(k, {"step_skill": skills.step_skills[k]})
             for k in self.turns
             if routes[k].step_skill
         }
         if not self._grows:
-            return list(changed.values()), []
-        alone = [changed.pop(0)] if 0 in changed else []
+            return list(changed.values())
+        alone: Sequences = [changed.pop(0)] if 0 in changed else []
         branches = tuple((self._starts[k], sequence) for k, sequence in changed.items())
         if not branches:
-            return alone, []
-        own = self._row * self._width + np.arange(len(self._ids))
+            return alone
+        own = self._num_places + self._row * self._width + np.arange(len(self._ids))
         own[~self._is_sampled] = NOT_SCORED
-        return alone, [BranchedSequence(history=self._ids, branches=branches, target=own)]
+        return [*alone, BranchedSequence(history=self._ids, branches=branches, target=own)]
 
     def _turn(
         self, k: int, skill: dict[str, str], route: SkillRoute | None = None
@@ -204,9 +197,10 @@ class _EpisodeRows:
         )
 
 
-def _marked(targets: list[np.ndarray], mask_BT: Tensor) -> Tensor:
-    """Bool [B, T], True where some target points."""
-    marked_BT = torch.zeros_like(mask_BT)
-    for target in targets:
-        marked_BT.view(-1)[torch.from_numpy(target[target != NOT_SCORED])] = True
-    return marked_BT
+def _marked(sequences: Sequences, num_places: int) -> Tensor:
+    """Bool [P], True where some target points."""
+    marked_P = torch.zeros(num_places, dtype=torch.bool)
+    for sequence in sequences:
+        for target in sequence.targets():
+            marked_P[torch.from_numpy(target[target != NOT_SCORED])] = True
+    return marked_P

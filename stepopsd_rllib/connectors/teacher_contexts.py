@@ -81,14 +81,10 @@ class TeacherRow:
 
     def _branch(self, start: int, stop: int) -> tuple[int, ScoredSequence]:
         hindsight = self._that_fits(stop)
-        target = self._target[start:stop]
-        if len(hindsight) == 0:
-            # The first token of a branch is never scored: let it be the last one of the prefix.
-            start, hindsight = start - 1, self._ids[start - 1 : start]
         context = np.full(len(hindsight), NOT_SCORED)
         return start, ScoredSequence(
-            ids=np.concatenate((hindsight, self._ids[stop - len(target) : stop])),
-            target=np.concatenate((context, target)),
+            ids=np.concatenate((hindsight, self._ids[start:stop])),
+            target=np.concatenate((context, self._target[start:stop])),
         )
 
     def _that_fits(self, num_own_tokens: int) -> np.ndarray:

@@ -15,12 +15,11 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight
-from stepopsd_rllib.connectors.scored_rows import score_rows
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.objectives.stepopsd import log_prob_gap
-from stepopsd_rllib.scoring.rescoring import score_branches, score_sequences
-from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, TopTokens
+from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
+from stepopsd_rllib.scoring.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +124,6 @@ class TeacherGap(ConnectorV2):
         hindsights: list[Hindsight],
         is_forwarded_BT: Tensor,
     ) -> tuple[Tensor, Counts]:
-        model = module.language_model if self.teacher == "live" else module.teacher
-        assert model is not None
-        max_positions = getattr(model.config, "max_position_embeddings", None)
         num_tokens = int(is_forwarded_BT.sum())
         token_BT = torch.full(is_forwarded_BT.shape, NOT_SCORED)
         token_BT[is_forwarded_BT] = torch.arange(num_tokens)
@@ -137,29 +133,27 @@ class TeacherGap(ConnectorV2):
                 b,
                 token_BT[b],
                 np.asarray(hindsights[b].ids, dtype=np.int64),
-                max_positions=max_positions,
+                max_positions=module.max_positions,
             )
             for b in is_forwarded_BT.any(dim=1).nonzero()[:, 0].tolist()
         ]
-        plain, branched = [], []
-        for row in rows:
-            if self.position == "prefix" or not row.has_hindsight:
-                plain.append(row.after())
-            elif len(row.spans) == 1:
-                plain.append(row.around())
-            else:
-                branched.append(row.branched())
-        log_probs = torch.zeros(num_tokens)
-        top = TopTokens.empty(num_tokens, self.top_tokens) if self.top_tokens else None
-        limit = self.max_tokens
-        forwarded = score_sequences(module, model, plain, log_probs, max_tokens=limit, top=top)
-        forwarded += score_branches(module, model, branched, log_probs, max_tokens=limit, top=top)
-        if top is not None:
+        view = "policy" if self.teacher == "live" else "teacher"
+        scores = Scorer(module, view, max_tokens=self.max_tokens).score(
+            [self._told(row) for row in rows], num_tokens=num_tokens, top=self.top_tokens or None
+        )
+        if scores.top is not None:
             columns["taught_token"] = token_BT
-            columns["taught_top_log_probs"], columns["taught_top_ids"] = top.log_probs, top.ids
-        counts = self._context_counts(rows) | {"teacher_tokens_forwarded": forwarded}
+            columns["taught_top_log_probs"] = scores.top.log_probs
+            columns["taught_top_ids"] = scores.top.ids
+        counts = self._context_counts(rows) | {"teacher_tokens_forwarded": scores.num_forwarded}
         zeros_BT = torch.zeros_like(columns["behaviour_log_probs"])
-        return zeros_BT.masked_scatter(is_forwarded_BT, log_probs), counts
+        return zeros_BT.masked_scatter(is_forwarded_BT, scores.log_probs), counts
+
+    def _told(self, row: TeacherRow) -> ScoredSequence | BranchedSequence:
+        """The row as the teacher reads it."""
+        if self.position == "prefix" or not row.has_hindsight:
+            return row.after()
+        return row.around() if len(row.spans) == 1 else row.branched()
 
     def _context_counts(self, rows: list[TeacherRow]) -> Counts:
         """Shares of the contexts whose hindsight the model's positions cut or crowded out."""
@@ -192,14 +186,11 @@ class TeacherGap(ConnectorV2):
         student_BT = torch.zeros_like(columns["behaviour_log_probs"])
         if len(rows) == 0:
             return student_BT, 0
-        part = {name: columns[name][rows] for name in ("input_ids", "behaviour_log_probs")}
-        part["response_mask"] = is_needed_BT[rows]
+        part = {"input_ids": columns["input_ids"][rows], "response_mask": is_needed_BT[rows]}
         # A row is forwarded up to its last scored token.
         position_T = torch.arange(is_needed_BT.shape[1])
         part["lengths"] = (position_T * part["response_mask"]).amax(dim=1) + 1
-        student_BT[rows] = score_rows(
-            module, module.language_model, part, max_tokens=self.max_tokens
-        )
+        student_BT[rows] = Scorer(module, "policy", max_tokens=self.max_tokens).score_rows(part)
         return student_BT, int(part["lengths"].sum())
 
 

@@ -6,8 +6,10 @@ position, so no `[B, T, V]` tensor exists.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
@@ -19,6 +21,9 @@ from stepopsd_rllib.models.output_head import head_log_probs, head_top_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+View = Literal["policy", "reference", "teacher"]
+"""Which of a module's weights judge: those that are trained, the frozen KL anchor, the snapshot."""
 
 
 class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
@@ -100,7 +105,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         """Log-probs (and entropies) of the masked tokens under one of this module's models.
 
         Args:
-            model: `language_model`, `reference` or `teacher`.
+            model: What `view` lends, or the language model itself.
             input_ids_BT: int64 [B, T], right-padded.
             mask_BT: bool [B, T]: the tokens to score. The first token of a row cannot be scored.
             entropy: "none" (zeros), "value" (detached) or "gradient".
@@ -125,6 +130,48 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         with self.autocast():
             hidden_BTH = model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
         return hidden_BTH[:, :-1][mask_BT[:, 1:]], input_ids_BT[:, 1:][mask_BT[:, 1:]]
+
+    @property
+    def max_positions(self) -> int | None:
+        """Positions that the model was made for, tokens; None where it has no limit."""
+        return getattr(self.language_model.config, "max_position_embeddings", None)
+
+    @contextlib.contextmanager
+    def view(self, name: View) -> Iterator[PreTrainedModel]:
+        """Lends the model that judges under a name, in evaluation mode.
+
+        It is that view's for as long as the context lasts and no longer: keep the name, not the
+        model. Evaluation mode is what scoring takes, as gradient checkpointing leaves no keys and
+        values in training mode.
+
+        Args:
+            name: "policy", "reference" or "teacher".
+
+        Raises:
+            ValueError: The module was built without that view.
+        """
+        model = self._model_of(name)
+        was_training = model.training
+        model.eval()
+        try:
+            yield model
+        finally:
+            model.train(was_training)
+
+    def _model_of(self, name: View) -> PreTrainedModel:
+        if name not in get_args(View):
+            raise ValueError(f"{name!r} is no view of a module, but {', '.join(get_args(View))}.")
+        models = {
+            "policy": self.language_model,
+            "reference": self.reference,
+            "teacher": self.teacher,
+        }
+        model = models[name]
+        if model is None:
+            raise ValueError(
+                f"This module was built without a {name} (model_config['with_{name}'] is not set)."
+            )
+        return model
 
     def head_scores(self, model: PreTrainedModel, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
         """Log-probs of targets given their hidden states, float32 [N], without gradient."""
@@ -179,12 +226,8 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     @override(TargetNetworkAPI)
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """`teacher_log_probs`, float32 [B, T], of the response tokens of `batch`."""
-        if self.teacher is None:
-            raise ValueError(
-                "This module was built without a teacher (model_config['with_teacher'] is not set)."
-            )
-        with torch.no_grad():
-            log_probs_BT, _ = self.score(self.teacher, batch["input_ids"], batch["response_mask"])
+        with self.view("teacher") as teacher, torch.no_grad():
+            log_probs_BT, _ = self.score(teacher, batch["input_ids"], batch["response_mask"])
         return {"teacher_log_probs": log_probs_BT}
 
     @override(InferenceOnlyAPI)

@@ -12,14 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepopsd_rllib.models.causal_lm import CausalLMModule
-from stepopsd_rllib.scoring import rescoring
-from stepopsd_rllib.scoring.rescoring import score_branches, score_sequences
-from stepopsd_rllib.scoring.scored_sequences import (
-    NOT_SCORED,
-    BranchedSequence,
-    ScoredSequence,
-    TopTokens,
-)
+from stepopsd_rllib.scoring import passes, scorer
+from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
+from stepopsd_rllib.scoring.scorer import Scorer
 from stepopsd_rllib.scoring.shared_prefixes import shared_prefixes
 from tests.helpers.token_episodes import VOCABULARY, random_module
 
@@ -109,9 +104,9 @@ class Batch:
         self.num_tokens = sum(len(sequence.ids) for sequence in self.sequences)
 
     def scored(self, module: CausalLMModule, *, max_tokens: int) -> tuple[torch.Tensor, int]:
-        out = torch.zeros(self.num_targets)
-        model = module.language_model
-        return out, score_sequences(module, model, self.sequences, out, max_tokens=max_tokens)
+        policy = Scorer(module, "policy", max_tokens=max_tokens)
+        scores = policy.score(self.sequences, num_tokens=self.num_targets)
+        return scores.log_probs, scores.num_forwarded
 
     def naive(self, module: CausalLMModule) -> torch.Tensor:
         out = torch.zeros(self.num_targets)
@@ -138,7 +133,7 @@ def test_sharing_changes_no_log_prob(
 ):
     batch = Batch(seed, num_texts=num_texts, num_sequences=num_sequences, longest_text=60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rescoring, "PASS_TOKENS", pass_tokens)
+        patch.setattr(passes, "PASS_TOKENS", pass_tokens)
         ours, num_forwarded = batch.scored(module, max_tokens=max_tokens)
     assert num_forwarded <= batch.num_tokens
     assert (ours - batch.naive(module)).abs().max() <= TOLERANCE
@@ -151,11 +146,9 @@ def test_a_text_before_every_sequence_is_forwarded_once(module):
         ScoredSequence(ids=np.concatenate((text, ids)), target=np.array([-1] * 303 + [n]))
         for n, ids in enumerate(own)
     ]
-    out = torch.zeros(len(own))
-    model = module.language_model
-    num_forwarded = score_sequences(module, model, sequences, out, max_tokens=4096)
+    scores = Scorer(module, "policy", max_tokens=4096).score(sequences, num_tokens=len(own))
     # Text and three tokens once, less the one that predicts the scored token; two tokens each.
-    assert num_forwarded == 302 + 20 * 2
+    assert scores.num_forwarded == 302 + 20 * 2
 
 
 @settings(max_examples=25)
@@ -174,9 +167,11 @@ def test_branches_of_several_histories_and_their_likely_tokens(module, seed, max
             flat.append((np.concatenate((history[:start], ids)), start, target))
         sequences.append(BranchedSequence(history=history, branches=tuple(branches)))
     num_targets = next(end)
-    out, top = torch.zeros(num_targets), TopTokens.empty(num_targets, 3)
     model = module.language_model
-    score_branches(module, model, sequences, out, max_tokens=max_tokens, top=top)
+    policy = Scorer(module, "policy", max_tokens=max_tokens)
+    scores = policy.score(sequences, num_tokens=num_targets, top=3)
+    out, top = scores.log_probs, scores.top
+    assert top is not None
     for ids, start, target in flat:
         with torch.no_grad():
             logits_TV = model(torch.from_numpy(ids)[None]).logits[0] / module.temperature
@@ -192,20 +187,70 @@ def test_a_model_that_forgets_shares_nothing_and_refuses_branches(module):
     expected = batch.naive(module)
     config = module.language_model.config
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rescoring, "PASS_TOKENS", 0)
-        patch.setattr(rescoring, "keeps_all_keys", lambda model: False)
+        patch.setattr(passes, "PASS_TOKENS", 0)
+        patch.setattr(scorer, "keeps_all_keys", lambda model: False)
         ours, num_forwarded = batch.scored(module, max_tokens=4096)
     assert num_forwarded == batch.num_tokens
     assert (ours - expected).abs().max() <= TOLERANCE
-    assert rescoring.keeps_all_keys(module.language_model)
+    assert passes.keeps_all_keys(module.language_model)
     sliding = SimpleNamespace(
         config=SimpleNamespace(layer_types=["full_attention", "sliding_attention"])
     )
-    assert not rescoring.keeps_all_keys(sliding)  # pyright: ignore[reportArgumentType]
+    assert not passes.keeps_all_keys(sliding)  # pyright: ignore[reportArgumentType]
     history = BranchedSequence(
         history=np.array([1, 2]),
         branches=((1, ScoredSequence(ids=np.array([1, 2]), target=np.array([-1, 0]))),),
     )
-    with pytest.raises(ValueError, match="sliding_attention"):
-        score_branches(module, sliding, [history], torch.zeros(1), max_tokens=10)  # pyright: ignore[reportArgumentType]
+    with pytest.MonkeyPatch.context() as patch:
+        kinds = ["full_attention", "sliding_attention"]
+        patch.setattr(module.language_model.config, "layer_types", kinds)
+        with pytest.raises(ValueError, match="sliding_attention"):
+            Scorer(module, "policy", max_tokens=10).score([history], num_tokens=1)
     assert config.layer_types
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**31))
+def test_a_branch_whose_first_token_is_scored_starts_a_token_earlier(module, seed):
+    """A token is predicted by the one before it, so that one has to be part of the branch."""
+    rng = np.random.default_rng(seed)
+    history = rng.integers(0, VOCABULARY, 12)
+    starts = rng.integers(2, 13, 3).tolist()
+    ends, branches = itertools.count(), []
+    for start in starts:
+        ids = rng.integers(0, VOCABULARY, int(rng.integers(1, 8)))
+        target = np.array([next(ends) for _ in ids])
+        branches.append((start, ScoredSequence(ids=ids, target=target)))
+    sequence = BranchedSequence(history=history, branches=tuple(branches))
+    assert all(branch.target[0] == NOT_SCORED for _, branch in sequence.branches)
+    scores = Scorer(module, "policy", max_tokens=500).score([sequence], num_tokens=next(ends))
+    for start, branch in branches:
+        ids = np.concatenate((history[:start], branch.ids))
+        with torch.no_grad():
+            logits_TV = module.language_model(torch.from_numpy(ids)[None]).logits[0]
+        log_probs_TV = (logits_TV / module.temperature).log_softmax(dim=-1)[start - 1 : -1]
+        expected = log_probs_TV.gather(1, torch.from_numpy(branch.ids)[:, None])[:, 0]
+        assert (scores.log_probs[branch.target] - expected).abs().max() <= TOLERANCE
+
+
+def test_a_branch_continues_something():
+    branch = ScoredSequence(ids=np.array([1]), target=np.array([0]))
+    with pytest.raises(ValueError, match="starts at token 0 of a history of 2 tokens"):
+        BranchedSequence(history=np.array([1, 2]), branches=((0, branch),))
+
+
+def test_a_view_judges_in_evaluation_mode_and_gives_the_mode_back(module):
+    module.train()
+    with module.view("policy") as model:
+        assert not any(part.training for part in model.modules())
+    assert all(part.training for part in module.language_model.modules())
+    with module.view("teacher") as model:
+        assert model is module.teacher
+
+
+def test_a_module_says_which_view_it_has_not(module):
+    scorer_ = Scorer(module, "reference", max_tokens=10)
+    with pytest.raises(ValueError, match="without a reference"):
+        scorer_.score([], num_tokens=0)
+    with pytest.raises(ValueError, match="'student' is no view"):
+        Scorer(module, "student", max_tokens=10).score([], num_tokens=0)  # pyright: ignore[reportArgumentType]

@@ -2,17 +2,15 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from stepopsd_rllib import ALGORITHMS
-from stepopsd_rllib.algorithms.grpo import GRPOConfig
 from stepopsd_rllib.episodes import AgentEpisode, PolicyReply, to_rllib
-from tests.helpers.agents import build_learner, random_groups, small_config, weights_of
+from tests.helpers.agents import build_learner, weights_of
+from tests.helpers.methods import ACTIVE, method_config, method_groups
 
-BRIEF = {"skills": "alfworld_brief", "skill_max_tokens": 512}
 NEUTRAL = {
     "StepOPSD": {"lambda_mix": 0.0, "step_normalization": "none"},
     "SDAR": {"distillation_coeff": 0.0},
@@ -32,77 +30,16 @@ NEUTRAL = {
         "normalize_advantages": True,
     },
 }
-ACTIVE = {
-    "SDAR": {**BRIEF, "distillation_coeff": 1.0},
-    "OPSD": BRIEF,
-    "SkillSD": {**BRIEF, "distillation_coeff": 1.0},
-    "RLSD": BRIEF,
-    "AgentOPSD": BRIEF,
-    "GiGPO": {"normalize_advantages": True},
-    "GRSD": {},
-    "OPID": {"episode_skill_weight": 0.1, "step_skill_weight": 0.1},
-    "ADRS": {**BRIEF, "teacher_reward_weight": 0.1, "first_update": 1},
-    "UCOB": {"skills": "alfworld_brief", "step_weight": 0.0, "normalize_advantages": True},
-}
-
-
-def config_of(name: str, keys: dict, context: str) -> GRPOConfig:
-    config = ALGORITHMS[name].get_default_config()
-    assert isinstance(config, GRPOConfig)
-    shared = small_config(context=context, training={"entropy_coeff": 0.001}).to_dict()
-    config.update_from_dict({k: v for k, v in shared.items() if k in SHARED} | keys)
-    config.validate()
-    return config
-
-
-SHARED = (
-    "env",
-    "env_config",
-    "language_model",
-    "sampler",
-    "group_size",
-    "groups_per_step",
-    "max_response_tokens",
-    "max_context_tokens",
-    "context",
-    "lr",
-    "kl_coeff",
-    "entropy_coeff",
-    "weight_decay",
-)
 
 
 @pytest.fixture(params=["append", "window"], scope="module")
 def groups(request) -> list[list[AgentEpisode]]:
-    """Two groups of recorded episodes with prompts that a chat template wrote."""
-    chat = small_config(context=request.param).chat_format()
-    recorded = random_groups((3, 2), context=request.param)
-    message = [{"role": "user", "content": "Your task is to: put an apple in the fridge."}]
-
-    def written(episode: AgentEpisode) -> AgentEpisode:
-        first = np.asarray(chat.first_prompt(message), dtype=np.int32)
-        later = np.asarray(
-            chat.first_prompt(message)
-            if request.param == "window"
-            else small_config().chat_format().continuation("You see.", response_ended=False),
-            dtype=np.int32,
-        )
-        turns = [
-            replace(turn, prompt_ids=first if k == 0 else later, anchor=f"state {min(k, 1)}")
-            for k, turn in enumerate(episode.turns)
-        ]
-        return replace(
-            episode,
-            turns=tuple(turns),
-            task_type="pick_heat_then_place_in_recep",
-            preamble="" if episode.rollout else "- Look first.\n\n",
-        )
-
-    return [[written(episode) for episode in group] for group in recorded]
+    """Two groups of recorded episodes."""
+    return method_groups(request.param)
 
 
 def trained(name: str, keys: dict, groups: list[list[AgentEpisode]]):
-    config = config_of(name, keys, groups[0][0].context)
+    config = method_config(name, keys, groups[0][0].context)
     config.max_sampler_difference = None  # recorded log-probs are random numbers
     learner = build_learner(config)
     episodes = [to_rllib(episode) for group in groups for episode in group]

@@ -1,0 +1,171 @@
+"""Log-probs of given tokens under one of a module's models, without gradient.
+
+A teacher judges a turn after a text that the policy did not see. Scored naively, every turn of
+every episode is a forward pass over its whole history. Here a history is forwarded once, and what
+continues it hangs on it as branches: the turns of an episode behind an inserted text, the episodes
+of a batch behind the text that they all begin with. `passes` lays them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stepopsd_rllib.episodes.packing import micro_batches
+from stepopsd_rllib.models.causal_lm import CausalLMModule, View
+from stepopsd_rllib.scoring.passes import (
+    branched_passes,
+    keeps_all_keys,
+    row_passes,
+    with_shared_beginnings,
+)
+from stepopsd_rllib.scoring.scored_sequences import (
+    NOT_SCORED,
+    BranchedSequence,
+    ScoredSequence,
+    Scores,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Scorer:
+    """One view of a module (its policy, reference or teacher) as the judge of tokens.
+
+    The view is resolved for each call, and scores in evaluation mode: with gradient checkpointing a
+    model in training mode keeps no keys and values, which branches are attached to.
+    """
+
+    def __init__(self, module: CausalLMModule, view: View, *, max_tokens: int):
+        """Keeps what judges, and the budget.
+
+        Args:
+            module: Owner of the model; knows temperature and precision.
+            view: Which of its weights judge.
+            max_tokens: Padded tokens of one forward pass.
+        """
+        self.module = module
+        self.view: View = view
+        self.max_tokens = max_tokens
+
+    def score(
+        self,
+        sequences: Sequence[ScoredSequence | BranchedSequence],
+        *,
+        num_tokens: int,
+        top: int | None = None,
+    ) -> Scores:
+        """Scores the target tokens.
+
+        What several sequences begin with, such as the same skills in front of every episode, is
+        forwarded once for all of them.
+
+        Args:
+            sequences: Sequences by themselves, and branched ones.
+            num_tokens: P, length of the flat result, which the targets point into.
+            top: K, most likely tokens of the model to give back, too; None for none.
+
+        Returns:
+            Log-probs float32 [P], on the CPU, and the top tokens [P, K].
+
+        Raises:
+            ValueError: The module has no such view, or its model has layers that forget, such as
+                sliding windows, and a sequence is branched.
+        """
+        scores = Scores.zeros(num_tokens, top=top)
+        plain = [s for s in sequences if isinstance(s, ScoredSequence)]
+        branched = [s for s in sequences if isinstance(s, BranchedSequence)]
+        with self.module.view(self.view) as model, torch.no_grad():
+            shared: list[BranchedSequence] = []
+            if keeps_all_keys(model):
+                plain, shared = with_shared_beginnings(plain)
+            elif branched:
+                raise ValueError(
+                    f"{type(model).__name__} has layers of {sorted(set(model.config.layer_types))}:"
+                    " the turns of an episode cannot be scored on one shared history. Use "
+                    "hindsight_position='prefix', or a model whose layers all have full attention."
+                )
+            num_forwarded = self._score_plain(model, plain, scores)
+            num_forwarded += self._score_branched(model, shared, scores)
+            num_forwarded += self._score_branched(model, branched, scores)
+        return replace(scores, num_forwarded=num_forwarded)
+
+    def score_rows(self, columns: dict[str, Tensor]) -> Tensor:
+        """Log-probs of the response tokens of token rows.
+
+        Args:
+            columns: `input_ids` int64 and `response_mask` bool [B, T], and `lengths` int64 [B].
+
+        Returns:
+            Float32 [B, T] on the CPU, 0 outside the response mask, nats.
+
+        Raises:
+            ValueError: The module has no such view.
+        """
+        log_probs_BT = torch.zeros(columns["input_ids"].shape)
+        with self.module.view(self.view) as model, torch.no_grad():
+            device = next(model.parameters()).device
+            for rows in micro_batches(columns["lengths"], max_tokens=self.max_tokens):
+                longest = int(columns["lengths"][rows].max())
+                ids_BT = columns["input_ids"][rows, :longest].to(device)
+                mask_BT = columns["response_mask"][rows, :longest].to(device)
+                part_BT, _ = self.module.score(model, ids_BT, mask_BT)
+                log_probs_BT[rows, :longest] = part_BT.to(log_probs_BT.device)
+        return log_probs_BT
+
+    def _score_plain(
+        self, model: PreTrainedModel, sequences: list[ScoredSequence], scores: Scores
+    ) -> int:
+        """Fills in what the sequences point to; the number of tokens forwarded."""
+        for rows in row_passes(sequences, max_tokens=self.max_tokens):
+            with self.module.autocast():
+                hidden_BTH, _ = rows.forward(model, keep=False)
+            self._fill(model, hidden_BTH, rows.ids_BT, rows.target_BT, scores)
+        return sum(len(sequence.ids) for sequence in sequences)
+
+    def _score_branched(
+        self, model: PreTrainedModel, sequences: list[BranchedSequence], scores: Scores
+    ) -> int:
+        """Fills in what branches and histories point to; the number of tokens forwarded."""
+        from stepopsd_rllib.scoring.history_cache import HistoryCache
+
+        num_forwarded = 0
+        for passes in branched_passes(sequences, max_tokens=self.max_tokens):
+            rows = passes.histories
+            with self.module.autocast():
+                hidden_BTH, kept = rows.forward(model, keep=True)
+            self._fill(model, hidden_BTH, rows.ids_BT, rows.target_BT, scores)
+            cache = HistoryCache.of(kept)
+            for round_ in passes.rounds:
+                with self.module.autocast():
+                    hidden_BTH = round_.forward(model, cache)
+                self._fill(model, hidden_BTH, round_.ids_BT, round_.target_BT, scores)
+            num_forwarded += passes.num_tokens
+        return num_forwarded
+
+    def _fill(
+        self,
+        model: PreTrainedModel,
+        hidden_BTH: Tensor,
+        ids_BT: Tensor,
+        target_BT: Tensor,
+        scores: Scores,
+    ) -> None:
+        """Puts down what the hidden states say of the target tokens, each at the one before it."""
+        is_scored_BT = target_BT[:, 1:] != NOT_SCORED
+        if not is_scored_BT.any():
+            return
+        target_N = target_BT[:, 1:][is_scored_BT]
+        hidden_NH = hidden_BTH[:, :-1][is_scored_BT.to(hidden_BTH.device)]
+        ids_N = ids_BT[:, 1:][is_scored_BT].to(hidden_BTH.device)
+        scores.log_probs[target_N] = self.module.head_scores(model, hidden_NH, ids_N).cpu()
+        if scores.top is not None:
+            count = scores.top.ids.shape[1]
+            log_probs_NK, ids_NK = self.module.head_top_tokens(model, hidden_NH, count=count)
+            scores.top.log_probs[target_N] = log_probs_NK.cpu()
+            scores.top.ids[target_N] = ids_NK.cpu()
