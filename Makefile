@@ -1,6 +1,7 @@
 # Everything from a clone with Python 3.11 or newer, pip and make:
 #   make quickstart   installs into .venv, trains the tiny example, shows the curves
 #   make test         installs what the tests need and runs them
+#   make docs         builds the documentation as a site into build/site
 # On a machine with an NVIDIA GPU: make install LOCK=requirements/gpu.txt
 
 LOCK ?= requirements/cpu.txt
@@ -17,9 +18,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install quickstart test test-e2e lint clean
+.PHONY: help install quickstart test test-e2e lint docs clean
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 install: .venv/installed
 
@@ -37,13 +38,22 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@echo "The site is in build/site."
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-docs build
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python from 3.11 to 3.14 was found. \
 	Name one: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
+
+.venv-docs/installed: requirements/docs.txt | $(BIN)/python
+	@$(BIN)/python -m venv .venv-docs
+	@.venv-docs/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r requirements/docs.txt
+	@touch $@
 
 .venv/installed: $(LOCK) pyproject.toml | $(BIN)/python
 	@echo "Installing $$(grep -c == $(LOCK)) packages as pinned in $(LOCK): a few minutes."
