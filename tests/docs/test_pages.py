@@ -1,4 +1,4 @@
-"""The documentation: code blocks run as they stand, links lead somewhere, the first page is short."""
+"""The documentation: its code runs as it stands, links lead somewhere, the first page is short."""
 
 import re
 import subprocess
