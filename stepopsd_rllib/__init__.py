@@ -1,11 +1,13 @@
 """Credit assignment for multi-turn language-model agents on Ray RLlib.
 
 Importing this package registers its algorithms with Ray Tune under their class names, so that
-`Tuner("GRPO", param_space={...})` finds them.
+`Tuner("GRPO", param_space={...})` finds them, and the environments of `stepopsd_envs` with
+Gymnasium under their ids.
 """
 
 from __future__ import annotations
 
+import stepopsd_envs  # noqa: F401  (registers the ids of its environments)
 from ray.tune import register_trainable
 
 from stepopsd_rllib import algorithms

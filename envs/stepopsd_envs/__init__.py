@@ -1,4 +1,4 @@
-"""Text environments for language-model agents, registered with Gymnasium by `import envs`.
+"""Text environments for language-model agents, registered with Gymnasium by importing this.
 
 The two ids point at their classes by name, so that importing this package imports neither
 environment:
@@ -13,9 +13,20 @@ part of Gymnasium and wrappers would hide them, and the environments end an epis
 
 import gymnasium
 
-from stepopsd_envs.text_env import HistoryTurn, TextEnv, UnicodeText, check_text_env
+from stepopsd_envs.checks import TextEnvContractError, check_text_env
+from stepopsd_envs.skill_rules import EpisodeSkills, RecordedTurn
+from stepopsd_envs.text_env import HistoryTurn, TextEnv
+from stepopsd_envs.text_space import UnicodeText
 
-__all__ = ["HistoryTurn", "TextEnv", "UnicodeText", "check_text_env"]
+__all__ = [
+    "EpisodeSkills",
+    "HistoryTurn",
+    "RecordedTurn",
+    "TextEnv",
+    "TextEnvContractError",
+    "UnicodeText",
+    "check_text_env",
+]
 
 _ENTRY_POINTS = {
     "stepopsd/ALFWorld-v0": "stepopsd_envs.alfworld.env:ALFWorldEnv",

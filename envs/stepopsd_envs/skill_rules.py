@@ -1,33 +1,70 @@
-"""An analyzer without a model: skills read off the recorded episode, without a network.
+"""Skills read off a recorded episode by rules, without a model: what most environments can use.
 
-It quotes actions that were really taken: after a success those that moved the task forward, after a
-failure those that were refused or brought nothing new. Search-QA has rules of its own.
+They quote actions that were really taken: after a success those that moved the task forward, after
+a failure those that were refused or brought nothing new.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-
-from stepopsd_rllib.config_keys import is_int
-from stepopsd_rllib.teachers.analysis.analyzer import (
-    AnalyzerCounts,
-    AnalyzerFailure,
-    EpisodeRecord,
-    EpisodeSkills,
-    RecordedTurn,
-)
-from stepopsd_rllib.teachers.analysis.search_rules import is_search_episode, search_skills
-
-# Words by which the environments say that nothing was done.
-REFUSALS = ("nothing happens", "action is invalid")
-
-# Beginnings of actions that look around; kept in a workflow only where they lead to an act on the
-# spot.
-EXPLORING = ("go to", "look", "examine", "inventory", "open", "close")
+from typing import Protocol
 
 MAX_QUOTED_ACTIONS = 15
+
+
+class RecordedTurn(Protocol):
+    """What rules, and other analyzers, read of a turn."""
+
+    @property
+    def observation(self) -> str:
+        """Environment text that the response answers."""
+        ...
+
+    @property
+    def response(self) -> str:
+        """The policy's whole text."""
+        ...
+
+    @property
+    def action(self) -> str:
+        """What was parsed from it and executed."""
+        ...
+
+    @property
+    def is_action_valid(self) -> bool:
+        """Whether the response followed the action format."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpisodeSkills:
+    """What an analyzer learnt from one episode.
+
+    Attributes:
+        episode_summary: What happened; for people.
+        episode_skill: One rule: a workflow after a success, an avoidance rule after a failure.
+        step_skills: One short imperative sentence each, by 0-based turn.
+    """
+
+    episode_summary: str
+    episode_skill: str
+    step_skills: Mapping[int, str]
+
+    def limited_to(self, candidates: Container[int], *, max_step_skills: int) -> EpisodeSkills:
+        """Keeps the first step skills, in the order given, that are of candidate turns."""
+        known = [
+            (turn, text)
+            for turn, text in self.step_skills.items()
+            if turn in candidates and text.strip()
+        ]
+        return EpisodeSkills(
+            episode_summary=self.episode_summary,
+            episode_skill=self.episode_skill,
+            step_skills=dict(known[:max_step_skills]),
+        )
 
 
 class Effect(StrEnum):
@@ -39,7 +76,47 @@ class Effect(StrEnum):
     REPEATED = "brought nothing new"
 
 
-def effects(turns: Sequence[RecordedTurn]) -> list[Effect]:
+def skills_by_rules(
+    turns: Sequence[RecordedTurn],
+    *,
+    won: bool,
+    refusals: Sequence[str],
+    exploring: Sequence[str],
+    moving: Sequence[str],
+    max_step_skills: int,
+) -> EpisodeSkills | None:
+    """What a finished episode teaches.
+
+    Args:
+        turns: In order, at least one.
+        won: How the episode ended.
+        refusals: Parts of an observation, in any case, by which it says that nothing was done.
+        exploring: Beginnings of commands that look around and change nothing.
+        moving: Beginnings of those that leave the spot.
+        max_step_skills: Most turns of a success to give advice on.
+
+    Returns:
+        The skills; None for a success without a turn that moved it forward.
+    """
+    effect_of = effects(turns, refusals=refusals)
+    if not won:
+        return _from_failure(turns, effect_of)
+    path = workflow(turns, effect_of, exploring=exploring, moving=moving)
+    if not path:
+        return None
+    actions = [_quoted(turns[index]) for index in path[-MAX_QUOTED_ACTIONS:]]
+    acts = [index for index in path if not _begins(turns[index], exploring)]
+    return EpisodeSkills(
+        episode_summary=f"Solved in {len(turns)} turns, {len(path)} of them needed.",
+        episode_skill=f"Do these in order and leave out detours: {', then '.join(actions)}.",
+        step_skills={
+            index: f"Do {_quoted(turns[index])} now: it moved the task forward."
+            for index in acts[-max_step_skills:]
+        },
+    )
+
+
+def effects(turns: Sequence[RecordedTurn], *, refusals: Sequence[str]) -> list[Effect]:
     """What came of each turn, judged by the text that followed it.
 
     A turn is repeated if its action got the same reply before. The reply to the last turn is not
@@ -52,7 +129,7 @@ def effects(turns: Sequence[RecordedTurn]) -> list[Effect]:
         exchange = (turn.action, reply or "")
         if not turn.is_action_valid:
             found.append(Effect.INVALID)
-        elif reply is not None and _is_refusal(reply):
+        elif reply is not None and _is_refusal(reply, refusals):
             found.append(Effect.REFUSED)
         elif reply is not None and exchange in seen:
             found.append(Effect.REPEATED)
@@ -62,7 +139,13 @@ def effects(turns: Sequence[RecordedTurn]) -> list[Effect]:
     return found
 
 
-def workflow(turns: Sequence[RecordedTurn], effect_of: Sequence[Effect]) -> list[int]:
+def workflow(
+    turns: Sequence[RecordedTurn],
+    effect_of: Sequence[Effect],
+    *,
+    exploring: Sequence[str],
+    moving: Sequence[str],
+) -> list[int]:
     """Turns that solved the task: progress, less visits and openings that led to no act."""
     forward = [index for index, effect in enumerate(effect_of) if effect is Effect.PROGRESS]
     kept: list[int] = []
@@ -70,76 +153,17 @@ def workflow(turns: Sequence[RecordedTurn], effect_of: Sequence[Effect]) -> list
         index = forward[position]
         following = forward[position + 1] if position + 1 < len(forward) else None
         leads_to_act = (
-            following is not None
-            and following in kept
-            and not turns[following].action.lower().startswith("go to")
+            following is not None and following in kept and not _begins(turns[following], moving)
         )
-        if not _explores(turns[index]) or leads_to_act:
+        if not _begins(turns[index], exploring) or leads_to_act:
             kept.append(index)
     return kept[::-1]
 
 
-class RuleAnalyzer:
-    """Writes skills from what happened.
-
-    Args:
-        max_step_skills: Most step skills an episode (authors' scripts: 5 on ALFWorld, 2 on
-            Search-QA).
-    """
-
-    def __init__(self, *, max_step_skills: int = 5) -> None:
-        """Starts with empty counts."""
-        if not is_int(max_step_skills, 0):
-            raise ValueError(
-                f"config.analyzer.max_step_skills={max_step_skills!r}: must be a whole number, at "
-                "least 0."
-            )
-        self.max_step_skills = max_step_skills
-        self.counts = AnalyzerCounts()
-
-    def analyze(self, record: EpisodeRecord) -> EpisodeSkills | None:
-        """Skills of one episode; None, counted, if its record shows nothing to learn from."""
-        self.counts.episodes += 1
-        skills = self._skills(record) if record.turns else None
-        if skills is None:
-            self.counts.failures[AnalyzerFailure.NOTHING_RECORDED] += 1
-            return None
-        self.counts.successes += 1
-        return skills.limited_to(range(len(record.turns)), max_step_skills=self.max_step_skills)
-
-    def analyze_many(self, records: Sequence[EpisodeRecord]) -> list[EpisodeSkills | None]:
-        """Skills of several episodes, in order."""
-        return [self.analyze(record) for record in records]
-
-    def _skills(self, record: EpisodeRecord) -> EpisodeSkills | None:
-        if record.outcome == "unknown":
-            return None
-        if is_search_episode(record.turns):
-            return search_skills(record, max_step_skills=self.max_step_skills)
-        effect_of = effects(record.turns)
-        if record.outcome == "success":
-            return self._from_success(record, workflow(record.turns, effect_of))
-        return _from_failure(record, effect_of)
-
-    def _from_success(self, record: EpisodeRecord, path: list[int]) -> EpisodeSkills | None:
-        if not path:
-            return None
-        actions = [_quoted(record.turns[index]) for index in path[-MAX_QUOTED_ACTIONS:]]
-        acts = [index for index in path if not _explores(record.turns[index])]
-        return EpisodeSkills(
-            episode_summary=f"Solved in {len(record.turns)} turns, {len(path)} of them needed.",
-            episode_skill=f"Do these in order and leave out detours: {', then '.join(actions)}.",
-            step_skills={
-                index: f"Do {_quoted(record.turns[index])} now: it moved the task forward."
-                for index in acts[-self.max_step_skills :]
-            },
-        )
-
-
-def _from_failure(record: EpisodeRecord, effect_of: list[Effect]) -> EpisodeSkills | None:
+def _from_failure(turns: Sequence[RecordedTurn], effect_of: list[Effect]) -> EpisodeSkills:
     wasted = [index for index, effect in enumerate(effect_of) if effect is not Effect.PROGRESS]
     counted = Counter(
-        (effect_of[index], _quoted(record.turns[index]))
+        (effect_of[index], _quoted(turns[index]))
         for index in wasted
         if effect_of[index] is not Effect.INVALID
     )
@@ -152,15 +176,15 @@ def _from_failure(record: EpisodeRecord, effect_of: list[Effect]) -> EpisodeSkil
     if num_invalid:
         sentences.append(
             f"Write one action in the required format every time: {num_invalid} of "
-            f"{len(record.turns)} responses had none."
+            f"{len(turns)} responses had none."
         )
     if not sentences:
-        last = [_quoted(turn) for turn in record.turns[-MAX_QUOTED_ACTIONS:]]
+        last = [_quoted(turn) for turn in turns[-MAX_QUOTED_ACTIONS:]]
         sentences.append(f"These did not lead to the goal, so try others: {', '.join(last)}.")
     return EpisodeSkills(
-        episode_summary=f"Not solved in {len(record.turns)} turns, {len(wasted)} of them wasted.",
+        episode_summary=f"Not solved in {len(turns)} turns, {len(wasted)} of them wasted.",
         episode_skill=" ".join(sentences),
-        step_skills={index: _warning(record.turns[index], effect_of[index]) for index in wasted},
+        step_skills={index: _warning(turns[index], effect_of[index]) for index in wasted},
     )
 
 
@@ -174,9 +198,9 @@ def _quoted(turn: RecordedTurn) -> str:
     return f"`{' '.join(turn.action.split())}`"
 
 
-def _explores(turn: RecordedTurn) -> bool:
-    return turn.action.lower().startswith(EXPLORING)
+def _begins(turn: RecordedTurn, beginnings: Sequence[str]) -> bool:
+    return turn.action.lower().startswith(tuple(beginnings))
 
 
-def _is_refusal(reply: str) -> bool:
-    return any(phrase in reply.lower() for phrase in REFUSALS)
+def _is_refusal(reply: str, refusals: Sequence[str]) -> bool:
+    return any(phrase.lower() in reply.lower() for phrase in refusals)

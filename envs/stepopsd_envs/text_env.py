@@ -1,63 +1,29 @@
-"""The contract between a text environment and whoever plays it, and the checker of the contract.
+"""The contract between a text environment and whoever plays it, or learns from who played it.
 
 An action is the policy's whole response text of one turn; the environment finds the command in
 it. An observation is the raw text of the environment. What a model reads around it (role,
 history, instructions) comes from three message methods, so that one environment serves both
 context policies: `append` (one growing chat) and `window` (prompt rebuilt from the last turns).
+
+What a method may need to know of an environment, the environment's class says (its skills, its
+largest return, what a refusal looks like ...); nothing is guessed from its name or its words.
+`stepopsd_envs.checks` has the checker of the contract.
 """
 
 import difflib
 import inspect
-import string
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium as gym
-import numpy as np
+
+from stepopsd_envs.skill_rules import EpisodeSkills, RecordedTurn, skills_by_rules
+from stepopsd_envs.text_space import UnicodeText
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
-
-# What a space may hold has no natural end; this is far above any context window, in characters.
-_MAX_TEXT_LENGTH = 10_000_000
-_MAX_SAMPLE_LENGTH = 64
-_MAX_TURNS_CHECKED = 1000
-
-_INFO_TYPES: dict[str, type] = {
-    "task_id": str,
-    "task_type": str,
-    "won": bool,
-    "is_action_valid": bool,
-    "action": str,
-}
-_OPTIONAL_INFO_TYPES: dict[str, type] = {"tool_error": str, "anchor": str, "golden_rollout": str}
-
-
-class UnicodeText(gym.spaces.Text):
-    """Every text, the empty one included; samples are short and printable.
-
-    Gymnasium's own `Text` looks up each character in an explicit set, which for all of Unicode
-    would hold a million entries in every environment.
-    """
-
-    def __init__(self, *, seed: int | np.random.Generator | None = None):
-        """Makes the space; `seed` is for sampling."""
-        super().__init__(_MAX_TEXT_LENGTH, min_length=0, charset=string.printable, seed=seed)
-
-    def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """Draws a printable text of at most 64 characters (or of the length in `mask`)."""
-        if mask is None and probability is None:
-            mask = (int(self.np_random.integers(_MAX_SAMPLE_LENGTH + 1)), None)
-        return super().sample(mask, probability)
-
-    def contains(self, x: Any) -> bool:
-        """Whether `x` is a text."""
-        return isinstance(x, str) and len(x) <= self.max_length
-
-    def __repr__(self) -> str:
-        """Shows the name alone; there is nothing to configure."""
-        return "UnicodeText()"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,15 +51,55 @@ class TextEnv(gym.Env[str, str]):
 
     A turn limit is `truncated`, the end of the task is `terminated`; never both.
     An exception out of `reset` or `step` means that the environment is broken.
+
+    The constructor takes keywords, the keys of `env_config`; one named `tokenizer` is given the
+    folder of the model's tokenizer, unless the configuration sets it.
+
+    What follows `system_prompt` describes the environment to methods. All of it has a default, and
+    a method that needs what a class does not say is refused with the name of what is missing.
     """
 
     thread_safe: ClassVar[bool] = False
     """Whether copies may be stepped from several threads at once."""
 
-    action_tags: ClassVar[tuple[str, ...]] = ("action",)
-    """Names of the tags between which a response acts."""
-
     system_prompt: str | None = None
+    """The system message of every chat; None for none."""
+
+    action_tags: ClassVar[tuple[str, ...]] = ("action",)
+    """Names of the tags between which a response acts; a bare command goes into the first."""
+
+    answer_tags: ClassVar[tuple[str, ...]] = ()
+    """Those of `action_tags` that give the final answer; () where there is no such thing."""
+
+    contexts: ClassVar[tuple[str, ...]] = ("append", "window")
+    """The context policies that the messages serve; `refuse_context` where it depends."""
+
+    embedded_model: ClassVar[str | Path | None] = None
+    """What `model: tiny` means: the name of a packaged model ("alfworld", "search_qa"), or the
+    folder of an own one in the Hugging Face format."""
+
+    skill_libraries: ClassVar[Mapping[str, str | Path]] = {}
+    """Skill libraries by name: a folder of Markdown files with a `general.md`, or a JSON bank. The
+    first is the one that `skills: packaged` means."""
+
+    refusals: ClassVar[tuple[str, ...] | None] = None
+    """Parts of an observation, in any case, by which it says that nothing was done, such as
+    "nothing happens"; () if there are none, None if the class does not say."""
+
+    exploring_commands: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of commands that look around and change nothing, such as "go to"; `skill_rules`
+    leaves them out of a workflow where they lead to nothing."""
+
+    moving_commands: ClassVar[tuple[str, ...]] = ()
+    """Those of `exploring_commands` that leave the spot, so that the one before led to nothing."""
+
+    task_phrases: ClassVar[tuple[str, ...]] = ()
+    """Phrases before the task in a user message, the preferred one first. Advice on a whole episode
+    (OPID) is put after the line with one; without one, where `turn_phrases` says."""
+
+    turn_phrases: ClassVar[tuple[str, ...]] = ()
+    """Phrases that hand the turn to the model, the preferred one first. Advice on one turn is put
+    before it; without one, at the end of the message."""
 
     def __init__(self) -> None:
         """Sets the spaces; a subclass calls this first."""
@@ -131,6 +137,91 @@ class TextEnv(gym.Env[str, str]):
             info: The info that came with it.
         """
         raise NotImplementedError
+
+    def response_of(self, command: str) -> str:
+        """What a model would have written for a bare command: how a person's line is played.
+
+        With several `action_tags` the line may begin with the name of one: "answer Lisbon".
+        """
+        first, _, rest = command.strip().partition(" ")
+        if len(self.action_tags) > 1 and first.lower() in self.action_tags and rest.strip():
+            return f"<{first.lower()}>{rest.strip()}</{first.lower()}>"
+        if not self.action_tags:
+            return command
+        return f"<{self.action_tags[0]}>{command}</{self.action_tags[0]}>"
+
+    @classmethod
+    def refuse_context(cls, context: str, env_config: Mapping[str, Any]) -> None:
+        """Raises a ValueError if the messages do not serve a context policy.
+
+        Args:
+            context: "append" or "window".
+            env_config: Arguments of the constructor.
+        """
+        if context not in cls.contexts:
+            raise ValueError(
+                f"context={context!r}: {cls.__name__} writes no messages for it. Use "
+                f"{' or '.join(f'context={known!r}' for known in cls.contexts)}."
+            )
+
+    @classmethod
+    def largest_return(cls, env_config: Mapping[str, Any]) -> float:
+        """The return of a perfect episode; not said by default.
+
+        Args:
+            env_config: Arguments of the constructor.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not say its largest return.")
+
+    @classmethod
+    def skill_categories(cls, task_type: str, first_observation: str) -> tuple[str, ...]:
+        """The categories of `skill_libraries` that a task belongs to; not said by default.
+
+        Args:
+            task_type: `info["task_type"]`.
+            first_observation: What `reset` said.
+
+        Returns:
+            Names of categories; () for the general skills alone.
+
+        Raises:
+            ValueError: No such task type.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not say which skills a task gets.")
+
+    @classmethod
+    def skill_rules(
+        cls, task: str, turns: Sequence[RecordedTurn], *, won: bool, max_step_skills: int
+    ) -> EpisodeSkills | None:
+        """What rules can teach about a finished episode, from its record alone.
+
+        By default `stepopsd_envs.skill_rules`, with `refusals` and `exploring_commands`: after a
+        success the commands that moved it forward, after a failure those that were wasted.
+
+        Args:
+            task: The first observation.
+            turns: The episode's turns, in order, at least one.
+            won: How it ended.
+            max_step_skills: Most turns to give advice on; what is beyond is dropped.
+
+        Returns:
+            The skills, the decisive turns first; None if there is nothing to learn.
+        """
+        del task
+        return skills_by_rules(
+            turns,
+            won=won,
+            refusals=cls.refusals or (),
+            exploring=cls.exploring_commands,
+            moving=cls.moving_commands,
+            max_step_skills=max_step_skills,
+        )
+
+    @classmethod
+    def says(cls, name: str) -> bool:
+        """Whether the class, or one between it and `TextEnv`, has its own value or method."""
+        classes = cls.__mro__[: cls.__mro__.index(TextEnv)]
+        return any(name in vars(base) for base in classes)
 
     def task_for_reset(self, options: Mapping[str, Any] | None) -> str:
         """Returns `options["task"]`, or a task of the train split drawn with `np_random`.
@@ -180,98 +271,3 @@ def refuse_unknown_keys(environment: type[TextEnv], unknown: Mapping[str, Any]) 
             f"{key}={value!r}: {environment.__name__} has no such key.{nearest(key, known)} "
             f"It has {', '.join(known)}."
         )
-
-
-class TextEnvContractError(AssertionError):
-    """An environment breaks the text contract."""
-
-
-def check_text_env(env: TextEnv, responses: Sequence[str] | None = None) -> None:
-    """Plays `env` and raises `TextEnvContractError` where it breaks the contract.
-
-    Run it beside `gymnasium.utils.env_checker.check_env`, which knows nothing of tasks,
-    messages and info keys.
-
-    Args:
-        env: The environment, fresh.
-        responses: Texts to play in turn, over and over until the episode ends; by default texts
-            that no environment can execute.
-    """
-    responses = responses or ("", "no tag at all", "<action>é\n中</action>", "<search>x</search>")
-    seen: dict[str, str] = {}
-    for split in SPLITS:
-        tasks = env.tasks(split)
-        _require(isinstance(tasks, tuple) and len(tasks) > 0, f"tasks({split!r}) is no full tuple")
-        _require(list(tasks) == sorted(set(tasks)), f"tasks({split!r}) is unsorted or repeats")
-        for task in tasks:
-            _require(task not in seen, f"task {task!r} is in {split} and in {seen.get(task)}")
-            seen[task] = split
-        for task in (*tasks[:1], *tasks[-1:]):
-            _require(
-                _transcript(env, task, responses) == _transcript(env, task, responses),
-                f"task {task!r} played twice with one seed gave two transcripts",
-            )
-    _require_refusal("an unknown split", env.tasks, "no_such_split")
-    _require_refusal("an unknown task", env.reset, options={"task": "no such task"})
-    _require_refusal("an unknown reset option", env.reset, options={"tusk": env.tasks("train")[0]})
-    draws = [env.reset(seed=7)[1]["task_id"] for _ in range(2)]
-    _require(draws[0] == draws[1], "reset(seed=7) drew two different tasks")
-    _require(seen[draws[0]] == "train", "reset without a task drew one that is not in train")
-
-
-def _transcript(env: TextEnv, task: str, responses: Sequence[str]) -> list[Any]:
-    observation, info = env.reset(seed=3, options={"task": task})
-    _check_info(info)
-    _require(info["task_id"] == task, f"reset to {task!r} gave task_id {info['task_id']!r}")
-    _require(info["action"] == "" and not info["won"], "reset gave an action or a win")
-    _require_text("observation", observation)
-    _require_text("first_message", env.first_message(observation, info))
-    lines: list[Any] = [observation]
-    history: list[HistoryTurn] = []
-    for index in range(_MAX_TURNS_CHECKED):
-        before = observation
-        response = responses[index % len(responses)]
-        observation, reward, terminated, truncated, info = env.step(response)
-        _check_info(info)
-        _require_text("observation", observation)
-        _require(type(reward) is float, f"the reward is a {type(reward).__name__}, not a float")
-        _require(
-            type(terminated) is bool and type(truncated) is bool,
-            "terminated and truncated must be bool",
-        )
-        _require(not (terminated and truncated), "a turn is both terminated and truncated")
-        _require("tool_error" not in info or truncated, "a tool_error must be truncated")
-        lines.append((observation, reward, terminated, truncated, dict(info)))
-        if terminated or truncated:
-            return lines
-        history.append(HistoryTurn(index=index, observation=before, action=info["action"]))
-        for shown in ([], history[-1:], history[-3:]):
-            _require_text("window_message", env.window_message(shown, observation, info))
-        _require_text("append_message", env.append_message(observation, info))
-    raise TextEnvContractError(f"task {task!r} had no end after {_MAX_TURNS_CHECKED} turns")
-
-
-def _check_info(info: Mapping[str, Any]) -> None:
-    for key, kind in _INFO_TYPES.items():
-        _require(key in info, f"info lacks {key!r}")
-        _require(type(info[key]) is kind, f"info[{key!r}]={info[key]!r} is no {kind.__name__}")
-    for key, kind in _OPTIONAL_INFO_TYPES.items():
-        if key in info:
-            _require(type(info[key]) is kind, f"info[{key!r}]={info[key]!r} is no {kind.__name__}")
-
-
-def _require_text(what: str, value: Any) -> None:
-    _require(UnicodeText().contains(value), f"{what} is a {type(value).__name__}, not a text")
-
-
-def _require_refusal(what: str, function: Any, *args: Any, **kwargs: Any) -> None:
-    try:
-        function(*args, **kwargs)
-    except ValueError:
-        return
-    raise TextEnvContractError(f"{what} is not refused with a ValueError")
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise TextEnvContractError(otherwise)

@@ -82,8 +82,7 @@ class AgentOPSDConfig(SkillTeacherConfig):
             credit_level: "turn", or "token": the recursion over the tokens of each turn.
             uses_belief: False puts the raw evidence in place of the belief's moves (an ablation).
             signed_moves: False takes their magnitude and no sign of the advantage (an ablation).
-            largest_return: Return of a perfect episode; none takes the environment's
-                `reward_scale`, or 1.
+            largest_return: Return of a perfect episode; none takes what the environment says.
             kwargs: Keys of the skill teacher, GRPO and RLlib.
 
         Returns:
@@ -97,6 +96,17 @@ class AgentOPSDConfig(SkillTeacherConfig):
         """Checks the shaping's keys."""
         self.require(_RANGES)
         super().validate()
+        if self.uses_teacher() and self.largest_return is None:
+            self._require_largest_return()
+
+    def _require_largest_return(self) -> None:
+        env = self.env_class()
+        if not env.says("largest_return"):
+            self._value_error(
+                f"config.largest_return=None: AgentOPSD's prior is the mean return over the "
+                f"largest one, and {env.__name__} does not say it. Define "
+                f"{env.__name__}.largest_return(env_config), or set largest_return."
+            )
 
     @override(SkillTeacherConfig)
     def uses_teacher(self) -> bool:
@@ -135,7 +145,7 @@ class AgentOPSDConfig(SkillTeacherConfig):
 
     def _priors(self, columns: dict[str, Tensor], episodes: list[AgentEpisode]) -> Tensor:
         """B_0 of every episode, from the score of its first row."""
-        largest = self.largest_return or float(self.env_config.get("reward_scale", 1.0))
+        largest = self.largest_return or self.env_class().largest_return(self.env_config)
         row_N = torch.searchsorted(columns["episode_index"], torch.arange(len(episodes)))
         group_N = torch.tensor([episode.group for episode in episodes])
         return group_priors(columns["scores"][row_N], group_N, max_return=largest)

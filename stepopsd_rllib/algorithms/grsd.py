@@ -114,7 +114,7 @@ class GRSDConfig(GRPOConfig):
 
     def make_analyzer(self) -> EpisodeAnalyzer:
         """The analyzer that the key names; guidance has no step skills."""
-        return make_analyzer(self.analyzer, max_step_skills=0)
+        return make_analyzer(self.analyzer, max_step_skills=0, env=self.env_class())
 
     @override(GRPOConfig)
     def policy_analysis(self) -> PolicyAnalysis | None:

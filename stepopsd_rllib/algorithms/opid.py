@@ -28,6 +28,7 @@ scripts and not part of this file.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, Self
 
 import torch
@@ -53,6 +54,7 @@ from stepopsd_rllib.objectives.opid import (
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
+from stepopsd_rllib.teachers.skill_insertion import insert_skills
 from stepopsd_rllib.training.keys import UNSET, set_given
 
 
@@ -131,7 +133,9 @@ class OPIDConfig(GRPOConfig):
 
     def make_analyzer(self) -> EpisodeAnalyzer:
         """The analyzer that the key names."""
-        return make_analyzer(self.analyzer, max_step_skills=self.max_step_skills)
+        return make_analyzer(
+            self.analyzer, max_step_skills=self.max_step_skills, env=self.env_class()
+        )
 
     @override(GRPOConfig)
     def policy_analysis(self) -> PolicyAnalysis | None:
@@ -158,7 +162,16 @@ class OPIDConfig(GRPOConfig):
                 chat=chat,
                 max_tokens=self.skill_max_tokens,
             ),
-            SkillLogProbs(route=self.route, chat=chat, max_tokens=self.micro_batch_tokens),
+            SkillLogProbs(
+                route=self.route,
+                chat=chat,
+                insert=functools.partial(
+                    insert_skills,
+                    task_phrases=self.env_class().task_phrases,
+                    turn_phrases=self.env_class().turn_phrases,
+                ),
+                max_tokens=self.micro_batch_tokens,
+            ),
             SkillAdvantages(config=self),
         ]
 

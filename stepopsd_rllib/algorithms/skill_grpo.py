@@ -22,7 +22,6 @@ from stepopsd_rllib.algorithms.shared.skill_teacher import (
     PACKAGED,
     SKILL_KEYS,
     skill_choice,
-    skill_library,
 )
 from stepopsd_rllib.config_keys import KeyCheck
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
@@ -58,8 +57,8 @@ class SkillGRPOConfig(GRPOConfig):
         """Sets the skills of the prompts.
 
         Args:
-            skills: "packaged", the library that ships for the environment; the name of a packaged
-                one; or a folder of Markdown files or a JSON bank.
+            skills: "packaged", the first library that the environment brings; the name of
+                another; or a folder of Markdown files or a JSON bank.
             skill_retrieval: "keyword" (as published), "task", "random" or "all".
             train_skills: Whether training prompts have skills. False is GRPO.
             eval_skills: Whether evaluation prompts have them (the starred rows of the tables).
@@ -76,7 +75,7 @@ class SkillGRPOConfig(GRPOConfig):
         """Checks the keys, and that the skills can be read."""
         self.require(_RANGES)
         super().validate()
-        skill_library(self.skills, str(self.env))
+        skill_choice(self)
 
     @override(GRPOConfig)
     def rollout_settings(self, *, explore: bool) -> RolloutSettings:

@@ -42,7 +42,7 @@ from stepopsd_rllib.connectors.hindsight_shaping import HindsightShaping
 from stepopsd_rllib.connectors.scored_rows import ReferenceLogProbs
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
-from stepopsd_rllib.episodes.segmentation import CREDITED_TAGS, SPAN_MODES, SpanMode
+from stepopsd_rllib.episodes.segmentation import SPAN_MODES, SpanMode
 from stepopsd_rllib.objectives.schedules import linear_decay
 from stepopsd_rllib.training.keys import UNSET, set_given
 
@@ -153,13 +153,14 @@ class StepOPSDConfig(GRPOConfig):
 
     def _check_span_mode(self) -> None:
         """Refuses spans that the environment's turns do not have."""
-        tags = self.action_tags()
-        needed = {"answer"} if self.span_mode.endswith("answer_only") else set(CREDITED_TAGS)
-        if self.span_mode != "clean_step_no_observation" and not needed & set(tags):
+        env = self.env_class()
+        hook = "answer_tags" if self.span_mode.endswith("answer_only") else "action_tags"
+        if self.span_mode != "clean_step_no_observation" and not getattr(env, hook):
+            tags = ", ".join(f"<{tag}>" for tag in env.action_tags) or "no tags"
             self._value_error(
-                f"config.span_mode={self.span_mode!r}: turns of {self.env} have no "
-                f"<{sorted(needed)[0]}>, but {', '.join(f'<{tag}>' for tag in tags) or 'no tags'}. "
-                "Use 'action_only' where turns have an action tag, or 'clean_step_no_observation'."
+                f"config.span_mode={self.span_mode!r}: {env.__name__} names no {hook}; its turns "
+                f"have {tags}. Set {env.__name__}.{hook}, or use 'action_only' where turns have an "
+                "action tag, or 'clean_step_no_observation'."
             )
 
     def lambda_at(self, update: int) -> float:
@@ -176,7 +177,12 @@ class StepOPSDConfig(GRPOConfig):
         tokenizer = self.tokenizer()
         return [
             *super().learner_connectors(),
-            StepSpans(mode=self.span_mode, decode=self.chat_format().text),
+            StepSpans(
+                mode=self.span_mode,
+                decode=self.chat_format().text,
+                action_tags=self.env_class().action_tags,
+                answer_tags=self.env_class().answer_tags,
+            ),
             HindsightContext(
                 source=self.hindsight,
                 include_outcome=self.hindsight_outcome,

@@ -48,7 +48,6 @@ from stepopsd_rllib.algorithms.shared.skill_teacher import (
     PACKAGED,
     SKILL_KEYS,
     skill_choice,
-    skill_library,
 )
 from stepopsd_rllib.algorithms.shared.top_tokens import TopTokenLearner, require_tokens
 from stepopsd_rllib.algorithms.skill_grpo import with_skills
@@ -116,9 +115,9 @@ class UCOBConfig(GiGPOConfig):
             gate_beta: Sharpness of the gate per nat (5); 0 makes it the constant 1/2.
             teacher_top_tokens: K, most likely tokens of the teacher that are compared (32).
             renormalize_top_tokens: Whether both distributions are renormalised over them.
-            skills: "packaged", the library that ships for the environment; the name of a packaged
-                one; or a folder of Markdown files or a JSON bank.
-            skill_retrieval: "task" (by task type or data source), "keyword", "random" or "all".
+            skills: "packaged", the first library that the environment brings; the name of
+                another; or a folder of Markdown files or a JSON bank.
+            skill_retrieval: "task" (as the environment says), "keyword", "random" or "all".
             eval_skills: Whether evaluation prompts have skills.
             kwargs: Keys of GiGPO, GRPO and RLlib.
 
@@ -134,7 +133,7 @@ class UCOBConfig(GiGPOConfig):
         self.require(_RANGES)
         super().validate()
         if self.num_informed_rollouts() or self.eval_skills:
-            skill_library(self.skills, str(self.env))
+            skill_choice(self)
         if self.distillation_coeff > 0:
             self._require_branches()
             self._require_model()

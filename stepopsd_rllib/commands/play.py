@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 from stepopsd_envs import TextEnv
 
 from stepopsd_rllib.commands.tuned import parse_override
+from stepopsd_rllib.environments import make_text_env
 
 LEAVE = {"quit", "exit"}
 
@@ -29,15 +29,13 @@ def play(
     """Plays one task in the terminal and returns the exit status.
 
     Args:
-        env_id: A registered id; the module prefix of RLlib ("envs:") may be left out.
+        env_id: What `env:` takes in a configuration.
         config: Keyword arguments of the environment.
         split: Split that the task is drawn from.
         task: Task id; drawn from the split with `seed` if not given.
         seed: Seed of the draw and of the environment.
     """
-    env = gym.make(env_id.removeprefix("envs:"), **config).unwrapped
-    if not isinstance(env, TextEnv):
-        raise ValueError(f"{env_id}: is not a text environment of this package.")
+    env = make_text_env(env_id, config)
     if task is None:
         tasks = env.tasks(split)
         task = tasks[seed % len(tasks)]
@@ -54,7 +52,7 @@ def play(
         if typed is None:
             print(f"Left after {turns} turns, return {total:g}.")
             return 0
-        observation, reward, terminated, truncated, info = env.step(response_of(typed))
+        observation, reward, terminated, truncated, info = env.step(response_of(env, typed))
         total, turns = total + float(reward), turns + 1
         if not info["is_action_valid"]:
             print(f"(not a valid action: {info['action']!r})")
@@ -64,9 +62,9 @@ def play(
     return 0
 
 
-def response_of(typed: str) -> str:
-    """What a model would have written: a text with tags as it is, else an action in its tags."""
-    return typed if "<" in typed else f"<think></think><action>{typed}</action>"
+def response_of(env: TextEnv, typed: str) -> str:
+    """What a model would have written: a text with tags as it is, a bare one as `env` wraps it."""
+    return typed if "<" in typed else env.response_of(typed)
 
 
 def _typed() -> str | None:

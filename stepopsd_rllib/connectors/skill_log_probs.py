@@ -21,11 +21,11 @@ from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
 from stepopsd_rllib.scoring.scorer import Scorer
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeSkills
-from stepopsd_rllib.teachers.skill_insertion import insert_skills
 
 Columns = dict[str, Tensor]
 Sequences = list[ScoredSequence | BranchedSequence]
 Route = Callable[[str], SkillRoute]
+Insert = Callable[..., str]
 
 
 class SkillLogProbs(ConnectorV2):
@@ -38,11 +38,22 @@ class SkillLogProbs(ConnectorV2):
     and a step's in the message that the step answers.
     """
 
-    def __init__(self, *, route: Route, chat: ChatFormat, max_tokens: int, **kwargs: Any):
-        """Keeps routing (from a turn's step skill), chat format and token budget of a pass."""
+    def __init__(
+        self, *, route: Route, chat: ChatFormat, insert: Insert, max_tokens: int, **kwargs: Any
+    ):
+        """Keeps the arguments.
+
+        Args:
+            route: Which skills a turn is scored under, from its step skill.
+            chat: The chat format.
+            insert: Puts `episode_skill` or `step_skill` into a user message.
+            max_tokens: Token budget of a pass.
+            kwargs: Keywords of RLlib's connectors.
+        """
         super().__init__(**kwargs)
         self.route = route
         self.chat = chat
+        self.insert = insert
         self.max_tokens = max_tokens
 
     @override(ConnectorV2)
@@ -87,7 +98,7 @@ class SkillLogProbs(ConnectorV2):
             episodes_of(shared_data), shared_data[EPISODE_SKILLS], strict=True
         ):
             if skills is not None:
-                view = _EpisodeRows(columns, episode, first_row, self.chat)
+                view = _EpisodeRows(columns, episode, first_row, self.chat, self.insert)
                 routes = [self.route(skills.step_skills.get(k, "")) for k in view.turns]
                 episode_skill += view.with_episode_skill(skills, routes)
                 step_skill += view.with_step_skills(skills, routes)
@@ -121,11 +132,19 @@ class SkillLogProbs(ConnectorV2):
 class _EpisodeRows:
     """The token rows of one episode, and where its turns stand in them."""
 
-    def __init__(self, columns: Columns, episode: AgentEpisode, first_row: int, chat: ChatFormat):
+    def __init__(
+        self,
+        columns: Columns,
+        episode: AgentEpisode,
+        first_row: int,
+        chat: ChatFormat,
+        insert: Insert,
+    ):
         self._num_places, self._width = columns["input_ids"].numel(), columns["input_ids"].shape[1]
         self._episode = episode
         self._row = first_row
         self._chat = chat
+        self._insert = insert
         self._grows = episode.context == "append"
         self._starts: list[int] = []
         end = 0
@@ -183,7 +202,7 @@ class _EpisodeRows:
         prompt_ids = turn.prompt_ids
         if skill:
             changed = self._chat.with_changed_message(
-                prompt_ids.tolist(), lambda message: insert_skills(message, **skill)
+                prompt_ids.tolist(), lambda message: self._insert(message, **skill)
             )
             prompt_ids = np.asarray(changed)
         start = self._starts[k] + len(turn.prompt_ids)

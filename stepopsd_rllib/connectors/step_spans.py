@@ -12,7 +12,13 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.connectors.token_batch import episodes_of
-from stepopsd_rllib.episodes.segmentation import SpanMode, token_span, turn_targets
+from stepopsd_rllib.episodes.segmentation import (
+    ACTION_TAGS,
+    ANSWER_TAGS,
+    SpanMode,
+    token_span,
+    turn_targets,
+)
 
 
 class StepSpans(ConnectorV2):
@@ -25,11 +31,27 @@ class StepSpans(ConnectorV2):
     """
 
     def __init__(
-        self, *, mode: SpanMode, decode: Callable[[Sequence[int]], str], **kwargs: Any
+        self,
+        *,
+        mode: SpanMode,
+        decode: Callable[[Sequence[int]], str],
+        action_tags: Sequence[str] = ACTION_TAGS,
+        answer_tags: Sequence[str] = ANSWER_TAGS,
+        **kwargs: Any,
     ) -> None:
-        """Keeps the mode, and how response ids become the text that the environment saw."""
+        """Keeps the arguments.
+
+        Args:
+            mode: Which spans.
+            decode: How response ids become the text that the environment saw.
+            action_tags: Names of the tags between which a turn acts.
+            answer_tags: Those of them that give the final answer.
+            kwargs: Keywords of RLlib's connectors.
+        """
         super().__init__(**kwargs)
         self.mode: SpanMode = mode
+        self.action_tags = action_tags
+        self.answer_tags = answer_tags
         self.decode = decode
 
     @override(ConnectorV2)
@@ -45,7 +67,12 @@ class StepSpans(ConnectorV2):
         step_BT = torch.full_like(turn_BT, -1)
         row = 0
         for episode in episodes_of(shared_data):
-            targets = turn_targets([turn.response for turn in episode.turns], self.mode)
+            targets = turn_targets(
+                [turn.response for turn in episode.turns],
+                self.mode,
+                action_tags=self.action_tags,
+                answer_tags=self.answer_tags,
+            )
             for k, (turn, target) in enumerate(zip(episode.turns, targets, strict=True)):
                 if target is not None:
                     start, stop = token_span(self.decode, turn.response_ids.tolist(), target)

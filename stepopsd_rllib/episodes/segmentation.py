@@ -20,15 +20,14 @@ from typing import Literal, get_args
 Span = tuple[int, int]
 SpanMode = Literal["clean_step_no_observation", "action_only", "answer_only", "final_answer_only"]
 SPAN_MODES: tuple[SpanMode, ...] = get_args(SpanMode)
-# Tags of the actions that spans are made of.
-CREDITED_TAGS = ("action", "search", "answer")
+# Tags of the authors' environments; an environment says its own.
+ACTION_TAGS = ("action", "search", "answer")
+ANSWER_TAGS = ("answer",)
 
 FEEDBACK_OPENING = "My previous action is invalid."
 FEEDBACK_CLOSING = "Let me try again.\n"
 
 _SEARCH_ACTION = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL)
-# Environments accept the tags of an action in any case.
-_TURN_ACTION = re.compile(rf"<({'|'.join(CREDITED_TAGS)})>.*?</\1>", re.DOTALL | re.IGNORECASE)
 # How tokenizers decode a character of which some bytes are still missing.
 _REPLACEMENT = "\ufffd"
 _OBSERVATION_OPENING = "<information>"
@@ -140,14 +139,22 @@ def target_spans(steps: Sequence[SearchStep], mode: SpanMode) -> list[Span]:
     ]
 
 
-def turn_targets(responses: Sequence[str], mode: SpanMode) -> list[Span | None]:
+def turn_targets(
+    responses: Sequence[str],
+    mode: SpanMode,
+    *,
+    action_tags: Sequence[str] = ACTION_TAGS,
+    answer_tags: Sequence[str] = ANSWER_TAGS,
+) -> list[Span | None]:
     """The characters of each turn's response that are credited, for an episode with known turns.
 
-    The action of a turn is its first complete `<action>`, `<search>` or `<answer>` block.
+    The action of a turn is its first complete block between action tags, in any case.
 
     Args:
         responses: Response text of every turn of an episode.
         mode: As in `target_spans`; a whole response is a clean step.
+        action_tags: Names of the tags between which a turn acts.
+        answer_tags: Those of them that give the final answer.
 
     Returns:
         One span a turn, None where the turn has no such text.
@@ -158,8 +165,11 @@ def turn_targets(responses: Sequence[str], mode: SpanMode) -> list[Span | None]:
     _check_mode(mode)
     if mode == "clean_step_no_observation":
         return [(0, len(response)) if response else None for response in responses]
-    actions = [_TURN_ACTION.search(response) for response in responses]
-    answers = [i for i, match in enumerate(actions) if match and match[1].lower() == "answer"]
+    # Environments accept the tags of an action in any case.
+    names = "|".join(map(re.escape, action_tags))
+    action = re.compile(rf"<({names})>.*?</\1>", re.DOTALL | re.IGNORECASE)
+    actions = [action.search(response) for response in responses]
+    answers = [i for i, match in enumerate(actions) if match and match[1].lower() in answer_tags]
     chosen: Sequence[int] = range(len(actions))
     if mode == "answer_only":
         chosen = answers

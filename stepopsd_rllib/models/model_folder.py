@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.resources
 from pathlib import Path
 
+from stepopsd_envs.text_env import TextEnv
+
 EMBEDDED_MODEL = "tiny"
-_EMBEDDED_MODEL_FOLDERS = {"ALFWorld": "alfworld", "SearchQA": "search_qa"}
 
 
-def model_folder(model: str, env: str) -> str:
+def model_folder(model: str, env: type[TextEnv]) -> str:
     """Folder of a model in the Hugging Face format.
 
     Args:
         model: A folder, or "tiny" for the embedded model.
-        env: Id of the environment that an embedded model was made for.
+        env: Class of the environment, which names its embedded model.
 
     Raises:
         ValueError: There is no such folder, or no embedded model for the environment.
@@ -26,12 +27,16 @@ def model_folder(model: str, env: str) -> str:
                 "folder). Download the model and give its folder, or use model='tiny'."
             )
         return model
-    for name, folder in _EMBEDDED_MODEL_FOLDERS.items():
-        if name in env:
-            path = importlib.resources.files("stepopsd_rllib") / "tiny" / "weights" / folder
-            if path.is_dir():
-                return str(path)
+    if env.embedded_model is None:
+        raise ValueError(
+            f"config.model='tiny': {env.__name__} names no embedded model. Set "
+            f"{env.__name__}.embedded_model, or give the folder of a Hugging Face model."
+        )
+    packaged = importlib.resources.files("stepopsd_rllib") / "tiny" / "weights"
+    for path in (Path(env.embedded_model), Path(str(packaged)) / env.embedded_model):
+        if (path / "config.json").is_file():
+            return str(path)
     raise ValueError(
-        f"config.model='tiny': there is no embedded model for env={env!r}, only for "
-        f"{', '.join(_EMBEDDED_MODEL_FOLDERS)}. Give the folder of a Hugging Face model."
+        f"config.model='tiny': {env.__name__}.embedded_model={str(env.embedded_model)!r} is "
+        "neither the folder of a model nor the name of a packaged one."
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import torch
-from gymnasium.envs.registration import load_env_creator
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
@@ -174,50 +172,3 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         tasks = self.env.tasks("train")
         task = tasks[int(torch.randint(len(tasks), (1,), generator=rng))]
         return [EpisodeRequest(task_id=task, group=0, rollout=i, seed=i) for i in range(count)]
-
-
-def text_env_class(env_id: str) -> type[TextEnv]:
-    """The class of a registered text environment.
-
-    Args:
-        env_id: Gymnasium id, with the module that registers it in front where that is not one of
-            ours: "module:namespace/Name-v0".
-
-    Raises:
-        ValueError: No such environment, or one that does not keep the text contract.
-    """
-    import stepopsd_envs  # noqa: F401  (registers the package's environments)
-
-    try:
-        module, _, name = env_id.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        entry_point = gym.spec(name).entry_point
-    except (gym.error.Error, ImportError) as error:
-        raise ValueError(
-            f"config.env={env_id!r}: {error} The package brings 'stepopsd/ALFWorld-v0' and "
-            "'stepopsd/SearchQA-v0'; another module's environment is written "
-            "'module:namespace/Name-v0'."
-        ) from error
-    loaded = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    if not (isinstance(loaded, type) and issubclass(loaded, TextEnv)):
-        raise ValueError(
-            f"config.env={env_id!r} is {loaded!r}, not a text environment: it has no task list and "
-            "no messages. Derive it from stepopsd_envs.text_env.TextEnv."
-        )
-    return loaded
-
-
-def make_text_env(env_id: str, env_config: Mapping[str, Any]) -> TextEnv:
-    """Makes a registered text environment; see `text_env_class`.
-
-    Raises:
-        ValueError: No such environment, or an argument that it does not take.
-    """
-    text_env_class(env_id)
-    try:
-        env = gym.make(env_id.rpartition(":")[2], disable_env_checker=True, **env_config).unwrapped
-    except (TypeError, gym.error.Error) as error:
-        raise ValueError(f"config.env_config={dict(env_config)}: {error}") from error
-    assert isinstance(env, TextEnv)
-    return env

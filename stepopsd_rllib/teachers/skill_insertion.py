@@ -7,8 +7,10 @@ hands the turn to the model; both are then put through the chat template again.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-# In order of preference: the first of them that occurs decides, wherever the others stand.
+# The phrases of the authors' environments; an environment says its own. In order of preference: the
+# first of them that occurs decides, wherever the others stand.
 TASK_PHRASES = (
     "Your task is to:",
     "Your current task is:",
@@ -35,22 +37,33 @@ def _block(title: str, instruction: str, skill: str) -> str:
     return f"**{title}**\n{instruction}\n[{skill.strip()}]" if skill.strip() else ""
 
 
-def insert_skills(prompt: str, *, episode_skill: str = "", step_skill: str = "") -> str:
+def insert_skills(
+    prompt: str,
+    *,
+    episode_skill: str = "",
+    step_skill: str = "",
+    task_phrases: Sequence[str] = TASK_PHRASES,
+    turn_phrases: Sequence[str] = TURN_PHRASES,
+) -> str:
     """Puts the skills of a turn into its user message.
 
     Args:
         prompt: Text of the user message.
         episode_skill: Skill of the episode; blank for none.
         step_skill: Skill of the step; blank for none.
+        task_phrases: What stands before the task; the episode's skill goes after that line, or,
+            without one, where a step's skill would.
+        turn_phrases: What hands the turn to the model; the step's skill goes before it, or,
+            without one, to the end.
 
     Returns:
         The message with each block set off by one blank line, without surrounding whitespace.
         Without a skill it is the stripped message.
     """
     insertions: list[tuple[int, str]] = []
-    turn = next((found for p in TURN_PHRASES if (found := prompt.find(p)) >= 0), -1)
+    turn = next((found for p in turn_phrases if (found := prompt.find(p)) >= 0), -1)
     if block := episode_block(episode_skill):
-        position = _end_of_task_line(prompt)
+        position = _end_of_task_line(prompt, task_phrases)
         if position is None:
             position = turn if turn >= 0 else len(prompt)
         insertions.append((position, block))
@@ -65,9 +78,9 @@ def insert_skills(prompt: str, *, episode_skill: str = "", step_skill: str = "")
     return "\n\n".join(stripped for part in parts if (stripped := part.strip()))
 
 
-def _end_of_task_line(prompt: str) -> int | None:
+def _end_of_task_line(prompt: str, phrases: Sequence[str]) -> int | None:
     """Index after the line that states the task; None if no line does."""
-    for phrase in TASK_PHRASES:
+    for phrase in phrases:
         found = prompt.find(phrase)
         if found < 0:
             continue

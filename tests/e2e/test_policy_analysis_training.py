@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from stepopsd_rllib.environments import make_text_env
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env
+from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.teachers.analysis.analyzer import AnalyzerFailure, EpisodeRecord
 from stepopsd_rllib.teachers.analysis.analyzer_prompt import analysis_messages, second_attempt

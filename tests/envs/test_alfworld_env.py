@@ -15,7 +15,8 @@ from stepopsd_envs.alfworld import tasks as task_lists
 from stepopsd_envs.alfworld.env import ALFWorldEnv
 from stepopsd_envs.alfworld.expert import ExploringExpert, response_text
 from stepopsd_envs.alfworld.generator import TASK_TYPES, TaskIdError, write_games
-from stepopsd_envs.text_env import HistoryTurn, check_text_env
+from stepopsd_envs.checks import check_text_env
+from stepopsd_envs.text_env import HistoryTurn
 
 OFFICIAL = Path(
     os.environ.get("STEPOPSD_ALFWORLD_GAMES")

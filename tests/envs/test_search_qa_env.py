@@ -8,9 +8,10 @@ import gymnasium as gym
 import pytest
 import stepopsd_envs  # noqa: F401  (registers the environments)
 from gymnasium.utils.env_checker import check_env
+from stepopsd_envs.checks import check_text_env
 from stepopsd_envs.search_qa.env import SearchQAEnv
 from stepopsd_envs.search_qa.retriever import Passage, RetrievalError
-from stepopsd_envs.text_env import HistoryTurn, check_text_env
+from stepopsd_envs.text_env import HistoryTurn
 
 
 class StubRetriever:

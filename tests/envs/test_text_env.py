@@ -7,7 +7,9 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import stepopsd_envs
-from stepopsd_envs.text_env import TextEnv, TextEnvContractError, UnicodeText, check_text_env
+from stepopsd_envs.checks import TextEnvContractError, check_text_env
+from stepopsd_envs.text_env import TextEnv
+from stepopsd_envs.text_space import UnicodeText
 
 
 class GuessEnv(TextEnv):

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from stepopsd_envs.alfworld.env import ALFWorldEnv
+from stepopsd_envs.search_qa.env import SearchQAEnv
 
 import stepopsd_cli
 from stepopsd_rllib.commands import checkpoints, play, progress
@@ -76,8 +78,11 @@ def test_a_person_can_play_a_task_and_leave(monkeypatch, capsys):
 
 
 def test_bare_actions_get_tags_and_texts_with_tags_stay_as_they_are():
-    assert play.response_of("look") == "<think></think><action>look</action>"
-    assert play.response_of("<search>x</search>") == "<search>x</search>"
+    house, questions = ALFWorldEnv(), SearchQAEnv()
+    assert play.response_of(house, "look") == "<think></think><action>look</action>"
+    assert play.response_of(questions, "<search>x</search>") == "<search>x</search>"
+    assert play.response_of(questions, "who?") == "<search>who?</search>"
+    assert play.response_of(questions, "Answer Lisbon") == "<answer>Lisbon</answer>"
 
 
 def test_the_newest_checkpoint_of_a_run_folder_is_meant(tmp_path):

@@ -8,8 +8,9 @@ import pytest
 import ray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from stepopsd_rllib.environments import make_text_env
 from stepopsd_rllib.episodes import from_rllib
-from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env
+from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.sampling.sampler import NO_VERSION
 from stepopsd_rllib.training.group_sampling import RolloutError

@@ -15,6 +15,7 @@ HELP_SECONDS = 3.0  # a plain Python start takes 0.1 s; importing Ray and torch 
 ORDER = (
     "objectives",
     "config_keys",
+    "environments",
     "episodes",
     "prompts",
     "models",

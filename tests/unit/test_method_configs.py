@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from stepopsd_envs.alfworld.env import ALFWorldEnv
 
 from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.commands import tuned
 from stepopsd_rllib.objectives import sdar
 from stepopsd_rllib.teachers.skill_retrieval import SkillChoice
-from stepopsd_rllib.teachers.skills import SkillLibraryError, packaged_library
+from stepopsd_rllib.teachers.skills import environment_library
 from tests.helpers.agents import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ def test_the_comparison_over_six_methods_is_valid():
     [
         ("SDAR", {"alpha_clip": 0.2}, "not a key of SDARConfig. It belongs to StepOPSDConfig"),
         ("SDAR", {"gate": "gab"}, "config.gate='gab': must be one of gap"),
-        ("SDAR", {"skills": "alfwrld"}, "no such packaged library"),
+        ("SDAR", {"skills": "alfwrld"}, "Did you mean 'alfworld'"),
         ("SDAR", {"skill_max_tokens": 4096}, "the model has 2048 positions"),
         ("OPSD", {"divergence": "kl"}, "config.divergence='kl': must be one of forward_kl"),
         ("OPSD", {"teacher_top_tokens": 0}, "a whole number of tokens, at least 1"),
@@ -129,7 +130,7 @@ def test_the_comparison_over_six_methods_is_valid():
         ("UCOB", {"return_gap_scale": 0}, "config.return_gap_scale=0: must be a number above 0"),
         ("UCOB", {"teacher_top_tokens": 4096}, r"the model has \d+ tokens. Set \d+ for"),
         ("UCOB", {"max_context_tokens": 2048}, "Set max_context_tokens to 2036 or less"),
-        ("UCOB", {"skills": "alfwrld"}, "no such packaged library"),
+        ("UCOB", {"skills": "alfwrld"}, "Did you mean 'alfworld'"),
         ("UCOB", {"skill_max_tokens": 100}, "not a key of UCOBConfig. It belongs to"),
     ],
 )
@@ -155,16 +156,16 @@ def test_a_skill_file_without_an_item_is_refused(tmp_path):
 
 
 def test_an_unknown_task_type_is_refused():
-    choice = SkillChoice(packaged_library("alfworld"), retrieval="task", env="stepopsd/ALFWorld-v0")
-    with pytest.raises(SkillLibraryError, match="no ALFWorld task type in it"):
+    choice = SkillChoice(environment_library(ALFWorldEnv), retrieval="task", env=ALFWorldEnv)
+    with pytest.raises(ValueError, match="no ALFWorld task type in it"):
         choice.text(task_id="t", task_type="juggle", first_observation="")
 
 
 def test_retrievals_choose_as_they_say():
-    library = packaged_library("alfworld_brief")
+    library = environment_library(ALFWorldEnv, "alfworld_brief")
 
     def text(retrieval):
-        choice = SkillChoice(library, retrieval=retrieval, env="stepopsd/ALFWorld-v0")
+        choice = SkillChoice(library, retrieval=retrieval, env=ALFWorldEnv)
         return choice.text(
             task_id="t",
             task_type="pick_heat_then_place_in_recep",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from stepopsd_rllib import ALGORITHMS
+from stepopsd_rllib.environments import make_text_env
 from stepopsd_rllib.episodes import AgentEpisode, Status, from_rllib
-from stepopsd_rllib.rollout.env_runner import TextEnvRunner, make_text_env
+from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.policy_analysis import with_replies
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from stepopsd_envs.alfworld.env import ALFWorldEnv
+from stepopsd_envs.skill_rules import Effect, effects, workflow
+
 from stepopsd_rllib.teachers.analysis.analyzer import AnalyzerFailure, EpisodeRecord, Outcome
-from stepopsd_rllib.teachers.analysis.rule_analyzer import Effect, RuleAnalyzer, effects, workflow
+from stepopsd_rllib.teachers.analysis.rule_analyzer import RuleAnalyzer
 
 GOAL = "put some apple on sidetable"
 
@@ -42,7 +45,7 @@ def test_the_effect_of_a_turn_is_read_off_the_next_observation() -> None:
         Recorded("Nothing happens.", "", is_action_valid=False),
         Recorded("c", "go to desk 1"),
     ]
-    assert effects(turns) == [
+    assert effects(turns, refusals=ALFWorldEnv.refusals or ()) == [
         Effect.PROGRESS,
         Effect.REPEATED,
         Effect.REPEATED,
@@ -53,7 +56,12 @@ def test_the_effect_of_a_turn_is_read_off_the_next_observation() -> None:
 
 
 def test_the_workflow_leaves_refusals_and_fruitless_visits_out() -> None:
-    path = workflow(SOLVED.turns, effects(SOLVED.turns))
+    path = workflow(
+        SOLVED.turns,
+        effects(SOLVED.turns, refusals=ALFWorldEnv.refusals or ()),
+        exploring=ALFWorldEnv.exploring_commands,
+        moving=ALFWorldEnv.moving_commands,
+    )
     assert [SOLVED.turns[index].action for index in path] == [
         "go to fridge 1",
         "open fridge 1",
@@ -64,7 +72,7 @@ def test_the_workflow_leaves_refusals_and_fruitless_visits_out() -> None:
 
 
 def test_a_success_teaches_its_workflow_and_the_turns_that_acted() -> None:
-    skills = RuleAnalyzer().analyze(SOLVED)
+    skills = RuleAnalyzer(ALFWorldEnv).analyze(SOLVED)
     assert skills is not None
     assert "`take apple 1 from fridge 1`, then `go to sidetable 1`" in skills.episode_skill
     assert "drawer" not in skills.episode_skill
@@ -73,7 +81,7 @@ def test_a_success_teaches_its_workflow_and_the_turns_that_acted() -> None:
 
 
 def test_a_failure_teaches_what_to_avoid() -> None:
-    skills = RuleAnalyzer().analyze(
+    skills = RuleAnalyzer(ALFWorldEnv).analyze(
         record(
             "failure",
             Recorded("a room", "open apple 1"),
@@ -90,7 +98,7 @@ def test_a_failure_teaches_what_to_avoid() -> None:
 
 
 def test_a_failure_without_a_wasted_turn_names_what_was_tried() -> None:
-    skills = RuleAnalyzer().analyze(
+    skills = RuleAnalyzer(ALFWorldEnv).analyze(
         record("failure", Recorded("a", "go to desk 1"), Recorded("b", "go to bed 1"))
     )
     assert skills is not None
@@ -99,7 +107,7 @@ def test_a_failure_without_a_wasted_turn_names_what_was_tried() -> None:
 
 
 def test_every_quoted_action_was_really_taken() -> None:
-    skills = RuleAnalyzer().analyze(SOLVED)
+    skills = RuleAnalyzer(ALFWorldEnv).analyze(SOLVED)
     assert skills is not None
     texts = [skills.episode_skill, *skills.step_skills.values()]
     quoted = {piece for text in texts for piece in text.split("`")[1::2]}
@@ -107,13 +115,13 @@ def test_every_quoted_action_was_really_taken() -> None:
 
 
 def test_at_most_so_many_step_skills() -> None:
-    skills = RuleAnalyzer(max_step_skills=1).analyze(SOLVED)
+    skills = RuleAnalyzer(ALFWorldEnv, max_step_skills=1).analyze(SOLVED)
     assert skills is not None
     assert list(skills.step_skills) == [7]
 
 
 def test_no_skill_is_made_up_without_a_record_or_an_outcome() -> None:
-    analyzer = RuleAnalyzer()
+    analyzer = RuleAnalyzer(ALFWorldEnv)
     unknown = record("unknown", Recorded("a", "go to desk 1"))
     assert analyzer.analyze_many([record("success"), unknown]) == [None, None]
     assert analyzer.counts.failures == {AnalyzerFailure.NOTHING_RECORDED: 2}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from stepopsd_envs.search_qa.env import SearchQAEnv
+from stepopsd_envs.search_qa.skill_rules import SearchEffect, SearchTurn, search_turns
 
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeRecord, EpisodeSkills
 from stepopsd_rllib.teachers.analysis.rule_analyzer import RuleAnalyzer
-from stepopsd_rllib.teachers.analysis.search_rules import SearchEffect, search_turns
 from stepopsd_rllib.teachers.skill_insertion import insert_skills
 from tests.unit.test_rule_analyzer import Recorded
 
@@ -43,8 +43,12 @@ def played(*responses: str, protocol: Any = "append", level: str = "easy") -> Ep
     return EpisodeRecord(task=task, outcome="success" if info["won"] else "failure", turns=turns)
 
 
+def judged(record: EpisodeRecord) -> list[SearchTurn]:
+    return search_turns(record.task, record.turns, won=record.outcome == "success")
+
+
 def skills_of(record: EpisodeRecord, **settings: Any) -> EpisodeSkills:
-    skills = RuleAnalyzer(**settings).analyze(record)
+    skills = RuleAnalyzer(SearchQAEnv, **settings).analyze(record)
     assert skills is not None
     return skills
 
@@ -81,13 +85,13 @@ WRONG = "<answer>{other}</answer>"
 )
 def test_effects_are_read_off_what_the_environment_says(protocol, responses, effects) -> None:
     record = played(*responses, protocol=protocol)
-    assert [turn.effect for turn in search_turns(record)] == effects
+    assert [turn.effect for turn in judged(record)] == effects
 
 
 def test_a_success_teaches_its_searches_and_its_answer_without_detours() -> None:
     record = played(SEARCH, "nothing", "<search>{subject}</search>", ANSWER)
     skills = skills_of(record, max_step_skills=2)
-    subject, answer = (turn.content for turn in (search_turns(record)[0], search_turns(record)[3]))
+    subject, answer = (turn.content for turn in (judged(record)[0], judged(record)[3]))
     assert skills.episode_skill == (
         f"Do these in order and nothing else: search for `{subject}`, then answer `{answer}`."
     )
@@ -116,11 +120,11 @@ def test_an_episode_without_an_answer_is_told_to_answer() -> None:
 def test_an_invalid_response_with_the_right_answer_still_teaches_the_answer() -> None:
     record = played(SEARCH, "<answer>{answer}</answer><answer>x</answer>", protocol="window")
     assert not record.turns[1].is_action_valid and record.outcome == "success"
-    assert search_turns(record)[1].effect is SearchEffect.RIGHT
+    assert judged(record)[1].effect is SearchEffect.RIGHT
 
 
 def test_the_right_answer_of_a_failure_is_never_told() -> None:
-    [right] = [turn.content for turn in search_turns(played(ANSWER))]
+    [right] = [turn.content for turn in judged(played(ANSWER))]
     for responses in ([SEARCH, WRONG], ["<answer>{elsewhere}</answer>"], [SEARCH] * 5):
         skills = skills_of(played(*responses))
         assert right not in " ".join([skills.episode_skill, *skills.step_skills.values()])
@@ -130,7 +134,13 @@ def test_the_right_answer_of_a_failure_is_never_told() -> None:
 def test_skills_stand_after_the_question_and_before_the_turn(protocol: Any) -> None:
     env = SearchQAEnv(protocol=protocol)
     observation, info = env.reset(seed=0)
-    prompt = insert_skills(env.first_message(observation, info), episode_skill="E", step_skill="S")
+    prompt = insert_skills(
+        env.first_message(observation, info),
+        episode_skill="E",
+        step_skill="S",
+        task_phrases=env.task_phrases,
+        turn_phrases=env.turn_phrases,
+    )
     assert f"Your question: {info['question']}\n\n**" in prompt
     if protocol == "window":
         assert prompt.index("[E]") < prompt.index("[S]") < prompt.index("Now it's your turn to")

@@ -50,6 +50,7 @@ def test_shared_history_scores_as_prompts_written_out(context, routing):
             skill, episode_weight=1.0, step_weight=1.0, routing=routing
         ),
         chat=chat,
+        insert=insert_skills,
         max_tokens=4096,
     )
     columns = piece(rl_module=learner.module, batch=batch, shared_data=shared)[DEFAULT_MODULE_ID]

@@ -4,21 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+from stepopsd_envs import TextEnv
+from stepopsd_envs.alfworld import skill_categories as alfworld
 from stepopsd_envs.alfworld.env import ALFWorldEnv
+from stepopsd_envs.search_qa import skill_categories as search_qa
+from stepopsd_envs.search_qa.env import SearchQAEnv
 from transformers import AutoTokenizer
 
 import stepopsd_rllib
 from stepopsd_rllib.teachers.skill_insertion import insert_skills
-from stepopsd_rllib.teachers.skill_retrieval import (
-    ALFWORLD_CATEGORIES,
-    SEARCH_QA_CATEGORIES,
-    alfworld_categories,
-    keyword_categories,
-    privileged_preamble,
-    search_qa_categories,
-)
-from stepopsd_rllib.teachers.skills import SkillLibraryError, load_library, packaged_library
+from stepopsd_rllib.teachers.skill_retrieval import keyword_categories, privileged_preamble
+from stepopsd_rllib.teachers.skills import SkillLibraryError, environment_library, load_library
 
+ENVIRONMENTS = {"alfworld": ALFWorldEnv, "search_qa": SearchQAEnv}
 EMBEDDED_MODELS = Path(stepopsd_rllib.__file__).parent / "tiny" / "weights"
 
 ITEM = """\
@@ -61,14 +59,14 @@ def test_a_json_bank_reads_like_a_folder(
 
 
 def test_text_is_general_then_blank_line_then_category() -> None:
-    library = packaged_library("alfworld")
+    library = environment_library(ALFWorldEnv)
     general, category = library.text(["pick_heat"]).split("\n\n")
     assert general == library.general.text()
     assert category == library.categories["pick_heat"].text()
 
 
 def test_full_text_holds_every_skill_once() -> None:
-    library = packaged_library("search_qa")
+    library = environment_library(SearchQAEnv)
     parts = (library.general, *library.categories.values())
     for skill in (skill for part in parts for skill in part.skills):
         assert library.full_text().count(skill.text()) == 1
@@ -76,21 +74,21 @@ def test_full_text_holds_every_skill_once() -> None:
 
 @pytest.mark.parametrize("name", ["alfworld", "search_qa"])
 def test_packaged_libraries_have_twelve_general_and_five_special_skills(name: str) -> None:
-    library = packaged_library(name)
+    library = environment_library(ENVIRONMENTS[name], name)
     assert len(library.general.skills) == 12
     assert {len(category.skills) for category in library.categories.values()} == {5}
 
 
 def test_every_retrieved_category_is_packaged() -> None:
-    assert set(ALFWORLD_CATEGORIES.values()) == set(packaged_library("alfworld").categories)
-    searched = {*SEARCH_QA_CATEGORIES.values(), "comparison"}
-    assert searched == set(packaged_library("search_qa").categories)
+    assert set(alfworld.CATEGORIES.values()) == set(environment_library(ALFWorldEnv).categories)
+    searched = {*search_qa.CATEGORIES.values(), "comparison"}
+    assert searched == set(environment_library(SearchQAEnv).categories)
 
 
 @pytest.mark.parametrize("name", ["alfworld", "search_qa"])
 def test_brief_skills_have_the_same_categories_and_fit_the_embedded_model(name: str) -> None:
-    library = packaged_library(f"{name}_brief")
-    assert set(library.categories) == set(packaged_library(name).categories)
+    library = environment_library(ENVIRONMENTS[name], f"{name}_brief")
+    assert set(library.categories) == set(environment_library(ENVIRONMENTS[name], name).categories)
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_MODELS / name)
     for category in library.categories:
         assert len(tokenizer(library.text([category]))["input_ids"]) <= 200
@@ -108,12 +106,12 @@ def test_brief_skills_have_the_same_categories_and_fit_the_embedded_model(name: 
     ],
 )
 def test_alfworld_skills_follow_the_task_type(task: str, category: str) -> None:
-    assert alfworld_categories(task) == (category,)
+    assert ALFWorldEnv.skill_categories(task, "") == (category,)
 
 
 def test_an_unknown_task_type_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SkillLibraryError, match=r"'wash_car'.*Known: pick_and_place"):
-        alfworld_categories("wash_car")
+    with pytest.raises(ValueError, match=r"'wash_car'.*Known: pick_and_place"):
+        ALFWorldEnv.skill_categories("wash_car", "")
 
 
 @pytest.mark.parametrize(
@@ -134,11 +132,11 @@ def test_an_unknown_task_type_is_refused_with_the_known_ones() -> None:
 def test_search_skills_follow_the_data_source(
     source: str, question: str, categories: tuple[str, ...]
 ) -> None:
-    assert search_qa_categories(source, question) == categories
+    assert SearchQAEnv.skill_categories(source, question) == categories
 
 
 def test_keywords_call_for_every_category_they_belong_to() -> None:
-    library = packaged_library("alfworld")
+    library = environment_library(ALFWorldEnv)
     assert keyword_categories(library, "HEAT it, then clean it") == ("pick_clean", "pick_heat")
     assert keyword_categories(library, "sing") == ()
 
@@ -167,13 +165,21 @@ def test_a_path_that_is_no_library_is_refused(tmp_path: Path) -> None:
         load_library(broken)
     with pytest.raises(SkillLibraryError, match="neither a folder"):
         load_library(tmp_path / "absent")
-    with pytest.raises(SkillLibraryError, match="Use one of alfworld, alfworld_brief, search_qa"):
-        packaged_library("webshop")
+    with pytest.raises(SkillLibraryError, match="Use one of alfworld, alfworld_brief, or a path"):
+        environment_library(ALFWorldEnv, "webshop")
+
+
+def test_an_environment_without_skills_is_told_which_name_to_set() -> None:
+    class Bare(TextEnv):
+        pass
+
+    with pytest.raises(SkillLibraryError, match=r"Set Bare\.skill_libraries"):
+        environment_library(Bare)
 
 
 def test_a_category_that_the_library_lacks_is_refused() -> None:
     with pytest.raises(SkillLibraryError, match="no skills for category 'pick_paint'"):
-        packaged_library("alfworld").text(["pick_paint"])
+        environment_library(ALFWorldEnv).text(["pick_paint"])
 
 
 def test_blank_skills_give_no_preamble() -> None:
@@ -201,7 +207,13 @@ def test_skills_stand_after_the_task_and_before_the_turn_in_our_own_prompts(thin
     observation, info = env.reset(seed=0)
     later = env.window_message([], observation, info | {"turn": 1})
     for message in (env.first_message(observation, info), later):
-        prompt = insert_skills(message, episode_skill="E", step_skill="S")
+        prompt = insert_skills(
+            message,
+            episode_skill="E",
+            step_skill="S",
+            task_phrases=env.task_phrases,
+            turn_phrases=env.turn_phrases,
+        )
         assert f"Your task is to: {info['task']}\n\n**" in prompt
         assert prompt.index("[E]") < prompt.index("[S]") < prompt.index("Now it's your turn to")
 

@@ -10,8 +10,8 @@ from stepopsd_envs.search_qa.env import SearchQAEnv
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.teachers.skill_retrieval import search_qa_categories, student_preamble
-from stepopsd_rllib.teachers.skills import packaged_library
+from stepopsd_rllib.teachers.skill_retrieval import student_preamble
+from stepopsd_rllib.teachers.skills import environment_library
 from stepopsd_rllib.tiny.batched_play import play
 from stepopsd_rllib.tiny.demonstrations import DemonstrationSettings
 from stepopsd_rllib.tiny.tiny import (
@@ -91,8 +91,8 @@ class ToldEnv(SearchQAEnv):
     """Search-QA with the packaged short skills in its first message."""
 
     def first_message(self, observation, info):
-        library = packaged_library("search_qa_brief")
-        skills = library.text(search_qa_categories(info["task_type"], info["question"]))
+        library = environment_library(SearchQAEnv, "search_qa_brief")
+        skills = library.text(SearchQAEnv.skill_categories(info["task_type"], info["question"]))
         return student_preamble(skills) + super().first_message(observation, info)
 
 

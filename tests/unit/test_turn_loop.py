@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from stepopsd_envs.text_env import HistoryTurn
 
+from stepopsd_rllib.environments import make_text_env
 from stepopsd_rllib.episodes import AgentEpisode, Status
 from stepopsd_rllib.prompts.chat import ChatFormat
-from stepopsd_rllib.rollout.env_runner import make_text_env
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings, TurnLoop
 from stepopsd_rllib.sampling.sampler import Sampler
 from tests.helpers.agents import small_config

@@ -3,11 +3,12 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from stepopsd_envs.alfworld import protocol
 from stepopsd_envs.alfworld.engine import Engine, EngineReply, FastEngine
 from stepopsd_envs.alfworld.game import Game
+from stepopsd_envs.alfworld.skill_categories import skill_categories
 from stepopsd_envs.alfworld.tasks import task_source
 from stepopsd_envs.text_env import (
     HistoryTurn,
@@ -18,6 +19,7 @@ from stepopsd_envs.text_env import (
 )
 
 ENGINES = ("fast", "textworld")
+_SKILLS = Path(__file__).parent / "skills"
 
 
 class ALFWorldEnv(TextEnv):
@@ -28,6 +30,24 @@ class ALFWorldEnv(TextEnv):
     `turn` (turns taken) and `task` (the task sentence); `anchor` is the observation.
     `reset` adds `golden_rollout`, the expert's commands, for games that have a walkthrough.
     """
+
+    embedded_model: ClassVar[str | Path | None] = "alfworld"
+    skill_libraries: ClassVar[Mapping[str, str | Path]] = {
+        "alfworld": _SKILLS / "full",
+        "alfworld_brief": _SKILLS / "brief",
+    }
+    refusals: ClassVar[tuple[str, ...] | None] = ("nothing happens",)
+    exploring_commands: ClassVar[tuple[str, ...]] = (
+        "go to",
+        "look",
+        "examine",
+        "inventory",
+        "open",
+        "close",
+    )
+    moving_commands: ClassVar[tuple[str, ...]] = ("go to",)
+    task_phrases: ClassVar[tuple[str, ...]] = protocol.TASK_PHRASES
+    turn_phrases: ClassVar[tuple[str, ...]] = protocol.TURN_PHRASES
 
     def __init__(
         self,
@@ -160,6 +180,21 @@ class ALFWorldEnv(TextEnv):
             think=self._think,
             show_commands=self._show_commands,
         )
+
+    def response_of(self, command: str) -> str:
+        """The command in its tags, behind the think tags that `think="required"` asks for."""
+        return f"<think></think>{super().response_of(command)}"
+
+    @classmethod
+    def largest_return(cls, env_config: Mapping[str, Any]) -> float:
+        """The reward of a win."""
+        return float(env_config.get("reward_scale", 1.0))
+
+    @classmethod
+    def skill_categories(cls, task_type: str, first_observation: str) -> tuple[str, ...]:
+        """The category of the task type."""
+        del first_observation
+        return skill_categories(task_type)
 
     def close(self) -> None:
         """Ends the engine, if it holds anything."""

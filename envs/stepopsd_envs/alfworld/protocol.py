@@ -18,6 +18,9 @@ ALFWORLD_FALLBACK_CHARACTERS = 30
 WEBSHOP_FALLBACK_CHARACTERS = 20
 
 _TASK_MARKER = "Your task is to: "
+# Where advice goes in a prompt (see `TextEnv`).
+TASK_PHRASES = (_TASK_MARKER.strip(),)
+TURN_PHRASES = ("Now it's your turn to",)
 _CJK_IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
 
 _ROLE = "You control a household robot through text commands, one command a turn."

@@ -9,9 +9,12 @@ from stepopsd_envs.search_qa.open_retriever import RetrieverSpec, open_retriever
 from stepopsd_envs.search_qa.protocol import SearchAction
 from stepopsd_envs.search_qa.retriever import RetrievalError, Retriever
 from stepopsd_envs.search_qa.scoring import exact_match
+from stepopsd_envs.search_qa.skill_categories import skill_categories
+from stepopsd_envs.search_qa.skill_rules import is_search_episode, search_skills
 from stepopsd_envs.search_qa.tasks import task_source
 from stepopsd_envs.search_qa.text_limit import Tokenizer, count_tokens, first_tokens, load_tokenizer
 from stepopsd_envs.search_qa.world import LEVELS, Question
+from stepopsd_envs.skill_rules import EpisodeSkills, RecordedTurn
 from stepopsd_envs.text_env import (
     HistoryTurn,
     TextEnv,
@@ -22,6 +25,7 @@ from stepopsd_envs.text_env import (
 
 _PAPER_TOP_K = 3
 _NO_OBSERVATION = "nothing"
+_SKILLS = Path(__file__).parent / "skills"
 
 
 class SearchQAEnv(TextEnv):
@@ -39,6 +43,15 @@ class SearchQAEnv(TextEnv):
 
     thread_safe: ClassVar[bool] = True
     action_tags: ClassVar[tuple[str, ...]] = ("search", "answer")
+    answer_tags: ClassVar[tuple[str, ...]] = ("answer",)
+    embedded_model: ClassVar[str | Path | None] = "search_qa"
+    skill_libraries: ClassVar[Mapping[str, str | Path]] = {
+        "search_qa": _SKILLS / "full",
+        "search_qa_brief": _SKILLS / "brief",
+    }
+    refusals: ClassVar[tuple[str, ...] | None] = ("action is invalid",)
+    task_phrases: ClassVar[tuple[str, ...]] = protocols.TASK_PHRASES
+    turn_phrases: ClassVar[tuple[str, ...]] = protocols.TURN_PHRASES
 
     def __init__(
         self,
@@ -185,6 +198,35 @@ class SearchQAEnv(TextEnv):
         return protocols.window_message(
             history, observation, question=info["question"], turn=info["turn"]
         )
+
+    @classmethod
+    def refuse_context(cls, context: str, env_config: Mapping[str, Any]) -> None:
+        """Raises a ValueError unless context and protocol are of the same name."""
+        protocol = env_config.get("protocol", "append")
+        if protocol in protocols.PROTOCOLS and context != protocol:
+            raise ValueError(
+                f"context={context!r}: env_config.protocol={protocol!r} writes its evidence for "
+                f"context={protocol!r}. Set context={protocol!r}, or env_config.protocol="
+                f"{context!r}."
+            )
+
+    @classmethod
+    def largest_return(cls, env_config: Mapping[str, Any]) -> float:
+        """The reward of a right answer."""
+        return 1.0
+
+    @classmethod
+    def skill_categories(cls, task_type: str, first_observation: str) -> tuple[str, ...]:
+        """The category of the data source, or of a comparison."""
+        return skill_categories(task_type, first_observation)
+
+    @classmethod
+    def skill_rules(
+        cls, task: str, turns: Sequence[RecordedTurn], *, won: bool, max_step_skills: int
+    ) -> EpisodeSkills | None:
+        """What was searched and found; the general rules where nothing was."""
+        rules = search_skills if is_search_episode(turns) else super().skill_rules
+        return rules(task, turns, won=won, max_step_skills=max_step_skills)
 
     def _search(self, parsed: SearchAction) -> tuple[str, float, bool, bool, dict[str, Any]]:
         retriever = self._retriever or self._source.retriever(self._task_id)

@@ -18,6 +18,10 @@ from stepopsd_envs.text_env import HistoryTurn
 Protocol = Literal["append", "window"]
 PROTOCOLS: tuple[Protocol, ...] = ("append", "window")
 
+# Where advice goes in a prompt (see `TextEnv`).
+TASK_PHRASES = ("Your question:",)
+TURN_PHRASES = ("Now it's your turn to",)
+
 INVALID_FEEDBACK = (
     "\nMy previous action is invalid. To search, the query belongs between <search> and </search>. "
     "To answer, the final answer belongs between <answer> and </answer>. Let me try again.\n"

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from stepopsd_envs.search_qa.scoring import normalize_answer
-
-from stepopsd_rllib.teachers.analysis.analyzer import EpisodeRecord, EpisodeSkills, RecordedTurn
+from stepopsd_envs.skill_rules import EpisodeSkills, RecordedTurn
 
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _INFORMATION = re.compile(r"<information>(.*?)(?:</information>|\Z)", re.DOTALL)
@@ -72,19 +71,24 @@ def is_search_episode(turns: Sequence[RecordedTurn]) -> bool:
     return any(_ACTION.fullmatch(turn.action) for turn in turns)
 
 
-def search_turns(record: EpisodeRecord) -> list[SearchTurn]:
-    """Judges every turn of an episode by what was known before it and what followed it."""
+def search_turns(task: str, turns: Sequence[RecordedTurn], *, won: bool) -> list[SearchTurn]:
+    """Judges every turn of an episode by what was known before it and what followed it.
+
+    Args:
+        task: The question, as the episode began.
+        turns: In order.
+        won: Whether the answer was right.
+    """
     known: set[str] = set()
     queries: set[str] = set()
-    named = _words(record.task)
+    named = _words(task)
     judged: list[SearchTurn] = []
-    is_right = record.outcome == "success"
-    for index, turn in enumerate(record.turns):
+    for index, turn in enumerate(turns):
         kind, content = _parsed(turn.action)
-        reply = record.turns[index + 1].observation if index + 1 < len(record.turns) else ""
+        reply = turns[index + 1].observation if index + 1 < len(turns) else ""
         found = _documents(reply)
-        if kind == "answer" and (is_right or turn.is_action_valid):
-            effect = _effect_of_answer(content, known, is_right=is_right)
+        if kind == "answer" and (won or turn.is_action_valid):
+            effect = _effect_of_answer(content, known, is_right=won)
         elif not kind or not turn.is_action_valid:
             effect = SearchEffect.INVALID
         elif normalize_answer(content) in queries:
@@ -103,10 +107,19 @@ def search_turns(record: EpisodeRecord) -> list[SearchTurn]:
     return judged
 
 
-def search_skills(record: EpisodeRecord, *, max_step_skills: int) -> EpisodeSkills:
-    """Writes the skills of a finished episode, the decisive steps first."""
-    judged = search_turns(record)
-    if record.outcome == "success":
+def search_skills(
+    task: str, turns: Sequence[RecordedTurn], *, won: bool, max_step_skills: int
+) -> EpisodeSkills:
+    """Writes the skills of a finished episode, the decisive steps first.
+
+    Args:
+        task: The question, as the episode began.
+        turns: In order, at least one.
+        won: Whether the answer was right.
+        max_step_skills: Most turns of a success to give advice on.
+    """
+    judged = search_turns(task, turns, won=won)
+    if won:
         return _from_success(judged, max_step_skills)
     return _from_failure(judged)
 

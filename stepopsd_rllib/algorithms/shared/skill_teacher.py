@@ -24,11 +24,10 @@ from stepopsd_rllib.teachers.skill_retrieval import (
     SkillChoice,
     SkillRetrieval,
 )
-from stepopsd_rllib.teachers.skills import SkillLibrary, load_library, packaged_library
+from stepopsd_rllib.teachers.skills import environment_library, load_library
 from stepopsd_rllib.training.keys import UNSET, set_given
 
 PACKAGED = "packaged"
-_PACKAGED_LIBRARIES = {"ALFWorld": "alfworld", "SearchQA": "search_qa"}
 
 
 class SkillTeacherConfig(GRPOConfig):
@@ -61,9 +60,9 @@ class SkillTeacherConfig(GRPOConfig):
         """Sets the teacher.
 
         Args:
-            skills: "packaged", the library that ships for the environment; the name of a packaged
-                one; or a folder of Markdown files or a JSON bank.
-            skill_retrieval: "task" (by task type or data source), "keyword", "random" or "all".
+            skills: "packaged", the first library that the environment brings; the name of
+                another; or a folder of Markdown files or a JSON bank.
+            skill_retrieval: "task" (as the environment says), "keyword", "random" or "all".
             skill_max_tokens: Cap of the skill text; what exceeds it is cut from its own end and
                 counted in `skill_cut_share`.
             teacher: "live", the current policy, or "stale", a snapshot.
@@ -82,7 +81,7 @@ class SkillTeacherConfig(GRPOConfig):
         self.require(_RANGES)
         super().validate()
         if self.uses_teacher():
-            skill_library(self.skills, str(self.env))
+            skill_choice(self)
             require_room(self, "skill_max_tokens")
 
     def uses_teacher(self) -> bool:
@@ -154,26 +153,20 @@ _RANGES: list[KeyCheck] = [
 
 
 def skill_choice(config: Any) -> SkillChoice:
-    """Library and retrieval that the keys `skills` and `skill_retrieval` name."""
-    env = str(config.env)
-    return SkillChoice(skill_library(config.skills, env), retrieval=config.skill_retrieval, env=env)
-
-
-def skill_library(skills: str, env: str) -> SkillLibrary:
-    """The library that the key `skills` names: "packaged", a packaged one's name, or a path.
+    """Library and retrieval that the keys `skills` and `skill_retrieval` name.
 
     Raises:
-        ValueError: There is none, or it cannot be used.
+        ValueError: There is no such library, it cannot be used, or the environment does not say
+            what the retrieval needs.
     """
-    if skills != PACKAGED:
-        return load_library(skills) if Path(skills).exists() else packaged_library(skills)
-    for name, library in _PACKAGED_LIBRARIES.items():
-        if name in env:
-            return packaged_library(library)
-    raise ValueError(
-        f"config.skills='packaged': no skills ship for env={env!r}, only for "
-        f"{', '.join(_PACKAGED_LIBRARIES)}. Give the folder of a skill library."
-    )
+    env, skills = config.env_class(), config.skills
+    if skills == PACKAGED:
+        library = environment_library(env)
+    elif Path(skills).exists():
+        library = load_library(skills)
+    else:
+        library = environment_library(env, skills)
+    return SkillChoice(library, retrieval=config.skill_retrieval, env=env)
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

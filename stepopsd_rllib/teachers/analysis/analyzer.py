@@ -10,39 +10,17 @@ itself (`policy_analyzer`, which reads what the env runner had its sampler write
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from stepopsd_envs.skill_rules import EpisodeSkills, RecordedTurn
 
 if TYPE_CHECKING:
     from stepopsd_rllib.episodes import AgentEpisode, PolicyReply
 
 Outcome = Literal["success", "failure", "unknown"]
-
-
-class RecordedTurn(Protocol):
-    """What an analyzer reads of a turn; `episodes.Turn` has it all."""
-
-    @property
-    def observation(self) -> str:
-        """Environment text that the response answers."""
-        ...
-
-    @property
-    def response(self) -> str:
-        """The policy's whole text."""
-        ...
-
-    @property
-    def action(self) -> str:
-        """What was parsed from it and executed."""
-        ...
-
-    @property
-    def is_action_valid(self) -> bool:
-        """Whether the response followed the action format."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,34 +47,6 @@ class EpisodeRecord:
             outcome="success" if episode.won else "failure",
             turns=episode.turns,
             reply=episode.reply,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpisodeSkills:
-    """What an analyzer learnt from one episode.
-
-    Attributes:
-        episode_summary: What happened; for people.
-        episode_skill: One rule: a workflow after a success, an avoidance rule after a failure.
-        step_skills: One short imperative sentence each, by 0-based turn.
-    """
-
-    episode_summary: str
-    episode_skill: str
-    step_skills: Mapping[int, str]
-
-    def limited_to(self, candidates: Container[int], *, max_step_skills: int) -> EpisodeSkills:
-        """Keeps the first step skills, in the order given, that are of candidate turns."""
-        known = [
-            (turn, text)
-            for turn, text in self.step_skills.items()
-            if turn in candidates and text.strip()
-        ]
-        return EpisodeSkills(
-            episode_summary=self.episode_summary,
-            episode_skill=self.episode_skill,
-            step_skills=dict(known[:max_step_skills]),
         )
 
 

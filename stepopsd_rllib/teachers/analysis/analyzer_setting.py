@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from stepopsd_envs.text_env import TextEnv
+
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.teachers.analysis.endpoint_analyzer import EndpointAnalyzer, EndpointSettings
 from stepopsd_rllib.teachers.analysis.policy_analyzer import PolicyAnalyzer, PolicySettings
@@ -22,7 +24,9 @@ _KEYS = {
 }
 
 
-def make_analyzer(setting: AnalyzerSetting, *, max_step_skills: int) -> EpisodeAnalyzer:
+def make_analyzer(
+    setting: AnalyzerSetting, *, max_step_skills: int, env: type[TextEnv]
+) -> EpisodeAnalyzer:
     """Makes an analyzer; nothing is asked yet.
 
     Args:
@@ -30,6 +34,7 @@ def make_analyzer(setting: AnalyzerSetting, *, max_step_skills: int) -> EpisodeA
             "endpoint" (the default; with keys of `EndpointSettings`, of which `model` is needed).
             The engine's name alone stands for a mapping without other keys.
         max_step_skills: Most step skills an episode, unless the setting says otherwise.
+        env: Class of the environment, whose rules the engine "rules" takes.
 
     Raises:
         ValueError: An unknown engine, a key that it does not have, or a value that will not do.
@@ -37,7 +42,7 @@ def make_analyzer(setting: AnalyzerSetting, *, max_step_skills: int) -> EpisodeA
     engine, given = _engine_and_keys(setting)
     keys: dict[str, Any] = {"max_step_skills": max_step_skills} | given
     if engine == "rules":
-        return RuleAnalyzer(**keys)
+        return RuleAnalyzer(env, **keys)
     if engine == "policy":
         return PolicyAnalyzer(PolicySettings(**keys))
     keys.setdefault("model", "")
