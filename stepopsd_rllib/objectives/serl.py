@@ -102,8 +102,14 @@ def serl_diagnostics(
     chosen_BT = shaped.chosen_BT
     count = int(chosen_BT.sum())
     if count == 0:
-        ones = dict.fromkeys(("weight_mean", "weight_max", "weight_min"), 1.0)
-        return ones | dict.fromkeys(("gap_abs_mean", "selected_fraction", "clipped_fraction"), 0.0)
+        return {
+            "weight_mean": 1.0,
+            "weight_max": 1.0,
+            "weight_min": 1.0,
+            "gap_abs_mean": 0.0,
+            "selected_fraction": 0.0,
+            "clipped_fraction": 0.0,
+        }
     weights_P = shaped.weights_BT[chosen_BT].double()
     eligible_BT = (response_mask_BT != 0) & (has_context_B != 0)[:, None]
     at_bound_P = ((weights_P - (1 - clip_range)).abs() <= AT_BOUND) | (
