@@ -28,10 +28,9 @@ Departures:
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, get_args
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
@@ -39,8 +38,15 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.shared.keys import STEP_DISCOUNT, UPDATE
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
+from stepopsd_rllib.config_keys import (
+    FLAG,
+    Check,
+    key,
+    number,
+    one_of,
+)
 from stepopsd_rllib.connectors.teacher_gap import update_number
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.connectors.turn_states import turn_states
@@ -57,7 +63,6 @@ from stepopsd_rllib.objectives.adrs import (
 from stepopsd_rllib.objectives.advantages import group_scales
 from stepopsd_rllib.objectives.reduction import masked_mean
 from stepopsd_rllib.objectives.turns import spread_turns, turn_ids, turn_means
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 Usefulness = Literal["states", "tasks", "tokens", "none"]
 
@@ -67,58 +72,44 @@ class ADRSConfig(SkillTeacherConfig):
 
     acts_without_advantage = True
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or ADRS)
-        self.teacher_reward_weight = 0.02
-        self.usefulness: Usefulness = "states"
-        self.usefulness_temperature = 1.0
-        self.normalize_usefulness = False
-        self.gate_sharpness = 2.0
-        self.reward_deviation: Literal["turn", "batch"] = "turn"
-        self.step_discount = 0.95
-        self.first_update = 21
-        self.last_update = 70
-
-    @override(SkillTeacherConfig)
-    def training(
-        self,
-        *,
-        teacher_reward_weight: float = UNSET,
-        usefulness: str = UNSET,
-        usefulness_temperature: float = UNSET,
-        normalize_usefulness: bool = UNSET,
-        gate_sharpness: float = UNSET,
-        reward_deviation: str = UNSET,
-        step_discount: float = UNSET,
-        first_update: int = UNSET,
-        last_update: int = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the dense reward.
-
-        Args:
-            teacher_reward_weight: η, unit of the return (0.02). 0 is GRPO.
-            usefulness: "states" (the authors' L3), "tasks" (L2), "tokens" (L1), or "none": no gate.
-            usefulness_temperature: Softness of the split into likely and unlikely turns, nats (1).
-            normalize_usefulness: Divide U by its standard deviation over the turns.
-            gate_sharpness: τ, per unit of return; at "tokens" per standard deviation (2).
-            reward_deviation: Divide r by its deviation over the "turn", or over the "batch".
-            step_discount: γ a turn of the returns that "states" compares (0.95).
-            first_update: First update with the reward (21).
-            last_update: Last update with it (70).
-            kwargs: Keys of the skill teacher, GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    teacher_reward_weight: float = key(
+        0.02,
+        number(0),
+        "weight of the dense reward, unit of the return; 0 is GRPO",
+        symbol="η",
+        paper="0.02",
+    )
+    usefulness: Usefulness = key(
+        "states",
+        Check(lambda v: v in get_args(Usefulness), "'states', 'tasks', 'tokens' or 'none'"),
+        "what the gate compares: states (the authors' L3), tasks (L2), tokens (L1), or no gate",
+    )
+    usefulness_temperature: float = key(
+        1.0,
+        number(above=0),
+        "softness of the split into likely and unlikely turns, nats",
+        paper="1",
+    )
+    normalize_usefulness: bool = key(
+        False, FLAG, "division of U by its standard deviation over the turns"
+    )
+    gate_sharpness: float = key(
+        2.0,
+        number(0),
+        "sharpness of the gate per unit of return; at 'tokens' per standard deviation",
+        symbol="τ",
+        paper="2",
+    )
+    reward_deviation: Literal["turn", "batch"] = key(
+        "turn", one_of("turn", "batch"), "what the deviation that divides r is taken over"
+    )
+    step_discount: float = STEP_DISCOUNT
+    first_update: int = key(21, UPDATE, "first update with the reward", paper="21")
+    last_update: int = key(70, UPDATE, "last update with the reward", paper="70")
 
     @override(SkillTeacherConfig)
     def validate(self) -> None:
         """Checks the reward's keys."""
-        self.require(_RANGES)
         if self.last_update < self.first_update:
             self._value_error(
                 f"config.last_update={self.last_update} lies before first_update="
@@ -147,23 +138,6 @@ class ADRSConfig(SkillTeacherConfig):
     def credit_connectors(self) -> list[ConnectorV2]:
         """The dense reward."""
         return [TeacherReward(config=self)]
-
-
-_RANGES: list[KeyCheck] = [
-    ("teacher_reward_weight", lambda v: is_number(v, 0), "a number, at least 0"),
-    (
-        "usefulness",
-        lambda v: v in ("states", "tasks", "tokens", "none"),
-        "'states', 'tasks', 'tokens' or 'none'",
-    ),
-    ("usefulness_temperature", lambda v: is_number(v, 0) and v > 0, "a number above 0"),
-    ("normalize_usefulness", lambda v: isinstance(v, bool), "true or false"),
-    ("gate_sharpness", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("reward_deviation", lambda v: v in ("turn", "batch"), "'turn' or 'batch'"),
-    ("step_discount", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
-    ("first_update", lambda v: is_int(v, 1), "the number of an update, at least 1"),
-    ("last_update", lambda v: is_int(v, 1), "the number of an update, at least 1"),
-]
 
 
 class TeacherReward(ConnectorV2):
@@ -293,8 +267,4 @@ class TeacherReward(ConnectorV2):
 class ADRS(GRPO):
     """ADRS as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> ADRSConfig:
-        """The default config."""
-        return ADRSConfig()
+    config_class = ADRSConfig

@@ -24,17 +24,22 @@ The paper's ablations: `uses_belief=False` (the raw evidence), `signed_moves=Fal
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
-from stepopsd_rllib.config_keys import KeyCheck, is_number
+from stepopsd_rllib.config_keys import (
+    FLAG,
+    key,
+    number,
+    one_of,
+    or_none,
+)
 from stepopsd_rllib.connectors.gap_shaping import GapShaping
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.objectives.agentopsd import (
@@ -43,58 +48,46 @@ from stepopsd_rllib.objectives.agentopsd import (
     group_priors,
 )
 from stepopsd_rllib.objectives.turns import turn_ids
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class AgentOPSDConfig(SkillTeacherConfig):
     """Configuration of AgentOPSD; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or AgentOPSD)
-        self.lambda_mix = 0.5
-        self.band = 0.2
-        self.belief_decay = 0.95
-        self.credit_level: Literal["turn", "token"] = "turn"
-        self.uses_belief = True
-        self.signed_moves = True
-        self.largest_return: float | None = None
-
-    @override(SkillTeacherConfig)
-    def training(
-        self,
-        *,
-        lambda_mix: float = UNSET,
-        band: float = UNSET,
-        belief_decay: float = UNSET,
-        credit_level: str = UNSET,
-        uses_belief: bool = UNSET,
-        signed_moves: bool = UNSET,
-        largest_return: float | None = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the shaping.
-
-        Args:
-            lambda_mix: λ, share of the multiplied advantage (0.5). 0 is GRPO.
-            band: b, half width of the multipliers' range (0.2).
-            belief_decay: γ, what is kept of older evidence a turn (0.95).
-            credit_level: "turn", or "token": the recursion over the tokens of each turn.
-            uses_belief: False puts the raw evidence in place of the belief's moves (an ablation).
-            signed_moves: False takes their magnitude and no sign of the advantage (an ablation).
-            largest_return: Return of a perfect episode; none takes what the environment says.
-            kwargs: Keys of the skill teacher, GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    lambda_mix: float = key(
+        0.5,
+        number(0, 1),
+        "share of the multiplied advantage; 0 is GRPO",
+        symbol="λ",
+        paper="0.5",
+    )
+    band: float = key(
+        0.2, number(0, 1), "half width of the multipliers' range", symbol="b", paper="0.2"
+    )
+    belief_decay: float = key(
+        0.95,
+        number(0, 1),
+        "share of older evidence that a turn keeps",
+        symbol="γ",
+        paper="0.95; 1 in the scripts",
+    )
+    credit_level: Literal["turn", "token"] = key(
+        "turn", one_of("turn", "token"), "turns as a whole, or the recursion over their tokens"
+    )
+    uses_belief: bool = key(
+        True, FLAG, "moves of the belief; false takes the raw evidence (an ablation)"
+    )
+    signed_moves: bool = key(
+        True, FLAG, "sign of the moves; false takes their magnitude alone (an ablation)"
+    )
+    largest_return: float | None = key(
+        None,
+        or_none(number(above=0)),
+        "return of a perfect episode; none takes what the environment says",
+    )
 
     @override(SkillTeacherConfig)
     def validate(self) -> None:
-        """Checks the shaping's keys."""
-        self.require(_RANGES)
+        """Checks that a prior can be formed."""
         super().validate()
         if self.uses_teacher() and self.largest_return is None:
             self._require_largest_return()
@@ -151,26 +144,7 @@ class AgentOPSDConfig(SkillTeacherConfig):
         return group_priors(columns["scores"][row_N], group_N, max_return=largest)
 
 
-_RANGES: list[KeyCheck] = [
-    ("lambda_mix", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
-    ("band", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
-    ("belief_decay", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
-    ("credit_level", lambda v: v in ("turn", "token"), "'turn' or 'token'"),
-    ("uses_belief", lambda v: isinstance(v, bool), "true or false"),
-    ("signed_moves", lambda v: isinstance(v, bool), "true or false"),
-    (
-        "largest_return",
-        lambda v: v is None or (is_number(v, 0) and v > 0),
-        "a number above 0, or none",
-    ),
-]
-
-
 class AgentOPSD(GRPO):
     """AgentOPSD as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> AgentOPSDConfig:
-        """The default config."""
-        return AgentOPSDConfig()
+    config_class = AgentOPSDConfig

@@ -17,79 +17,45 @@ turns: `advantage_statistics="rows"`.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.config_keys import KeyCheck, is_number
+from stepopsd_rllib.algorithms.shared.keys import STEP_DISCOUNT
+from stepopsd_rllib.config_keys import (
+    key,
+    number,
+    or_none,
+)
 from stepopsd_rllib.connectors.token_batch import episodes_of
 from stepopsd_rllib.connectors.turn_states import turn_states
 from stepopsd_rllib.objectives.gigpo import anchor_advantages, gigpo_advantages
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class GiGPOConfig(GRPOConfig):
     """Configuration of GiGPO; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or GiGPO)
-        self.step_weight = 1.0
-        self.step_discount = 0.95
-        self.anchor_similarity: float | None = None
-        self.normalize_advantages = False
-
-    @override(GRPOConfig)
-    def training(
-        self,
-        *,
-        step_weight: float = UNSET,
-        step_discount: float = UNSET,
-        anchor_similarity: float | None = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the step advantage.
-
-        Args:
-            step_weight: ω (1). 0 is GRPO.
-            step_discount: γ a turn (0.95).
-            anchor_similarity: None: states are the same if their texts are. A ratio in (0, 1]
-                clusters texts that are at least that similar (0.95 in the authors' option).
-            kwargs: Keys of GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
-
-    @override(GRPOConfig)
-    def validate(self) -> None:
-        """Checks the step advantage's keys."""
-        self.require(_RANGES)
-        super().validate()
+    normalize_advantages = False
+    step_weight: float = key(
+        1.0, number(0), "weight of the step advantage; 0 is GRPO", symbol="ω", paper="1"
+    )
+    step_discount: float = STEP_DISCOUNT
+    anchor_similarity: float | None = key(
+        None,
+        or_none(number(above=0, high=1)),
+        "ratio from which two states are the same; none asks for equal texts",
+        paper="0.95 in the authors' option",
+    )
 
     @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then the step advantage."""
         pieces = super().learner_connectors()
         return [*pieces, StepAdvantages(config=self)] if self.step_weight > 0 else pieces
-
-
-_RANGES: list[KeyCheck] = [
-    ("step_weight", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("step_discount", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
-    (
-        "anchor_similarity",
-        lambda v: v is None or (is_number(v, 0, 1) and v > 0),
-        "a number in (0, 1], or none",
-    ),
-]
 
 
 class StepAdvantages(ConnectorV2):
@@ -143,8 +109,4 @@ class StepAdvantages(ConnectorV2):
 class GiGPO(GRPO):
     """GiGPO as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> GiGPOConfig:
-        """The default config."""
-        return GiGPOConfig()
+    config_class = GiGPOConfig

@@ -28,16 +28,24 @@ Named variants: Dr.GRPO (arXiv:2503.20783) is `normalize_advantages=False` with
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.connectors.common import NumpyToTensor
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
+from stepopsd_rllib.config_keys import (
+    FLAG,
+    Check,
+    is_number,
+    key,
+    number,
+    one_of,
+    or_none,
+    whole,
+)
 from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
 from stepopsd_rllib.connectors.token_batch import TokenBatch
@@ -51,110 +59,88 @@ from stepopsd_rllib.objectives.surrogate import (
 )
 from stepopsd_rllib.training.agent_algorithm import AgentAlgorithm
 from stepopsd_rllib.training.agent_config import AgentConfig
-from stepopsd_rllib.training.keys import UNSET, set_given
 from stepopsd_rllib.training.learner import TokenLearner
 
 
 class GRPOConfig(AgentConfig):
     """Configuration of GRPO. Defaults follow the ALFWorld setting of the verl-agent family."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or GRPO)
-        self.policy_coeff = 1.0
-        self.clip_low = 0.2
-        self.clip_high = 0.2
-        self.dual_clip: float | None = 3.0
-        self.importance_ratio: Literal["token", "sequence"] = "token"
-        self.loss_aggregation: Aggregation = "token-mean"
-        self.advantage_statistics: Literal["episodes", "rows"] = "episodes"
-        self.normalize_advantages = True
-        self.advantage_eps = 1e-6
-        self.invalid_action_penalty = 0.1
-        self.kl_coeff = 0.01
-        self.kl_estimator: KLEstimator = "k3"
-        self.entropy_coeff = 0.001
-        self.dynamic_sampling = False
-        self.dynamic_sampling_rounds = 10
-        self.importance_cap: float | None = None
-        self.old_log_probs: Literal["learner", "sampler"] = "learner"
-        self.weight_decay = 0.01
-        self.adam_betas = (0.9, 0.999)
-        self.adam_eps = 1e-8
-        self.lr_warmup_steps = 0
-
-    @override(AlgorithmConfig)
-    def training(
-        self,
-        *,
-        policy_coeff: float = UNSET,
-        clip_low: float = UNSET,
-        clip_high: float = UNSET,
-        dual_clip: float | None = UNSET,
-        importance_ratio: str = UNSET,
-        loss_aggregation: str = UNSET,
-        advantage_statistics: str = UNSET,
-        normalize_advantages: bool = UNSET,
-        advantage_eps: float = UNSET,
-        invalid_action_penalty: float = UNSET,
-        kl_coeff: float = UNSET,
-        kl_estimator: str = UNSET,
-        entropy_coeff: float = UNSET,
-        dynamic_sampling: bool = UNSET,
-        dynamic_sampling_rounds: int = UNSET,
-        importance_cap: float | None = UNSET,
-        old_log_probs: str = UNSET,
-        weight_decay: float = UNSET,
-        adam_betas: tuple[float, float] = UNSET,
-        adam_eps: float = UNSET,
-        lr_warmup_steps: int = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the objective and the optimizer.
-
-        Args:
-            policy_coeff: Weight of the clipped surrogate (1; 0 in OPSD leaves the other terms).
-            clip_low: ε_lo, lower clip of the ratio (0.2).
-            clip_high: ε_hi, upper clip (0.2; 0.28 in DAPO).
-            dual_clip: c, bound of the loss of a negative advantage (3.0; none in the Search-R1
-                family).
-            importance_ratio: "token", or "sequence" (GSPO).
-            loss_aggregation: "token-mean", "seq-mean-token-sum", "seq-mean-token-mean" or
-                "seq-mean-token-sum-norm" (divisor `max_context_tokens`).
-            advantage_statistics: Group mean and deviation over "episodes" or over "rows".
-            normalize_advantages: Divide by the group's standard deviation (False in Dr.GRPO).
-            advantage_eps: Added to the standard deviation, unit of the return.
-            invalid_action_penalty: Taken from the return for each invalid action (0.1; 0.01 on
-                Search-QA).
-            kl_coeff: β, weight of the KL to the frozen initial model (0.01; 0.001 on Search-QA). 0
-                loads none.
-            kl_estimator: "k1", "abs", "k2" or "k3".
-            entropy_coeff: Weight of the entropy bonus (0.001).
-            dynamic_sampling: Sample again for groups whose returns are all equal (DAPO).
-            dynamic_sampling_rounds: Most sampling rounds of a step; the last keeps what there is
-                (10).
-            importance_cap: Cap of the truncated importance weight between sampler and learner; none
-                turns it off. Its ratio is logged either way.
-            old_log_probs: Denominator of the ratio: recomputed by the "learner", or the "sampler"'s
-                own.
-            weight_decay: Of AdamW (0.01).
-            adam_betas: Of AdamW.
-            adam_eps: Of AdamW.
-            lr_warmup_steps: Optimizer steps of linear warm-up.
-            kwargs: RLlib's own, such as `lr`, `grad_clip`, `num_epochs` and `minibatch_size` (rows
-                of one optimizer step over all learners; none takes one step on everything).
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
-
-    @override(AgentConfig)
-    def validate(self) -> None:
-        """Checks the objective's keys."""
-        super().validate()
-        self.require(_RANGES)
+    policy_coeff: float = key(
+        1.0, number(0), "weight of the clipped surrogate; 0 leaves the other terms (OPSD)"
+    )
+    clip_low: float = key(
+        0.2, number(0, below=1), "lower clip of the ratio", symbol="ε_lo", paper="0.2"
+    )
+    clip_high: float = key(
+        0.2, number(0), "upper clip of the ratio", symbol="ε_hi", paper="0.2; 0.28 in DAPO"
+    )
+    dual_clip: float | None = key(
+        3.0,
+        Check(lambda v: v is None or (is_number(v, 1) and v > 1), "above 1, or none"),
+        "bound of the loss of a negative advantage",
+        symbol="c",
+        paper="3; none in the Search-R1 family",
+    )
+    importance_ratio: Literal["token", "sequence"] = key(
+        "token", one_of("token", "sequence"), "ratio of each token, or of the sequence (GSPO)"
+    )
+    loss_aggregation: Aggregation = key(
+        "token-mean",
+        one_of(*AGGREGATIONS),
+        "mean over tokens and rows; the divisor of seq-mean-token-sum-norm is `max_context_tokens`",
+    )
+    advantage_statistics: Literal["episodes", "rows"] = key(
+        "episodes", one_of("episodes", "rows"), "what group mean and deviation are taken over"
+    )
+    normalize_advantages: bool = key(
+        True, FLAG, "division by the group's standard deviation", paper="false in Dr.GRPO"
+    )
+    advantage_eps: float = key(
+        1e-6, number(above=0), "constant added to the standard deviation, unit of the return"
+    )
+    invalid_action_penalty: float = key(
+        0.1,
+        number(0),
+        "return lost for each invalid action",
+        paper="0.1; 0.01 on Search-QA",
+    )
+    kl_coeff: float = key(
+        0.01,
+        number(0),
+        "weight of the KL to the frozen initial model; 0 loads none",
+        symbol="β",
+        paper="0.01; 0.001 on Search-QA",
+    )
+    kl_estimator: KLEstimator = key("k3", one_of(*KL_ESTIMATORS), "estimator of that KL")
+    entropy_coeff: float = key(0.001, number(0), "weight of the entropy bonus", paper="0.001")
+    dynamic_sampling: bool = key(
+        False, FLAG, "new samples for groups whose returns are all equal (DAPO)"
+    )
+    dynamic_sampling_rounds: int = key(
+        10, whole(1), "most sampling rounds of a step; the last keeps what there is", paper="10"
+    )
+    importance_cap: float | None = key(
+        None,
+        or_none(number(above=0)),
+        "cap of the truncated importance weight between sampler and learner; none turns it off, "
+        "its ratio is logged either way",
+    )
+    old_log_probs: Literal["learner", "sampler"] = key(
+        "learner",
+        one_of("learner", "sampler"),
+        "denominator of the ratio: recomputed by the learner, or the sampler's own",
+    )
+    weight_decay: float = key(0.01, number(0), "AdamW weight decay", paper="0.01")
+    adam_betas: tuple[float, float] = key(
+        (0.9, 0.999),
+        Check(
+            lambda v: len(v) == 2 and all(is_number(beta, 0) and beta < 1 for beta in v),
+            "two numbers in [0, 1)",
+        ),
+        "AdamW decay rates of the moments",
+    )
+    adam_eps: float = key(1e-8, number(0), "AdamW epsilon")
+    lr_warmup_steps: int = key(0, whole(0), "optimizer steps of linear warm-up")
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type[TokenLearner]:
@@ -210,39 +196,6 @@ class GRPOConfig(AgentConfig):
             "with_reference": self.uses_reference(),
             "entropy_gradient": self.entropy_coeff > 0,
         }
-
-
-_RANGES: list[KeyCheck] = [
-    ("policy_coeff", lambda v: is_number(v, 0.0), "a number, at least 0"),
-    ("clip_low", lambda v: is_number(v, 0.0) and v < 1, "a number in [0, 1)"),
-    ("clip_high", lambda v: is_number(v, 0.0), "a number, at least 0"),
-    ("dual_clip", lambda v: v is None or (is_number(v, 1.0) and v > 1), "above 1, or none"),
-    ("importance_ratio", lambda v: v in ("token", "sequence"), "'token' or 'sequence'"),
-    ("loss_aggregation", lambda v: v in AGGREGATIONS, f"one of {', '.join(AGGREGATIONS)}"),
-    ("advantage_statistics", lambda v: v in ("episodes", "rows"), "'episodes' or 'rows'"),
-    ("normalize_advantages", lambda v: isinstance(v, bool), "true or false"),
-    ("advantage_eps", lambda v: is_number(v, 0.0) and v > 0, "a number above 0"),
-    ("invalid_action_penalty", lambda v: is_number(v, 0.0), "a number, at least 0"),
-    ("kl_coeff", lambda v: is_number(v, 0.0), "a number, at least 0"),
-    ("kl_estimator", lambda v: v in KL_ESTIMATORS, f"one of {', '.join(KL_ESTIMATORS)}"),
-    ("entropy_coeff", lambda v: is_number(v, 0.0), "a number, at least 0"),
-    ("dynamic_sampling", lambda v: isinstance(v, bool), "true or false"),
-    ("dynamic_sampling_rounds", lambda v: is_int(v, 1), "a whole number, at least 1"),
-    (
-        "importance_cap",
-        lambda v: v is None or (is_number(v, 0.0) and v > 0),
-        "a number above 0, or none",
-    ),
-    ("old_log_probs", lambda v: v in ("learner", "sampler"), "'learner' or 'sampler'"),
-    ("weight_decay", lambda v: is_number(v, 0.0), "a number, at least 0"),
-    (
-        "adam_betas",
-        lambda v: len(v) == 2 and all(is_number(beta, 0.0) and beta < 1 for beta in v),
-        "two numbers in [0, 1)",
-    ),
-    ("adam_eps", lambda v: is_number(v, 0.0), "a number, at least 0"),
-    ("lr_warmup_steps", lambda v: is_int(v, 0), "a whole number, at least 0"),
-]
 
 
 class GRPOLearner(TokenLearner):
@@ -325,8 +278,4 @@ class GRPOLearner(TokenLearner):
 class GRPO(AgentAlgorithm):
     """GRPO as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> GRPOConfig:
-        """The default config."""
-        return GRPOConfig()
+    config_class = GRPOConfig

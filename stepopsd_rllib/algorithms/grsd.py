@@ -26,18 +26,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.shared.keys import ANALYZER
 from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
 from stepopsd_rllib.algorithms.shared.skill_teacher import encode, require_room
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
+from stepopsd_rllib.config_keys import (
+    key,
+    number,
+    one_of,
+    whole,
+)
 from stepopsd_rllib.connectors.gap_shaping import GapShaping
 from stepopsd_rllib.connectors.group_guidance import GroupGuidance, contrasted
 from stepopsd_rllib.connectors.step_spans import StepSpans
@@ -49,59 +54,30 @@ from stepopsd_rllib.objectives.turns import spread_turns, turn_ids
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class GRSDConfig(GRPOConfig):
     """Configuration of GRSD; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or GRSD)
-        self.lambda_mix = 0.5
-        self.lambda_decay_steps = 0
-        self.gain_threshold = 0.0
-        self.max_gain = 3.0
-        self.credit_level: Literal["turn", "token"] = "turn"
-        self.analyzer: AnalyzerSetting = "rules"
-        self.guidance_max_tokens = 512
-
-    @override(GRPOConfig)
-    def training(
-        self,
-        *,
-        lambda_mix: float = UNSET,
-        lambda_decay_steps: int = UNSET,
-        gain_threshold: float = UNSET,
-        max_gain: float = UNSET,
-        credit_level: str = UNSET,
-        analyzer: str | dict[str, Any] = UNSET,
-        guidance_max_tokens: int = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets guidance and shaping.
-
-        Args:
-            lambda_mix: λ (0.5). 0 is GRPO.
-            lambda_decay_steps: Updates until λ is 0; 0 keeps it.
-            gain_threshold: η; smaller |s̄| count as 0 (0).
-            max_gain: g_max (3).
-            credit_level: "turn", or "token".
-            analyzer: "rules"; "policy", or a mapping with `engine: policy` and keys of
-                `PolicySettings`; or the keys of `EndpointSettings`, of which `model` is needed.
-            guidance_max_tokens: Cap of the guidance; what exceeds it is cut and counted.
-            kwargs: Keys of GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    lambda_mix: float = key(
+        0.5, number(0), "weight of the gain; 0 is GRPO", symbol="λ", paper="0.5"
+    )
+    lambda_decay_steps: int = key(0, whole(0, "updates"), "updates until λ is 0; 0 keeps it")
+    gain_threshold: float = key(
+        0.0, number(0), "|s̄| up to which the gain counts as 0", symbol="η", paper="0"
+    )
+    max_gain: float = key(3.0, number(0), "largest gain", symbol="g_max", paper="3")
+    credit_level: Literal["turn", "token"] = key(
+        "turn", one_of("turn", "token"), "gap of the turn's mean, or of each token"
+    )
+    analyzer: AnalyzerSetting = ANALYZER
+    guidance_max_tokens: int = key(
+        512, whole(1, "tokens"), "cap of the guidance; what exceeds it is cut and counted"
+    )
 
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the keys, and that the analyzer can be made."""
-        self.require(_RANGES)
         super().validate()
         self.make_analyzer()
         if self.lambda_mix > 0:
@@ -174,16 +150,6 @@ class GRSDConfig(GRPOConfig):
         return grsd_advantages(columns["advantages"], factor_BT, turn_BT)
 
 
-_RANGES: list[KeyCheck] = [
-    ("lambda_mix", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("lambda_decay_steps", lambda v: is_int(v, 0), "a whole number of updates, at least 0"),
-    ("gain_threshold", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("max_gain", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("credit_level", lambda v: v in ("turn", "token"), "'turn' or 'token'"),
-    ("guidance_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
-]
-
-
 def _contrasted_episodes(episodes: Sequence[AgentEpisode]) -> list[AgentEpisode]:
     pairs = contrasted([episode for episode in episodes if episode.is_trainable])
     return [episode for pair in pairs.values() for episode in pair]
@@ -192,8 +158,4 @@ def _contrasted_episodes(episodes: Sequence[AgentEpisode]) -> list[AgentEpisode]
 class GRSD(GRPO):
     """GRSD as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> GRSDConfig:
-        """The default config."""
-        return GRSDConfig()
+    config_class = GRSDConfig

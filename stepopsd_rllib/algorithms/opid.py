@@ -29,19 +29,26 @@ scripts and not part of this file.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.shared.keys import ANALYZER
 from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
 from stepopsd_rllib.algorithms.shared.skill_teacher import require_room
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
+from stepopsd_rllib.config_keys import (
+    FLAG,
+    key,
+    number,
+    one_of,
+    or_none,
+    whole,
+)
 from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis
 from stepopsd_rllib.connectors.skill_log_probs import SkillLogProbs
 from stepopsd_rllib.objectives.opid import (
@@ -55,63 +62,46 @@ from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
 from stepopsd_rllib.teachers.skill_insertion import insert_skills
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class OPIDConfig(GRPOConfig):
     """Configuration of OPID; defaults follow the authors' scripts."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or OPID)
-        self.episode_skill_weight = 0.001
-        self.step_skill_weight = 0.001
-        self.skill_routing: Literal["step_priority", "additive"] = "step_priority"
-        self.normalize_skill_advantages = False
-        self.skill_advantage_clip: float | None = None
-        self.analyzer: AnalyzerSetting = "rules"
-        self.max_step_skills = 5
-        self.skill_max_tokens = 256
-
-    @override(GRPOConfig)
-    def training(
-        self,
-        *,
-        episode_skill_weight: float = UNSET,
-        step_skill_weight: float = UNSET,
-        skill_routing: str = UNSET,
-        normalize_skill_advantages: bool = UNSET,
-        skill_advantage_clip: float | None = UNSET,
-        analyzer: str | dict[str, Any] = UNSET,
-        max_step_skills: int = UNSET,
-        skill_max_tokens: int = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets analyzer and skill advantages.
-
-        Args:
-            episode_skill_weight: w_E (0.001). 0 for both weights is GRPO.
-            step_skill_weight: w_Z (0.001).
-            skill_routing: "step_priority": the step's skill where there is one, else the episode's;
-                "additive": the episode's everywhere, and the step's too.
-            normalize_skill_advantages: Standardise S_X over the scored tokens.
-            skill_advantage_clip: c, nats (standard deviations if normalised), or none.
-            analyzer: "rules"; "policy", or a mapping with `engine: policy` and keys of
-                `PolicySettings`; or the keys of `EndpointSettings`, of which `model` is needed.
-            max_step_skills: K, step skills an episode (5; 2 on Search-QA).
-            skill_max_tokens: Cap of one skill; what exceeds it is cut from its end and counted.
-            kwargs: Keys of GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    episode_skill_weight: float = key(
+        0.001,
+        number(0),
+        "weight of the episode's skill; 0 for both weights is GRPO",
+        symbol="w_E",
+        paper="0.001 in the scripts",
+    )
+    step_skill_weight: float = key(
+        0.001, number(0), "weight of a step's skill", symbol="w_Z", paper="0.001 in the scripts"
+    )
+    skill_routing: Literal["step_priority", "additive"] = key(
+        "step_priority",
+        one_of("step_priority", "additive"),
+        "skill of a turn: the step's where there is one, else the episode's; or the sum of both",
+    )
+    normalize_skill_advantages: bool = key(
+        False, FLAG, "standardisation of S_X over the scored tokens"
+    )
+    skill_advantage_clip: float | None = key(
+        None,
+        or_none(number(above=0)),
+        "largest |S_X|, nats (standard deviations if normalised)",
+        symbol="c",
+    )
+    analyzer: AnalyzerSetting = ANALYZER
+    max_step_skills: int = key(
+        5, whole(0), "most step skills of an episode", symbol="K", paper="5; 2 on Search-QA"
+    )
+    skill_max_tokens: int = key(
+        256, whole(1, "tokens"), "cap of one skill; what exceeds it is cut from its end and counted"
+    )
 
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the keys, and that the analyzer can be made."""
-        self.require(_RANGES)
         super().validate()
         self.make_analyzer()
         if self.uses_skills():
@@ -176,25 +166,6 @@ class OPIDConfig(GRPOConfig):
         ]
 
 
-_RANGES: list[KeyCheck] = [
-    ("episode_skill_weight", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("step_skill_weight", lambda v: is_number(v, 0), "a number, at least 0"),
-    (
-        "skill_routing",
-        lambda v: v in ("step_priority", "additive"),
-        "'step_priority' or 'additive'",
-    ),
-    ("normalize_skill_advantages", lambda v: isinstance(v, bool), "true or false"),
-    (
-        "skill_advantage_clip",
-        lambda v: v is None or (is_number(v, 0) and v > 0),
-        "a number above 0, or none",
-    ),
-    ("max_step_skills", lambda v: is_int(v, 0), "a whole number, at least 0"),
-    ("skill_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
-]
-
-
 class SkillAdvantages(ConnectorV2):
     """Adds the weighted shifts to `advantages`; keeps the outcome's as `group_advantages`."""
 
@@ -243,8 +214,4 @@ class SkillAdvantages(ConnectorV2):
 class OPID(GRPO):
     """OPID as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> OPIDConfig:
-        """The default config."""
-        return OPIDConfig()
+    config_class = OPIDConfig

@@ -22,54 +22,37 @@ Departures:
 
 from __future__ import annotations
 
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
+from stepopsd_rllib.algorithms.shared.keys import TOP_TOKENS
 from stepopsd_rllib.algorithms.shared.top_tokens import TopTokenLearner, require_tokens
-from stepopsd_rllib.config_keys import KeyCheck, is_int
+from stepopsd_rllib.config_keys import (
+    key,
+    one_of,
+)
 from stepopsd_rllib.objectives.opsd import DIVERGENCES, Divergence, opsd_token_loss
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class OPSDConfig(DistillationConfig):
     """Configuration of OPSD; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or OPSD)
-        self.policy_coeff = 0.0
-        self.distillation_coeff = 1.0
-        self.divergence: Divergence = "forward_kl"
-        self.teacher_top_tokens = 128
-
-    @override(DistillationConfig)
-    def training(
-        self, *, divergence: str = UNSET, teacher_top_tokens: int = UNSET, **kwargs: Any
-    ) -> Self:
-        """Sets the divergence.
-
-        Args:
-            divergence: "forward_kl" (KL(teacher ‖ policy)), "reverse_kl" or "jensen_shannon".
-            teacher_top_tokens: K, most likely tokens of the teacher that are told apart (128).
-            kwargs: `policy_coeff` (0; 1 is GRPO+OPSD), `distillation_coeff` (1), and keys of the
-                skill teacher, GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    policy_coeff = 0.0
+    distillation_coeff = 1.0
+    divergence: Divergence = key(
+        "forward_kl", one_of(*DIVERGENCES), "divergence; 'forward_kl' is KL(teacher ‖ policy)"
+    )
+    teacher_top_tokens: int = replace(TOP_TOKENS, default=128)
 
     @override(DistillationConfig)
     def validate(self) -> None:
         """Checks the divergence's keys, and that there is something to learn from."""
-        self.require(_RANGES)
         super().validate()
         if self.distillation_coeff == 0 and self.policy_coeff == 0:
             self._value_error(
@@ -87,12 +70,6 @@ class OPSDConfig(DistillationConfig):
     def get_default_learner_class(self) -> type[DistillationLearner]:
         """The OPSD learner."""
         return OPSDLearner
-
-
-_RANGES: list[KeyCheck] = [
-    ("divergence", lambda v: v in DIVERGENCES, f"one of {', '.join(DIVERGENCES)}"),
-    ("teacher_top_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
-]
 
 
 class OPSDLearner(TopTokenLearner):
@@ -122,8 +99,4 @@ class OPSDLearner(TopTokenLearner):
 class OPSD(GRPO):
     """OPSD as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> OPSDConfig:
-        """The default config."""
-        return OPSDConfig()
+    config_class = OPSDConfig

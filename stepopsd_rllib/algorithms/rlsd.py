@@ -18,62 +18,45 @@ Departures from the paper, and the key that restores each where there is one:
 
 from __future__ import annotations
 
-from typing import Any, Self
-
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.shared.keys import HALF_WIDTH
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
+from stepopsd_rllib.config_keys import (
+    key,
+    number,
+    whole,
+)
 from stepopsd_rllib.connectors.gap_shaping import GapShaping
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.objectives.rlsd import rlsd_advantages
 from stepopsd_rllib.objectives.schedules import linear_warm_down
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class RLSDConfig(SkillTeacherConfig):
     """Configuration of RLSD; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or RLSD)
-        self.lambda_mix = 0.5
-        self.lambda_decay_steps = 50
-        self.weight_clip = 0.2
-        self.teacher = "stale"
-
-    @override(SkillTeacherConfig)
-    def training(
-        self,
-        *,
-        lambda_mix: float = UNSET,
-        lambda_decay_steps: int = UNSET,
-        weight_clip: float = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the shaping.
-
-        Args:
-            lambda_mix: λ₀, share of the weighted advantage (0.5). 0 is GRPO.
-            lambda_decay_steps: W, updates until λ is 0 (50).
-            weight_clip: ε, half width of the weights' range (0.2).
-            kwargs: Keys of the skill teacher, GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
-
-    @override(SkillTeacherConfig)
-    def validate(self) -> None:
-        """Checks the shaping's keys."""
-        self.require(_RANGES)
-        super().validate()
+    teacher = "stale"
+    lambda_mix: float = key(
+        0.5,
+        number(0, 1),
+        "share of the weighted advantage; 0 is GRPO",
+        symbol="λ₀",
+        paper="0.5",
+    )
+    lambda_decay_steps: int = key(
+        50, whole(1, "updates"), "updates until λ is 0", symbol="W", paper="50"
+    )
+    weight_clip: float = key(
+        0.2,
+        HALF_WIDTH,
+        "half width of the weights' range",
+        symbol="ε",
+        paper="0.2",
+    )
 
     @override(SkillTeacherConfig)
     def uses_teacher(self) -> bool:
@@ -103,22 +86,7 @@ class RLSDConfig(SkillTeacherConfig):
         )
 
 
-_RANGES: list[KeyCheck] = [
-    ("lambda_mix", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
-    ("lambda_decay_steps", lambda v: is_int(v, 1), "a whole number of updates, at least 1"),
-    (
-        "weight_clip",
-        lambda v: is_number(v, 0) and v < 1,
-        "in [0, 1), or the sign of the advantage could flip",
-    ),
-]
-
-
 class RLSD(GRPO):
     """RLSD as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> RLSDConfig:
-        """The default config."""
-        return RLSDConfig()
+    config_class = RLSDConfig

@@ -26,76 +26,46 @@ SDAR's signal is the covariance of gate and score. As in its paper, OPSD is `alg
 
 from __future__ import annotations
 
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
-from stepopsd_rllib.config_keys import KeyCheck, is_number
+from stepopsd_rllib.config_keys import (
+    key,
+    number,
+    one_of,
+)
 from stepopsd_rllib.objectives import sdar
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class SDARConfig(DistillationConfig):
     """Configuration of SDAR; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or SDAR)
-        self.distillation_coeff = sdar.SDAR.distillation_coefficient
-        self.gate: sdar.GateName = sdar.SDAR.gate
-        self.gate_beta = sdar.SDAR.gate_beta
-        self.divergence: sdar.Divergence = "reverse_kl"
-
-    @override(DistillationConfig)
-    def training(
-        self,
-        *,
-        gate: str = UNSET,
-        gate_beta: float = UNSET,
-        divergence: str = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the distillation loss.
-
-        Args:
-            gate: "gap" (the paper's), "entropy", "soft_or", or "none" (constant 1).
-            gate_beta: β, sharpness of the gate per nat (5); 0 makes it the constant 1/2.
-            divergence: "reverse_kl" (the paper's), "jensen_shannon" or "forward_kl".
-            kwargs: `distillation_coeff`, λ (0.01; 0.001 is weak, 0.1 collapses in the paper), and
-                keys of the skill teacher, GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
-
-    @override(DistillationConfig)
-    def validate(self) -> None:
-        """Checks the loss's keys."""
-        self.require(_RANGES)
-        super().validate()
+    distillation_coeff = sdar.SDAR.distillation_coefficient
+    gate: sdar.GateName = key(
+        sdar.SDAR.gate,
+        one_of(*get_args(sdar.GateName)),
+        "gate of the loss: the paper's gap, its other two, or none (constant 1)",
+    )
+    gate_beta: float = key(
+        sdar.SDAR.gate_beta,
+        number(0),
+        "sharpness of the gate per nat; 0 makes it the constant 1/2",
+        symbol="β",
+        paper="5",
+    )
+    divergence: sdar.Divergence = key(
+        "reverse_kl", one_of(*sdar.TOKEN_LOSSES), "divergence of each token", paper="reverse_kl"
+    )
 
     @override(DistillationConfig)
     def get_default_learner_class(self) -> type[DistillationLearner]:
         """The SDAR learner."""
         return SDARLearner
-
-
-_RANGES: list[KeyCheck] = [
-    (
-        "gate",
-        lambda v: v in get_args(sdar.GateName),
-        f"one of {', '.join(get_args(sdar.GateName))}",
-    ),
-    ("gate_beta", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("divergence", lambda v: v in sdar.TOKEN_LOSSES, f"one of {', '.join(sdar.TOKEN_LOSSES)}"),
-]
 
 
 class SDARLearner(DistillationLearner):
@@ -135,8 +105,4 @@ class SDARLearner(DistillationLearner):
 class SDAR(GRPO):
     """SDAR as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> SDARConfig:
-        """The default config."""
-        return SDARConfig()
+    config_class = SDARConfig

@@ -10,70 +10,40 @@ Skill-Prompt trains nothing: it is the evaluation before the first update (`eval
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any
 
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.shared.keys import EVAL_SKILLS, SKILL_RETRIEVAL, SKILLS
 from stepopsd_rllib.algorithms.shared.skill_teacher import (
-    PACKAGED,
-    SKILL_KEYS,
     skill_choice,
 )
-from stepopsd_rllib.config_keys import KeyCheck
+from stepopsd_rllib.config_keys import (
+    FLAG,
+    key,
+)
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
 from stepopsd_rllib.teachers.skill_retrieval import (
     SkillChoice,
     SkillRetrieval,
     student_preamble,
 )
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class SkillGRPOConfig(GRPOConfig):
     """Configuration of Skill-GRPO."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or SkillGRPO)
-        self.skills = PACKAGED
-        self.skill_retrieval: SkillRetrieval = "keyword"
-        self.train_skills = True
-        self.eval_skills = False
-
-    @override(GRPOConfig)
-    def training(
-        self,
-        *,
-        skills: str = UNSET,
-        skill_retrieval: str = UNSET,
-        train_skills: bool = UNSET,
-        eval_skills: bool = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the skills of the prompts.
-
-        Args:
-            skills: "packaged", the first library that the environment brings; the name of
-                another; or a folder of Markdown files or a JSON bank.
-            skill_retrieval: "keyword" (as published), "task", "random" or "all".
-            train_skills: Whether training prompts have skills. False is GRPO.
-            eval_skills: Whether evaluation prompts have them (the starred rows of the tables).
-            kwargs: Keys of GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    skills: str = SKILLS
+    skill_retrieval: SkillRetrieval = replace(SKILL_RETRIEVAL, default="keyword")
+    train_skills: bool = key(True, FLAG, "skills in the training prompts; false is GRPO")
+    eval_skills: bool = EVAL_SKILLS
 
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the keys, and that the skills can be read."""
-        self.require(_RANGES)
         super().validate()
         skill_choice(self)
 
@@ -105,21 +75,10 @@ def with_skills(
         )
         return student_preamble(text)
 
-    return dataclasses.replace(settings, preamble=preamble)
-
-
-_RANGES: list[KeyCheck] = [
-    *SKILL_KEYS,
-    ("train_skills", lambda v: isinstance(v, bool), "true or false"),
-    ("eval_skills", lambda v: isinstance(v, bool), "true or false"),
-]
+    return replace(settings, preamble=preamble)
 
 
 class SkillGRPO(GRPO):
     """Skill-GRPO as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> SkillGRPOConfig:
-        """The default config."""
-        return SkillGRPOConfig()
+    config_class = SkillGRPOConfig

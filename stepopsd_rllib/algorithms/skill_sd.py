@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
@@ -30,10 +29,7 @@ from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 class SkillSDConfig(DistillationConfig):
     """Configuration of Skill-SD; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or SkillSD)
-        self.distillation_coeff = 0.001
+    distillation_coeff = 0.001
 
     @override(DistillationConfig)
     def get_default_learner_class(self) -> type[DistillationLearner]:
@@ -65,8 +61,4 @@ class SkillSDLearner(DistillationLearner):
 class SkillSD(GRPO):
     """Skill-SD as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> SkillSDConfig:
-        """The default config."""
-        return SkillSDConfig()
+    config_class = SkillSDConfig

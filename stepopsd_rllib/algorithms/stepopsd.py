@@ -28,14 +28,23 @@ in front of every step, so that one pass over the episode scores all of its step
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Any, Literal
 
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
+from stepopsd_rllib.algorithms.shared.keys import HALF_WIDTH, REFRESH_INTERVAL, TEACHER
+from stepopsd_rllib.config_keys import (
+    FLAG,
+    Check,
+    is_int,
+    key,
+    number,
+    one_of,
+    whole,
+)
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.hindsight import HindsightContext
 from stepopsd_rllib.connectors.hindsight_shaping import HindsightShaping
@@ -44,100 +53,89 @@ from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes.segmentation import SPAN_MODES, SpanMode
 from stepopsd_rllib.objectives.schedules import linear_decay
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class StepOPSDConfig(GRPOConfig):
     """Configuration of StepOPSD; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or StepOPSD)
-        self.alpha_clip = 0.2
-        self.lambda_mix = 0.2
-        self.lambda_decay_steps = 50
-        self.weight_fn: Literal["sigmoid", "exp"] = "sigmoid"
-        self.step_normalization: Literal["equal_step_mean_abs", "none"] = "equal_step_mean_abs"
-        self.step_normalization_eps = 1e-6
-        self.step_normalization_clip = 2.0
-        self.span_mode: SpanMode = "action_only"
-        self.hindsight: Literal["peer", "golden", "none"] = "peer"
-        self.hindsight_outcome = False
-        self.hindsight_position: Literal["suffix", "prefix"] = "suffix"
-        self.hindsight_max_tokens = 1024
-        self.teacher: Literal["stale", "live"] = "stale"
-        self.teacher_refresh_interval = 10
-        self.student_log_probs: Literal["recomputed", "rollout"] = "recomputed"
-        self.kl_reference: Literal["initial", "teacher"] = "initial"
-        self.score_all = False
-        self.credit_trace_interval = 10
-        self.credit_trace_episodes = 4
-
-    @override(GRPOConfig)
-    def training(
-        self,
-        *,
-        alpha_clip: float = UNSET,
-        lambda_mix: float = UNSET,
-        lambda_decay_steps: int = UNSET,
-        weight_fn: str = UNSET,
-        step_normalization: str = UNSET,
-        step_normalization_eps: float = UNSET,
-        step_normalization_clip: float = UNSET,
-        span_mode: str = UNSET,
-        hindsight: str = UNSET,
-        hindsight_outcome: bool = UNSET,
-        hindsight_position: str = UNSET,
-        hindsight_max_tokens: int = UNSET,
-        teacher: str = UNSET,
-        teacher_refresh_interval: int = UNSET,
-        student_log_probs: str = UNSET,
-        kl_reference: str = UNSET,
-        score_all: bool = UNSET,
-        credit_trace_interval: int = UNSET,
-        credit_trace_episodes: int = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the shaping.
-
-        Args:
-            alpha_clip: α, half width of the trust region of the weights (0.2; 0.05 in the
-                reduced-clip runs).
-            lambda_mix: λ₀, share of the weighted advantage (0.2 or 0.05).
-            lambda_decay_steps: D, updates until λ is 0 (50); 0 keeps λ₀.
-            weight_fn: "sigmoid", or "exp" (an earlier draft).
-            step_normalization: "equal_step_mean_abs", or "none".
-            step_normalization_eps: Added to a step's mean |Ã|.
-            step_normalization_clip: C, largest factor of a step (2).
-            span_mode: "action_only" (ALFWorld), "clean_step_no_observation" (Search-QA),
-                "answer_only" or "final_answer_only".
-            hindsight: "peer", "golden" or "none".
-            hindsight_outcome: Tell the teacher also whether the episode succeeded.
-            hindsight_position: "suffix": after the causal prefix of each span (the paper);
-                "prefix": once in front of the row.
-            hindsight_max_tokens: Cap of the hindsight; what exceeds it, or the positions of the
-                model, is cut from its own end.
-            teacher: "stale", a snapshot, or "live", the current policy.
-            teacher_refresh_interval: Updates between snapshots (10): updates 1-10 use the initial
-                weights.
-            student_log_probs: "recomputed" by the learner, or the "rollout"'s own.
-            kl_reference: "initial" model, or the "teacher", as in the released code.
-            score_all: Score also where the result cannot matter, for diagnostics.
-            credit_trace_interval: Updates between samples written to `credit.jsonl`; 0: none.
-            credit_trace_episodes: Episodes of a sample.
-            kwargs: Keys of GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    alpha_clip: float = key(
+        0.2,
+        HALF_WIDTH,
+        "half width of the trust region of the weights",
+        symbol="α",
+        paper="0.2; 0.05 in the reduced-clip runs",
+    )
+    lambda_mix: float = key(
+        0.2, number(0, 1), "share of the weighted advantage", symbol="λ₀", paper="0.2 or 0.05"
+    )
+    lambda_decay_steps: int = key(
+        50, whole(0, "updates"), "updates until λ is 0; 0 keeps λ₀", symbol="D", paper="50"
+    )
+    weight_fn: Literal["sigmoid", "exp"] = key(
+        "sigmoid", one_of("sigmoid", "exp"), "function of the gap; 'exp' is of an earlier draft"
+    )
+    step_normalization: Literal["equal_step_mean_abs", "none"] = key(
+        "equal_step_mean_abs",
+        one_of("equal_step_mean_abs", "none"),
+        "what the steps of an episode have in common after the shaping: their mean |Ã|, or nothing",
+    )
+    step_normalization_eps: float = key(
+        1e-6, number(above=0), "constant added to a step's mean |Ã|"
+    )
+    step_normalization_clip: float = key(
+        2.0, number(1), "largest factor of a step; 1 is off", symbol="C", paper="2"
+    )
+    span_mode: SpanMode = key(
+        "action_only",
+        one_of(*SPAN_MODES),
+        "tokens of a turn that are scored",
+        paper="action_only on ALFWorld, clean_step_no_observation on Search-QA",
+    )
+    hindsight: Literal["peer", "golden", "none"] = key(
+        "peer",
+        one_of("peer", "golden", "none"),
+        "episode that the teacher is told: a successful sibling's, the environment's, or none",
+    )
+    hindsight_outcome: bool = key(
+        False, FLAG, "success or failure of the episode told to the teacher too"
+    )
+    hindsight_position: Literal["suffix", "prefix"] = key(
+        "suffix",
+        one_of("suffix", "prefix"),
+        "place of the hindsight: after the causal prefix of each span (the paper), or once in "
+        "front of the row",
+    )
+    hindsight_max_tokens: int = key(
+        1024,
+        whole(1, "tokens"),
+        "cap of the hindsight; what exceeds it, or the positions of the model, is cut from its end",
+    )
+    teacher: Literal["stale", "live"] = replace(TEACHER, default="stale")
+    teacher_refresh_interval: int = REFRESH_INTERVAL
+    student_log_probs: Literal["recomputed", "rollout"] = key(
+        "recomputed",
+        one_of("recomputed", "rollout"),
+        "log-probs that the teacher's are compared with: the learner's, or the rollout's own",
+    )
+    kl_reference: Literal["initial", "teacher"] = key(
+        "initial",
+        one_of("initial", "teacher"),
+        "anchor of the KL: the initial model, or the teacher, as in the released code",
+    )
+    score_all: bool = key(
+        False, FLAG, "scores also where the result cannot matter, for diagnostics"
+    )
+    credit_trace_interval: int = key(
+        10,
+        Check(lambda v: is_int(v, 0), "a whole number of updates; 0 for none"),
+        "updates between samples written to `credit.jsonl`",
+    )
+    credit_trace_episodes: int = key(4, whole(1, "episodes"), "episodes of such a sample")
 
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the shaping's keys."""
         super().validate()
-        self.require(_RANGES)
         if self.kl_reference == "teacher" and self.teacher != "stale":
             self._value_error(
                 "config.kl_reference='teacher' needs teacher='stale': a live teacher is the policy "
@@ -227,45 +225,6 @@ class StepOPSDConfig(GRPOConfig):
         return options
 
 
-_RANGES: list[KeyCheck] = [
-    (
-        "alpha_clip",
-        lambda v: is_number(v, 0.0) and v < 1,
-        "in [0, 1), or the sign of the advantage could flip",
-    ),
-    ("lambda_mix", lambda v: is_number(v, 0.0, 1.0), "a number in [0, 1]"),
-    (
-        "lambda_decay_steps",
-        lambda v: is_int(v, 0),
-        "a whole number of updates; 0 never decays",
-    ),
-    ("weight_fn", lambda v: v in ("sigmoid", "exp"), "'sigmoid' or 'exp'"),
-    (
-        "step_normalization",
-        lambda v: v in ("equal_step_mean_abs", "none"),
-        "'equal_step_mean_abs' or 'none'",
-    ),
-    ("step_normalization_eps", lambda v: is_number(v, 0.0) and v > 0, "a number above 0"),
-    ("step_normalization_clip", lambda v: is_number(v, 1.0), "a number, at least 1 (off)"),
-    ("span_mode", lambda v: v in SPAN_MODES, f"one of {', '.join(SPAN_MODES)}"),
-    ("hindsight", lambda v: v in ("peer", "golden", "none"), "'peer', 'golden' or 'none'"),
-    ("hindsight_outcome", lambda v: isinstance(v, bool), "true or false"),
-    ("hindsight_position", lambda v: v in ("suffix", "prefix"), "'suffix' or 'prefix'"),
-    ("hindsight_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
-    ("teacher", lambda v: v in ("stale", "live"), "'stale' or 'live'"),
-    ("teacher_refresh_interval", lambda v: is_int(v, 1), "a whole number of updates, at least 1"),
-    (
-        "student_log_probs",
-        lambda v: v in ("recomputed", "rollout"),
-        "'recomputed' or 'rollout'",
-    ),
-    ("kl_reference", lambda v: v in ("initial", "teacher"), "'initial' or 'teacher'"),
-    ("score_all", lambda v: isinstance(v, bool), "true or false"),
-    ("credit_trace_interval", lambda v: is_int(v, 0), "a whole number of updates; 0 for none"),
-    ("credit_trace_episodes", lambda v: is_int(v, 1), "a whole number of episodes, at least 1"),
-]
-
-
 def _decode(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids))
 
@@ -291,8 +250,4 @@ class StepOPSD(GRPO):
                 "that has golden rollouts."
             )
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> StepOPSDConfig:
-        """The default config."""
-        return StepOPSDConfig()
+    config_class = StepOPSDConfig

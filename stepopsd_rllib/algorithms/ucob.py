@@ -33,10 +33,10 @@ As in GiGPO a state is known by its text alone: all refusals with one wording ar
 
 from __future__ import annotations
 
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any
 
 import torch
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
@@ -44,14 +44,18 @@ from torch import Tensor
 from stepopsd_rllib.algorithms.gigpo import GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.distillation import DistillationLearner
+from stepopsd_rllib.algorithms.shared.keys import EVAL_SKILLS, SKILL_RETRIEVAL, SKILLS, TOP_TOKENS
 from stepopsd_rllib.algorithms.shared.skill_teacher import (
-    PACKAGED,
-    SKILL_KEYS,
     skill_choice,
 )
 from stepopsd_rllib.algorithms.shared.top_tokens import TopTokenLearner, require_tokens
 from stepopsd_rllib.algorithms.skill_grpo import with_skills
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number
+from stepopsd_rllib.config_keys import (
+    FLAG,
+    key,
+    number,
+    whole,
+)
 from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
 from stepopsd_rllib.objectives.sdar import gap_gate
 from stepopsd_rllib.objectives.ucob import (
@@ -63,74 +67,54 @@ from stepopsd_rllib.objectives.ucob import (
 )
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 from stepopsd_rllib.teachers.skill_retrieval import SkillRetrieval
-from stepopsd_rllib.training.keys import UNSET, set_given
 
 
 class UCOBConfig(GiGPOConfig):
     """Configuration of UCOB; defaults follow the paper."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class or UCOB)
-        self.distillation_coeff = 0.1
-        self.informed_share = 0.5
-        self.min_return_gap = SMALLEST_RETURN_GAP
-        self.return_gap_scale = RETURN_GAP_SCALE
-        self.max_branch_weight = LARGEST_WEIGHT
-        self.gate_beta = 5.0
-        self.teacher_top_tokens = 32
-        self.renormalize_top_tokens = True
-        self.skills = PACKAGED
-        self.skill_retrieval: SkillRetrieval = "task"
-        self.eval_skills = False
-
-    @override(GiGPOConfig)
-    def training(
-        self,
-        *,
-        distillation_coeff: float = UNSET,
-        informed_share: float = UNSET,
-        min_return_gap: float = UNSET,
-        return_gap_scale: float = UNSET,
-        max_branch_weight: float = UNSET,
-        gate_beta: float = UNSET,
-        teacher_top_tokens: int = UNSET,
-        renormalize_top_tokens: bool = UNSET,
-        skills: str = UNSET,
-        skill_retrieval: str = UNSET,
-        eval_skills: bool = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets branches, skills and distillation loss.
-
-        Args:
-            distillation_coeff: Weight of the distillation loss (0.1). 0 is GiGPO, with skills in
-                the prompts of the informed rollouts.
-            informed_share: Share of a group's rollouts whose prompts have skills (half), rounded to
-                whole rollouts.
-            min_return_gap: d up to which nobody teaches, in the unit of the discounted return
-                (0.05).
-            return_gap_scale: d of weight 1, in the unit of the discounted return (0.2).
-            max_branch_weight: Cap of the weight (2).
-            gate_beta: Sharpness of the gate per nat (5); 0 makes it the constant 1/2.
-            teacher_top_tokens: K, most likely tokens of the teacher that are compared (32).
-            renormalize_top_tokens: Whether both distributions are renormalised over them.
-            skills: "packaged", the first library that the environment brings; the name of
-                another; or a folder of Markdown files or a JSON bank.
-            skill_retrieval: "task" (as the environment says), "keyword", "random" or "all".
-            eval_skills: Whether evaluation prompts have skills.
-            kwargs: Keys of GiGPO, GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    distillation_coeff: float = key(
+        0.1,
+        number(0),
+        "weight of the distillation loss; 0 is GiGPO, with skills in the prompts of the informed "
+        "rollouts",
+        paper="0.1",
+    )
+    informed_share: float = key(
+        0.5,
+        number(0, 1),
+        "share of a group's rollouts whose prompts have skills, rounded to whole rollouts",
+        paper="0.5",
+    )
+    min_return_gap: float = key(
+        SMALLEST_RETURN_GAP,
+        number(0),
+        "d up to which nobody teaches, unit of the discounted return",
+        paper="0.05",
+    )
+    return_gap_scale: float = key(
+        RETURN_GAP_SCALE,
+        number(above=0),
+        "d of weight 1, unit of the discounted return",
+        paper="0.2",
+    )
+    max_branch_weight: float = key(LARGEST_WEIGHT, number(above=0), "cap of the weight", paper="2")
+    gate_beta: float = key(
+        5.0,
+        number(0),
+        "sharpness of the gate per nat; 0 makes it the constant 1/2",
+        paper="5",
+    )
+    teacher_top_tokens: int = replace(TOP_TOKENS, default=32, check=whole(2, "tokens"))
+    renormalize_top_tokens: bool = key(
+        True, FLAG, "renormalisation of both distributions over these tokens"
+    )
+    skills: str = SKILLS
+    skill_retrieval: SkillRetrieval = SKILL_RETRIEVAL
+    eval_skills: bool = EVAL_SKILLS
 
     @override(GiGPOConfig)
     def validate(self) -> None:
         """Checks the keys, that the skills can be read, and that two branches can be compared."""
-        self.require(_RANGES)
         super().validate()
         if self.num_informed_rollouts() or self.eval_skills:
             skill_choice(self)
@@ -200,20 +184,6 @@ class UCOBConfig(GiGPOConfig):
         require_tokens(self)
 
 
-_RANGES: list[KeyCheck] = [
-    ("distillation_coeff", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("informed_share", lambda v: is_number(v, 0, 1), "a number in [0, 1]"),
-    ("min_return_gap", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("return_gap_scale", lambda v: is_number(v, 0) and v > 0, "a number above 0"),
-    ("max_branch_weight", lambda v: is_number(v, 0) and v > 0, "a number above 0"),
-    ("gate_beta", lambda v: is_number(v, 0), "a number, at least 0"),
-    ("teacher_top_tokens", lambda v: is_int(v, 2), "a whole number of tokens, at least 2"),
-    ("renormalize_top_tokens", lambda v: isinstance(v, bool), "true or false"),
-    *SKILL_KEYS,
-    ("eval_skills", lambda v: isinstance(v, bool), "true or false"),
-]
-
-
 class UCOBLearner(TopTokenLearner):
     """GiGPO's loss plus what the branches teach each other."""
 
@@ -254,8 +224,4 @@ class UCOBLearner(TopTokenLearner):
 class UCOB(GRPO):
     """UCOB as an RLlib algorithm."""
 
-    @classmethod
-    @override(Algorithm)
-    def get_default_config(cls) -> UCOBConfig:
-        """The default config."""
-        return UCOBConfig()
+    config_class = UCOBConfig

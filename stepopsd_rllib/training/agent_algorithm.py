@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.fs
@@ -34,6 +34,7 @@ from stepopsd_rllib.evaluation.success import (
 )
 from stepopsd_rllib.objectives.advantages import is_informative
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
+from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.group_sampling import Groups, RolloutError, sample_groups
 from stepopsd_rllib.training.task_cursor import TaskCursor
 from stepopsd_rllib.training.weight_sync import sync_weights
@@ -49,9 +50,23 @@ _EVALUATION_GROUP = 1 << 40
 class AgentAlgorithm(Algorithm):
     """Samples groups of episodes, updates on whole groups, hands verified weights to samplers."""
 
+    config_class: ClassVar[type[AgentConfig]] = AgentConfig
+    """The config that builds the algorithm."""
     config: Any  # RLlib declares the three as optional, and of its own base classes
     learner_group: Any
     env_runner_group: Any
+
+    def __init_subclass__(cls, **kwargs: Any):
+        """Tells the config which algorithm it builds."""
+        super().__init_subclass__(**kwargs)
+        if "algorithm" not in vars(cls.config_class):
+            cls.config_class.algorithm = cls
+
+    @classmethod
+    @override(Algorithm)
+    def get_default_config(cls) -> AgentConfig:
+        """A config of the class's own, with the defaults."""
+        return cls.config_class(algo_class=cls)
 
     @override(Algorithm)
     def setup(self, config: Any) -> None:
@@ -82,7 +97,8 @@ class AgentAlgorithm(Algorithm):
         with _Timer(self, "update"):
             results = self.learner_group.update(
                 episodes_refs=[ray.put(episodes) for episodes in groups.values()],
-                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._num_updates},
+                # What a learning-rate schedule counts: updates that are done after this one.
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._num_updates + 1},
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
         self._num_updates += 1

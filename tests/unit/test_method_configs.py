@@ -94,7 +94,7 @@ def test_the_comparison_over_six_methods_is_valid():
         ("SDAR", {"gate": "gab"}, "config.gate='gab': must be one of gap"),
         ("SDAR", {"skills": "alfwrld"}, "Did you mean 'alfworld'"),
         ("SDAR", {"skill_max_tokens": 4096}, "the model has 2048 positions"),
-        ("OPSD", {"divergence": "kl"}, "config.divergence='kl': must be one of forward_kl"),
+        ("OPSD", {"divergence": "kl"}, "config.divergence='kl': must be 'forward_kl', "),
         ("OPSD", {"teacher_top_tokens": 0}, "a whole number of tokens, at least 1"),
         (
             "OPSD",

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPOConfig
-from stepopsd_rllib.config_keys import KeyCheck, is_int
+from stepopsd_rllib.algorithms.shared.keys import (
+    PACKAGED,
+    REFRESH_INTERVAL,
+    SKILL_RETRIEVAL,
+    SKILLS,
+    TEACHER,
+)
+from stepopsd_rllib.config_keys import (
+    key,
+    whole,
+)
 from stepopsd_rllib.connectors.skill_context import SkillContext
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.teachers.skill_retrieval import (
-    SKILL_RETRIEVALS,
     SkillChoice,
     SkillRetrieval,
 )
 from stepopsd_rllib.teachers.skills import environment_library, load_library
-from stepopsd_rllib.training.keys import UNSET, set_given
-
-PACKAGED = "packaged"
 
 
 class SkillTeacherConfig(GRPOConfig):
@@ -37,48 +43,20 @@ class SkillTeacherConfig(GRPOConfig):
     """Whether the teacher stands in a loss or reward of its own, so that every row is scored; where
     the gap shapes advantages, rows without one are left out."""
 
-    def __init__(self, algo_class: type | None = None):
-        """Sets the defaults."""
-        super().__init__(algo_class=algo_class)
-        self.skills = PACKAGED
-        self.skill_retrieval: SkillRetrieval = "task"
-        self.skill_max_tokens = 4096
-        self.teacher: Literal["live", "stale"] = "live"
-        self.teacher_refresh_interval = 10
-
-    @override(GRPOConfig)
-    def training(
-        self,
-        *,
-        skills: str = UNSET,
-        skill_retrieval: str = UNSET,
-        skill_max_tokens: int = UNSET,
-        teacher: str = UNSET,
-        teacher_refresh_interval: int = UNSET,
-        **kwargs: Any,
-    ) -> Self:
-        """Sets the teacher.
-
-        Args:
-            skills: "packaged", the first library that the environment brings; the name of
-                another; or a folder of Markdown files or a JSON bank.
-            skill_retrieval: "task" (as the environment says), "keyword", "random" or "all".
-            skill_max_tokens: Cap of the skill text; what exceeds it is cut from its own end and
-                counted in `skill_cut_share`.
-            teacher: "live", the current policy, or "stale", a snapshot.
-            teacher_refresh_interval: Updates between snapshots.
-            kwargs: Keys of GRPO and RLlib.
-
-        Returns:
-            This config.
-        """
-        set_given(self, locals())
-        return super().training(**kwargs)
+    skills: str = SKILLS
+    skill_retrieval: SkillRetrieval = SKILL_RETRIEVAL
+    skill_max_tokens: int = key(
+        4096,
+        whole(1, "tokens"),
+        "cap of the skill text; what exceeds it is cut from its own end and counted in "
+        "`skill_cut_share`",
+    )
+    teacher: Literal["live", "stale"] = TEACHER
+    teacher_refresh_interval: int = REFRESH_INTERVAL
 
     @override(GRPOConfig)
     def validate(self) -> None:
         """Checks the teacher's keys, and that the skills can be read."""
-        self.require(_RANGES)
         super().validate()
         if self.uses_teacher():
             skill_choice(self)
@@ -133,23 +111,6 @@ class SkillTeacherConfig(GRPOConfig):
         return super().module_options() | {
             "with_teacher": self.teacher == "stale" and self.uses_teacher()
         }
-
-
-SKILL_KEYS: list[KeyCheck] = [
-    ("skills", lambda v: isinstance(v, str) and v != "", "'packaged', a name, or a path"),
-    (
-        "skill_retrieval",
-        lambda v: v in SKILL_RETRIEVALS,
-        f"one of {', '.join(SKILL_RETRIEVALS)}",
-    ),
-]
-
-_RANGES: list[KeyCheck] = [
-    *SKILL_KEYS,
-    ("skill_max_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
-    ("teacher", lambda v: v in ("live", "stale"), "'live' or 'stale'"),
-    ("teacher_refresh_interval", lambda v: is_int(v, 1), "a whole number of updates, at least 1"),
-]
 
 
 def skill_choice(config: Any) -> SkillChoice:

@@ -12,7 +12,7 @@ from typing import Any
 
 import openai
 
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number, require
+from stepopsd_rllib.config_keys import Check, number, or_none, require, whole
 from stepopsd_rllib.teachers.analysis.analyzer import (
     AnalyzerCounts,
     AnalyzerFailure,
@@ -73,35 +73,24 @@ class EndpointSettings:
         require(self, _CHECKS, section="config.analyzer")
 
 
-_CHECKS: list[KeyCheck] = [
-    (
-        "base_url",
+_CHECKS = {
+    "base_url": Check(
         lambda v: v is None or (isinstance(v, str) and v.startswith(("http://", "https://"))),
         "an address that begins with http:// or https://, or none",
     ),
-    ("api_key_variable", lambda v: isinstance(v, str), "the name of an environment variable"),
-    ("temperature", lambda v: v is None or is_number(v, 0.0), "a number, at least 0, or none"),
-    *(
-        (key, lambda v: is_int(v, 1), "a whole number, at least 1")
-        for key in ("max_completion_tokens", "concurrency", "parse_attempts")
-    ),
-    *(
-        (key, lambda v: is_int(v, 0), "a whole number, at least 0")
-        for key in ("max_step_skills", "max_retries")
-    ),
-    *(
-        (key, lambda v: is_number(v, 0.0) and v > 0, "a number of seconds above 0")
-        for key in ("request_timeout_seconds", "deadline_seconds")
-    ),
-    *(
-        (key, lambda v: is_number(v, 0.0), "a number, at least 0")
-        for key in (
-            "first_backoff_seconds",
-            "price_per_million_prompt_tokens",
-            "price_per_million_completion_tokens",
-        )
-    ),
-]
+    "api_key_variable": Check(lambda v: isinstance(v, str), "the name of an environment variable"),
+    "temperature": or_none(number(0)),
+    "max_completion_tokens": whole(1),
+    "concurrency": whole(1),
+    "parse_attempts": whole(1),
+    "max_step_skills": whole(0),
+    "max_retries": whole(0),
+    "request_timeout_seconds": number(above=0, unit="seconds"),
+    "deadline_seconds": number(above=0, unit="seconds"),
+    "first_backoff_seconds": number(0),
+    "price_per_million_prompt_tokens": number(0),
+    "price_per_million_completion_tokens": number(0),
+}
 
 
 class _RequestFailed(Exception):

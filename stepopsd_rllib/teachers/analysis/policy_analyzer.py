@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepopsd_rllib.config_keys import KeyCheck, is_int, is_number, require
+from stepopsd_rllib.config_keys import number, or_none, require, whole
 from stepopsd_rllib.teachers.analysis.analyzer import (
     AnalyzerCounts,
     AnalyzerFailure,
@@ -47,17 +47,13 @@ class PolicySettings:
         require(self, _CHECKS, section="config.analyzer")
 
 
-_CHECKS: list[KeyCheck] = [
-    ("max_step_skills", lambda v: is_int(v, 0), "a whole number, at least 0"),
-    ("max_completion_tokens", lambda v: is_int(v, 1), "a whole number of tokens, at least 1"),
-    (
-        "max_context_tokens",
-        lambda v: v is None or is_int(v, 2),
-        "a whole number of tokens, at least 2, or none",
-    ),
-    ("temperature", lambda v: is_number(v, 0.0), "a number, at least 0"),
-    ("parse_attempts", lambda v: is_int(v, 1), "a whole number, at least 1"),
-]
+_CHECKS = {
+    "max_step_skills": whole(0),
+    "max_completion_tokens": whole(1, "tokens"),
+    "max_context_tokens": or_none(whole(2, "tokens")),
+    "temperature": number(0),
+    "parse_attempts": whole(1),
+}
 
 
 class PolicyAnalyzer:

@@ -1,0 +1,175 @@
+"""The keys of every config of this package: the agent's, and RLlib's that have a range here."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any, Literal
+
+from stepopsd_rllib.config_keys import (
+    FLAG,
+    Check,
+    is_int,
+    is_number,
+    key,
+    number,
+    of_type,
+    one_of,
+    or_none,
+    whole,
+)
+from stepopsd_rllib.models.model_folder import EMBEDDED_MODEL
+from stepopsd_rllib.training.keyed_config import KeyedConfig
+
+agent_key = functools.partial(key, section="agent")
+
+
+def _is_schedule(value: Any) -> bool:
+    """Whether a value is [[0, lr], [update, lr], ...] with rising updates."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > 1
+        and all(len(p) == 2 and is_int(p[0], 0) and is_number(p[1], 0) for p in value)
+        and value[0][0] == 0
+        and all(a[0] < b[0] for a, b in itertools.pairwise(value))
+    )
+
+
+class AgentKeys(KeyedConfig):
+    """The keys that every config of this package has."""
+
+    # RLlib's own, with a default or a range of their own here.
+    seed: int = key(
+        0,
+        Check(lambda v: is_int(v, 0), "a whole number, at least 0 (every run is seeded)"),
+        "seed of tasks, sampling and minibatches",
+        section="debugging",
+    )
+    lr: float | list[list[float]] = key(
+        1.0e-6,
+        Check(
+            lambda v: is_number(v, 0.0) or _is_schedule(v),
+            "a number, at least 0, or a schedule [[update, lr], ...] that begins at update 0",
+        ),
+        "learning rate of AdamW; a schedule counts updates done, linear in between",
+    )
+    grad_clip: float | None = key(
+        1.0,
+        or_none(number(above=0)),
+        "largest norm of the gradient of all parameters together; more is scaled down to it",
+    )
+    num_epochs: int = key(1, whole(1), "passes over the rows of a training step")
+    minibatch_size: int | None = key(
+        None,
+        or_none(whole(1, "rows"), "for the whole batch"),
+        "rows of one optimizer step, over all learners",
+    )
+
+    # The agent.
+    language_model: str = agent_key(
+        EMBEDDED_MODEL,
+        of_type(str, "the folder of a model, or 'tiny'"),
+        "folder of a Hugging Face causal language model, or 'tiny', the embedded one",
+        argument="model",
+    )
+    sampler: Literal["auto", "vllm", "transformers"] = agent_key(
+        "auto",
+        one_of("auto", "vllm", "transformers"),
+        "engine that samples; 'auto' takes vLLM where it is installed",
+    )
+    sampler_config: dict[str, Any] = agent_key(
+        {},
+        of_type(dict, "a mapping of engine options"),
+        "options of the sampler's engine, such as `dtype` or `gpu_memory_utilization`",
+    )
+    chat_template_kwargs: dict[str, Any] = agent_key(
+        {},
+        of_type(dict, "a mapping of template arguments"),
+        "arguments of the chat template, such as `enable_thinking: false`",
+    )
+    group_size: int = agent_key(
+        8,
+        Check(lambda v: is_int(v, 1), "a whole number of episodes, at least 2"),
+        "episodes that share a task",
+        symbol="G",
+        paper="8",
+    )
+    groups_per_step: int = agent_key(
+        8, whole(1, "tasks"), "tasks of one training step", paper="16 on ALFWorld"
+    )
+    context: Literal["append", "window"] = agent_key(
+        "append",
+        one_of("append", "window"),
+        "what a turn reads. 'append': one growing chat, one row an episode. 'window': a prompt "
+        "rebuilt from the last turns, one row a turn",
+    )
+    window_turns: int = agent_key(
+        2, whole(0, "turns"), "past turns in a rebuilt prompt", paper="2 on ALFWorld"
+    )
+    max_response_tokens: int = agent_key(512, whole(1, "tokens"), "longest response of a turn")
+    max_context_tokens: int = agent_key(2048, whole(2, "tokens"), "longest prompt plus response")
+    temperature: float = agent_key(
+        1.0,
+        Check(lambda v: is_number(v, 1e-6), "a number above 0 (training needs a distribution)"),
+        "temperature of the distribution that is sampled and trained",
+    )
+    top_p: float = agent_key(
+        1.0,
+        number(above=0, high=1),
+        "nucleus mass; below 1 the importance ratio is biased by the truncated mass",
+    )
+    eval_split: str = agent_key(
+        "valid_unseen", of_type(str, "the name of a split"), "split of the evaluation tasks"
+    )
+    eval_num_tasks: int | None = agent_key(
+        None,
+        or_none(whole(1, "tasks"), "for all"),
+        "number of evaluation tasks, evenly spaced over the sorted split; each is played once",
+    )
+    eval_temperature: float = agent_key(
+        0.4, number(0), "temperature of evaluation episodes; 0 is greedy"
+    )
+    eval_at_start: bool = agent_key(
+        True, FLAG, "evaluation before the first update, if there is an `evaluation_interval`"
+    )
+    gradient_checkpointing: bool = agent_key(
+        False, FLAG, "activations recomputed in the backward pass, for less memory"
+    )
+    autocast_dtype: Literal["auto", "float32", "bfloat16"] = agent_key(
+        "auto",
+        one_of("auto", "float32", "bfloat16"),
+        "arithmetic of the learner; 'auto' is bfloat16 on a GPU, float32 on a CPU. The master "
+        "weights are float32 in either case",
+    )
+    micro_batch_tokens: int = agent_key(
+        16384, whole(1, "tokens"), "padded tokens of one forward pass of a learner"
+    )
+    max_sampler_difference: float | Literal["auto"] | None = agent_key(
+        "auto",
+        Check(
+            lambda v: v in ("auto", None) or is_number(v, 0.0), "'auto', none, or a number of nats"
+        ),
+        "mean |learner - sampler| log-prob difference, nats, above which a step raises; 'auto' is "
+        "1e-3 in float32 and 0.1 in bfloat16, none never raises",
+    )
+    weight_sync_timeout_s: float = agent_key(
+        600.0, number(1, unit="seconds"), "longest wait for the slowest sampler"
+    )
+    min_groups_fraction: float = agent_key(
+        0.5, number(0, 1), "share of a step's groups that must come back usable"
+    )
+    random_weights: bool = agent_key(
+        False,
+        FLAG,
+        "the model's architecture alone, without its weights; for checks of configurations",
+    )
+    progress_metrics: dict[str, str] = agent_key(
+        {},
+        of_type(dict, "a mapping of result paths to labels"),
+        "further columns of the progress lines, such as `learners/default_policy/gate_mean: gate`",
+    )
+    curve_metrics: dict[str, str] = agent_key(
+        {},
+        of_type(dict, "a mapping of result paths to titles"),
+        "further panels of `curves.png`, one a metric",
+    )
