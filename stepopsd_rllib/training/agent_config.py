@@ -140,7 +140,10 @@ class AgentConfig(AgentKeys):
         from stepopsd_rllib.prompts.chat import ChatFormat
 
         return ChatFormat(
-            self.tokenizer(), self.chat_template_kwargs, grows=self.context == "append"
+            self.tokenizer(),
+            self.chat_template_kwargs,
+            grows=self.context == "append",
+            accepts_rewriting=self.accept_rewriting_template,
         )
 
     def make_sampler(self) -> Sampler:

@@ -87,6 +87,12 @@ class AgentKeys(KeyedConfig):
         of_type(dict, "a mapping of template arguments"),
         "arguments of the chat template, such as `enable_thinking: false`",
     )
+    accept_rewriting_template: bool = agent_key(
+        False,
+        FLAG,
+        "grow chats from the sampled tokens although the template, as Qwen3's does with thoughts, "
+        'would write earlier turns otherwise; such a template is refused else (context="append")',
+    )
     group_size: int = agent_key(
         8,
         Check(lambda v: is_int(v, 1), "a whole number of episodes, at least 2"),

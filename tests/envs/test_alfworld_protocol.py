@@ -18,7 +18,9 @@ def turns(count: int) -> list[HistoryTurn]:
         ("<think>x</think><action>look</action>", True, True, True),
         ("<action>look</action>", False, True, True),
         ("<think>x<action>look</action>", False, False, True),
-        ("x</think><action>look</action>", False, False, True),
+        ("x</think><action>look</action>", True, True, True),  # the template opened the thought
+        ("<action>look</action></think>", False, False, True),
+        ("x</think>", False, False, False),
         ("<think>\u4e00</think><action>look</action>", False, False, False),
         ("<think>\u9fff</think><action>look</action>", False, False, False),
         ("<think>\u4dff\ua000</think><action>look</action>", True, True, True),

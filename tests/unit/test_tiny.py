@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +44,20 @@ def test_shipped_weights_are_what_the_recipe_in_the_code_makes(environment):
     assert recorded["recipe_hash"] == recipe_hash(RECIPES[environment])
     weights = (folder / WEIGHTS_FILE).read_bytes()
     assert recorded["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_the_documents_give_the_sizes_of_both_models():
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    said = re.findall(r"([\d,]+) parameters[^.]*? vocabulary ([\d,]+), ([\d.]+ MB)\)", page)
+    real = []
+    for environment in RECIPES:
+        folder = package_folder(environment)
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        megabytes = (folder / WEIGHTS_FILE).stat().st_size / 1e6
+        real.append(
+            (f"{model.num_parameters():,}", f"{model.config.vocab_size:,}", f"{megabytes:.1f} MB")
+        )
+    assert said == real
 
 
 def test_any_changed_setting_changes_the_hash(environment):

@@ -64,7 +64,8 @@ def project_action(
     and valid, if the closing tag comes first. If a tag is missing: the last characters of the
     response, invalid. A CJK ideograph anywhere makes the response invalid, and so do the think
     tags, in lower case: with `think="required"` if one of the two is missing, with "optional" if
-    only one is there.
+    only one is there. A thought in front of the action may lack its opening tag, which some chat
+    templates write into the prompt.
 
     Args:
         response: The policy's whole text of one turn.
@@ -76,7 +77,8 @@ def project_action(
     if start < 0 or end < 0:
         return ProjectedAction(lowered[-fallback_characters:], False)
     action = lowered[start + len("<action>") : end].strip()
-    has_start, has_end = "<think>" in response, "</think>" in response
+    has_end = "</think>" in response
+    has_start = "<think>" in response or "</think>" in response[:start]
     is_thought_well_formed = {
         "required": has_start and has_end,
         "optional": has_start == has_end,
