@@ -46,7 +46,10 @@ class Turns:
             for _, _, states, time, won in rows
         ]
         self.state_S = torch.tensor(
-            [group * 4 + "abcd".index(text) for group, text in zip(self.group_S, self.text_S)]
+            [
+                group * 4 + "abcd".index(text)
+                for group, text in zip(self.group_S, self.text_S, strict=True)
+            ]
         )
         self.won_S = torch.tensor([row[4] for row in rows])
         self.left_S = torch.tensor([len(row[2]) - row[3] for row in rows])
