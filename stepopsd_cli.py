@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_evaluate(commands)
     _add_report(commands)
+    _add_keys(commands)
     _add_play(commands)
     _add_build_tiny(commands)
     _add_export(commands)
@@ -130,6 +131,21 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Read a run folder and write its table and curves.png again; needs no Ray.",
     )
     report.add_argument("run", metavar="RUN", help="a run folder or one trial folder in it")
+
+
+def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    keys = commands.add_parser(
+        "keys",
+        help="show the keys of a method",
+        description="Show every key of a method with default, range and meaning; needs no Ray.",
+    )
+    keys.add_argument(
+        "method", metavar="METHOD", nargs="?", help="for example StepOPSD, or module:Class"
+    )
+    keys.add_argument("key", metavar="KEY", nargs="?", help="one key of it")
+    keys.add_argument(
+        "--markdown", action="store_true", help="all keys of all methods, as docs/configuration.md"
+    )
 
 
 def _add_play(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

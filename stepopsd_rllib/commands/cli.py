@@ -60,6 +60,13 @@ def _export(options: argparse.Namespace) -> int:
     return checkpoints.export(options.checkpoint, options.directory)
 
 
+def _keys(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import keys
+
+    print(keys.page() if options.markdown else keys.show(options.method, options.key))
+    return 0
+
+
 def _play(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import play
 
@@ -84,6 +91,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": _compare,
     "evaluate": _evaluate,
     "report": _report,
+    "keys": _keys,
     "play": _play,
     "build-tiny": _build_tiny,
     "export": _export,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from ray import tune
@@ -114,7 +115,8 @@ class ProgressLines(tune.Callback):
         label = self._label(trial, trials)
         seconds = self._seconds.setdefault(trial.trial_id, deque(maxlen=RECENT_ITERATIONS))
         seconds.append(flat["time_this_iter_s"])
-        self._write(label + iteration_line(flat, self._stop.stop, seconds))
+        more = trial.config.get("progress_metrics") or {}
+        self._write(label + iteration_line(flat, self._stop.stop, seconds, more))
         made_at = flat.get("evaluation/iteration")
         if made_at is not None and self._shown_evaluation.get(trial.trial_id) != made_at:
             self._shown_evaluation[trial.trial_id] = made_at
@@ -125,15 +127,26 @@ class ProgressLines(tune.Callback):
 
 
 def iteration_line(
-    flat: Mapping[str, Any], stop: Mapping[str, float], recent_seconds: Iterable[float]
+    flat: Mapping[str, Any],
+    stop: Mapping[str, float],
+    recent_seconds: Iterable[float],
+    more: Mapping[str, str] | None = None,
 ) -> str:
-    """One training iteration: number, what was learned, its duration and the time left."""
+    """One training iteration: number, what was learned, its duration and the time left.
+
+    Args:
+        flat: The result, nested keys joined by "/".
+        stop: Result key -> number that ends the run.
+        recent_seconds: Durations of the last iterations.
+        more: The key `progress_metrics`: result key -> label. A result without it shows "-".
+    """
     number = str(flat["training_iteration"])
     if "training_iteration" in stop:
         last = f"{stop['training_iteration']:.0f}"
         number = f"{number.rjust(len(last))}/{last}"
     parts = [f"iteration {number}"]
     parts += [f"{name} {write(flat[key])}" for key, name, write in COLUMNS if key in flat]
+    parts += [f"{label} {_number(flat.get(key))}" for key, label in (more or {}).items()]
     errors = errors_in(flat, "env_runners")
     if errors:
         parts.append(f"not counted: {errors} (errors.jsonl)")
@@ -142,6 +155,10 @@ def iteration_line(
     if left is not None:
         parts.append(f"{clock(left)} left")
     return "  ".join(parts)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, Real) else "-"
 
 
 def evaluation_line(flat: Mapping[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""curves.png: what a run learned and what it cost, in six small panels over training iterations."""
+"""curves.png: what a run learned and what it cost, in small panels over training iterations.
+
+Six panels, and one for each metric of the key `curve_metrics`.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,12 @@ def draw_curves(trial: Trial, path: str | Path | None = None, title: str | None 
     Returns:
         The file written.
     """
-    figure = Figure(figsize=(11.0, 6.2), layout="constrained")
+    more = dict(trial.config.get("curve_metrics") or {})
+    num_rows = 2 + math.ceil(len(more) / 3)
+    figure = Figure(figsize=(11.0, 3.1 * num_rows), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title or trial.folder.name, fontsize=12, fontweight="bold")
-    panels = figure.subplots(2, 3, sharex=True)
+    panels = figure.subplots(num_rows, 3, sharex=True)
     _draw_success(panels[0, 0], trial)
     _draw_series(panels[0, 1], trial.series("env_runners/episode_return_mean"), "Return an episode")
     _draw_series(
@@ -50,8 +55,14 @@ def draw_curves(trial: Trial, path: str | Path | None = None, title: str | None 
     _draw_series(panels[1, 1], trial.series("env_runners/turns_mean"), "Turns an episode")
     seconds = trial.series("time_this_iter_s")
     _draw_series(panels[1, 2], seconds, "Seconds an iteration", color=COST, floor=0.0)
-    for panel in panels[1]:
-        panel.set_xlabel("Training iteration")
+    for panel, (key, name) in zip(panels[2:].flat, more.items(), strict=False):
+        _draw_series(panel, trial.series(key), name)
+    for i, panel in enumerate(panels.flat):
+        if i >= 6 + len(more):
+            panel.set_axis_off()
+        elif i + 3 >= 6 + len(more):  # the lowest of its column
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel("Training iteration")
     written = Path(path) if path is not None else trial.folder / CURVES
     figure.savefig(written, dpi=DOTS_PER_INCH)
     return written

@@ -24,6 +24,14 @@ from stepopsd_rllib.training.keyed_config import KeyedConfig
 agent_key = functools.partial(key, section="agent")
 
 
+NAMES = Check(
+    lambda v: (
+        isinstance(v, dict) and all(isinstance(text, str) for pair in v.items() for text in pair)
+    ),
+    "a mapping of result keys, such as learners/default_policy/gate_mean, to names",
+)
+
+
 def _is_schedule(value: Any) -> bool:
     """Whether a value is [[0, lr], [update, lr], ...] with rising updates."""
     return (
@@ -171,11 +179,11 @@ class AgentKeys(KeyedConfig):
     )
     progress_metrics: dict[str, str] = agent_key(
         {},
-        of_type(dict, "a mapping of result paths to labels"),
+        NAMES,
         "further columns of the progress lines, such as `learners/default_policy/gate_mean: gate`",
     )
     curve_metrics: dict[str, str] = agent_key(
         {},
-        of_type(dict, "a mapping of result paths to titles"),
+        NAMES,
         "further panels of `curves.png`, one a metric",
     )

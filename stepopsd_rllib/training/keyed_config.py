@@ -94,7 +94,7 @@ class KeyedConfig(AlgorithmConfig):
             elif argument in theirs:
                 left[argument] = value
             else:
-                raise self._unknown(argument, {*ours, *theirs} - {"self"})
+                raise self.unknown_key(argument, {*ours, *theirs} - {"self"})
         return rllib_method(self, **left) if left and rllib_method else self
 
     @override(AlgorithmConfig)
@@ -115,7 +115,7 @@ class KeyedConfig(AlgorithmConfig):
             if key not in _KEYS_OF_TUNE:
                 attribute = self._translate_special_keys(key, warn_deprecated=False)
                 if not self._knows(attribute) and key not in RLLIB_DEFAULTS:
-                    raise self._unknown(key)
+                    raise self.unknown_key(key)
                 refuse_number_as_text(key, value, getattr(self, attribute, None))
         return super().update_from_dict(config_dict)
 
@@ -126,7 +126,7 @@ class KeyedConfig(AlgorithmConfig):
             ValueError: With the nearest known name.
         """
         if not self._knows(key):
-            raise self._unknown(key)
+            raise self.unknown_key(key)
         super().__setattr__(key, value)
 
     @override(AlgorithmConfig)
@@ -155,7 +155,7 @@ class KeyedConfig(AlgorithmConfig):
             or hasattr(type(self), attribute)
         )
 
-    def _unknown(self, key: str, known: set[str] | None = None) -> ValueError:
+    def unknown_key(self, key: str, known: set[str] | None = None) -> ValueError:
         """The error of a name that this config does not have."""
         if known is None:
             ours = {item.argument for item in self.declared.values()}

@@ -9,7 +9,7 @@ from stepopsd_envs.alfworld.env import ALFWorldEnv
 from stepopsd_envs.search_qa.env import SearchQAEnv
 
 import stepopsd_cli
-from stepopsd_rllib.commands import checkpoints, play, progress
+from stepopsd_rllib.commands import checkpoints, keys, play, progress
 
 ROOT = Path(__file__).parents[2]
 TINY = "tuned_examples/grpo/alfworld_tiny.yaml"
@@ -23,6 +23,8 @@ TINY = "tuned_examples/grpo/alfworld_tiny.yaml"
         (["train", TINY, "--set", "lr=1e-6"], "config.lr='1e-6' is text. Write 1.0e-6."),
         (["train", TINY, "--set", "group_size=1"], "config.group_size=1: "),
         (["train", TINY, "--set", "model=/no/such/model"], "no Hugging Face model there"),
+        (["keys", "StepOPDS"], "did you mean 'StepOPSD'"),
+        (["keys", "StepOPSD", "alpha_clop"], "Did you mean 'alpha_clip'?"),
         (["report", "no_run"], "no_run: is not a folder"),
         (["evaluate", "no_checkpoint"], "no_checkpoint: no checkpoint there"),
         (["play", "stepopsd/ALFWorld-v0", "--set", "size=huge"], "size='huge'"),
@@ -106,6 +108,29 @@ RESULT = {
 def test_an_iteration_line_counts_in_equal_width_and_foresees_the_end():
     line = progress.iteration_line(RESULT, {"training_iteration": 60}, [4.0, 6.0])
     assert line == "iteration  9/60  success 25.0%  4.0 s  4:15 left"
+
+
+def test_a_run_can_have_columns_of_its_own():
+    more = {"learners/default_policy/gate_mean": "gate", "no/such": "other"}
+    result = RESULT | {"learners/default_policy/gate_mean": 0.123456}
+    line = progress.iteration_line(result, {}, [4.0], more)
+    assert line == "iteration 9  success 25.0%  gate 0.1235  other -  4.0 s"
+
+
+def test_keys_of_a_method_are_shown_with_range_meaning_and_source(capsys):
+    assert stepopsd_cli.main(["keys", "StepOPSD"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "alpha_clip 0.2 α, half width of the trust region of the weights. In [0, 1)" in shown
+    assert "clip_high 0.2 ε_hi, upper clip of the ratio." in shown and "model tiny" in shown
+    assert stepopsd_cli.main(["keys", "StepOPSD", "alpha_clip"]) == 0
+    assert "paper        0.2; 0.05 in the reduced-clip runs" in capsys.readouterr().out
+    assert stepopsd_cli.main(["keys"]) == 0
+    assert "GiGPO" in capsys.readouterr().out
+
+
+def test_the_page_of_all_keys_is_up_to_date():
+    written = (ROOT / keys.PAGE).read_text(encoding="utf-8")
+    assert written == keys.page() + "\n", "run: stepopsd keys --markdown > docs/configuration.md"
 
 
 def test_episodes_that_broke_are_seen_in_the_line():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -173,3 +174,15 @@ def test_the_picture_is_drawn_and_not_blank(trial_folder):
     pixels = imread(path)
     assert pixels.shape[0] > 600
     assert pixels.std() > 0.05
+
+
+def test_a_run_can_have_panels_of_its_own(trial_folder):
+    trial = run_files.read_trial(trial_folder)
+    plain = imread(draw_curves(trial)).shape
+    more = {"time_this_iter_s": "A title", "no/such/metric": "Another"}
+    trial = dataclasses.replace(trial, config={**trial.config, "curve_metrics": more})
+    extended = imread(draw_curves(trial))
+    assert extended.shape[0] == pytest.approx(1.5 * plain[0], abs=2)
+    lowest = extended[-extended.shape[0] // 3 :]
+    third = lowest.shape[1] // 3
+    assert (lowest[:, :third] < 0.9).any() and not (lowest[:, 2 * third + 60 :] < 0.9).any()
