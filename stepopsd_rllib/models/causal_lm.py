@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -17,7 +17,12 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
-from stepopsd_rllib.models.output_head import head_log_probs, head_top_tokens
+from stepopsd_rllib.models.module_state import packed_state, unpack_state
+from stepopsd_rllib.models.output_head import (
+    HeadArithmetic,
+    head_log_probs,
+    head_top_tokens,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,18 +30,24 @@ if TYPE_CHECKING:
 View = Literal["policy", "reference", "teacher"]
 """Which of a module's weights judge: those that are trained, the frozen KL anchor, the snapshot."""
 
+_REBUILT = ("reference",)
+"""Parts of the module that are read from the model's folder again, and so not checkpointed."""
+
 
 class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     """A causal language model as RLModule.
 
     `model_config` keys: `model_path` (Hugging Face folder), `temperature` (of the sampling
-    distribution), `gradient_checkpointing`, `autocast_dtype` (None or "bfloat16"), `random_weights`
-    (architecture only), `entropy_gradient` (entropies of the forward pass are differentiated),
-    `with_reference` (frozen KL anchor) and `with_teacher` (snapshot that the learner refreshes).
+    distribution), `gradient_checkpointing`, `autocast_dtype` (None or "bfloat16"), `head_dtype`
+    ("float32" or "model": arithmetic of the head under autocast), `device` (where weights are
+    loaded to), `random_weights` (architecture only), `entropy_gradient` (entropies of the forward
+    pass are differentiated), `with_reference` (frozen KL anchor) and `with_teacher` (snapshot that
+    the learner refreshes).
 
     `teacher_version` is the number of updates that the teacher's weights have seen, kept by the
-    learner. Weights are float32 masters. The frozen copies live outside optimizer and weight sync,
-    inside checkpoints.
+    learner. Weights are float32 masters; the frozen copies have the arithmetic of the forward
+    passes. They live outside optimizer and weight sync; the teacher is part of checkpoints, the
+    reference is read from the model's folder again.
     """
 
     @override(TorchRLModule)
@@ -44,16 +55,20 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         """Loads the model; refuses one whose logits are not `head(hidden states)`."""
         options: dict[str, Any] = self.model_config
         self.language_model = load_causal_lm(
-            options["model_path"], random_weights=options.get("random_weights", False)
+            options["model_path"],
+            random_weights=options.get("random_weights", False),
+            device=options.get("device", "cpu"),
         )
         self.temperature = float(options.get("temperature", 1.0))
         self.entropy_mode = "gradient" if options.get("entropy_gradient") else "value"
         self.autocast_dtype = {None: None, "bfloat16": torch.bfloat16}[
             options.get("autocast_dtype")
         ]
-        self.reference = (
-            _frozen_copy(self.language_model) if options.get("with_reference") else None
-        )
+        self.head_arithmetic: HeadArithmetic = "exact"
+        if self.autocast_dtype is not None:
+            is_float32 = options.get("head_dtype", "float32") == "float32"
+            self.head_arithmetic = "rounded" if is_float32 else "bfloat16"
+        self.reference = self._frozen_copy() if options.get("with_reference") else None
         self.teacher: PreTrainedModel | None = None
         self.teacher_version = 0
         if options.get("with_teacher"):
@@ -85,6 +100,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             temperature=self.temperature,
             entropy=self.entropy_mode,
             candidates_NK=batch.get("candidate_ids"),
+            arithmetic=self.head_arithmetic,
         )
         fwd_out = {
             "policy_log_probs": _scatter(log_probs_P, mask_BT),
@@ -120,6 +136,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             targets_P,
             temperature=self.temperature,
             entropy=entropy,
+            arithmetic=self.head_arithmetic,
         )
         return _scatter(log_probs_P, mask_BT), _scatter(entropy_P, mask_BT)
 
@@ -182,6 +199,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                 targets_N,
                 temperature=self.temperature,
                 entropy="none",
+                arithmetic=self.head_arithmetic,
             )
         return log_probs_N
 
@@ -204,6 +222,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                 hidden_NH,
                 temperature=self.temperature,
                 count=count,
+                arithmetic=self.head_arithmetic,
             )
 
     def autocast(self) -> torch.autocast:
@@ -216,7 +235,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     @override(TargetNetworkAPI)
     def make_target_networks(self) -> None:
         """Makes the teacher: a snapshot of the language model."""
-        self.teacher = _frozen_copy(self.language_model)
+        self.teacher = self._frozen_copy()
 
     @override(TargetNetworkAPI)
     def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
@@ -235,17 +254,63 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         """The frozen copies: neither sent to runners nor needed for sampling."""
         return ["reference", "teacher"]
 
+    @override(TorchRLModule)
+    def get_state(
+        self, components: Any = None, *, inference_only: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """All weights that cannot be rebuilt, as arrays by name; see `packed_state`."""
+        del components, kwargs
+        copies = self.get_non_inference_attributes() if inference_only else _REBUILT
+        return packed_state(self.state_dict(), left_out=copies)
+
+    @override(TorchRLModule)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Writes the weights of `get_state`, with or without the frozen copies."""
+        own = self.state_dict()
+        parts = {name.partition(".")[0] for name in state}
+        absent = set(self.get_non_inference_attributes()) - parts
+        unpack_state(
+            {
+                n: value
+                for n, value in state.items()
+                if n in own or n.partition(".")[0] not in _REBUILT
+            },
+            own,
+            left_out=absent,
+        )
+
+    def _frozen_copy(self) -> PreTrainedModel:
+        """A copy of the language model without gradients, in the arithmetic of its passes."""
+        frozen = copy.deepcopy(self.language_model)
+        frozen.requires_grad_(False)
+        if self.autocast_dtype is not None:
+            # Its matrices would be rounded in every pass; half the memory is all that changes.
+            frozen.to(self.autocast_dtype)
+        return frozen.eval()
+
     def sampler_weights(self) -> dict[str, Tensor]:
-        """Weights of the language model by the names of its checkpoint format, not copied."""
-        return dict(self.language_model.state_dict())
+        """Weights of the language model by the names of its checkpoint format, not copied.
+
+        A tied head is left out: samplers fill it in from the embedding.
+        """
+        return untied(self.language_model, self.language_model.state_dict())
 
 
-def load_causal_lm(model_path: str, *, random_weights: bool = False) -> PreTrainedModel:
+def untied(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without the names that stand for another's tensor."""
+    shared: dict[str, str] = dict(model.all_tied_weights_keys)
+    return {name: w for name, w in weights.items() if shared.get(name) not in weights}
+
+
+def load_causal_lm(
+    model_path: str, *, random_weights: bool = False, device: str = "cpu"
+) -> PreTrainedModel:
     """Loads a Hugging Face causal language model in float32, without dropout.
 
     Args:
         model_path: Folder in the Hugging Face format.
         random_weights: Build the architecture only; for tests of configurations.
+        device: Where the weights go, straight from the file.
 
     Raises:
         ValueError: The folder is no causal language model, or one whose logits are not
@@ -259,7 +324,9 @@ def load_causal_lm(model_path: str, *, random_weights: bool = False) -> PreTrain
                 AutoConfig.from_pretrained(model_path), dtype=torch.float32
             )
         else:
-            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+            # Without a device map the weights pass through the host's memory, once a copy.
+            placed = {} if device == "cpu" else {"device_map": {"": device}}
+            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, **placed)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"config.model={model_path!r} cannot be loaded as a causal language model ({error}). "
@@ -283,17 +350,11 @@ def _scatter(values_N: Tensor, mask_BT: Tensor) -> Tensor:
     return out_BT.masked_scatter(scored_BT, values_N)
 
 
-def _frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    frozen = copy.deepcopy(model)
-    frozen.requires_grad_(False)
-    return frozen.eval()
-
-
 def _check_head(model: PreTrainedModel, model_path: str) -> None:
     """Refuses a model that changes its logits after the head, which `score` would leave out."""
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
-    ids = torch.arange(4)[None] % len(embedding.weight)
+    ids = torch.arange(4, device=embedding.weight.device)[None] % len(embedding.weight)
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
         actual = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)

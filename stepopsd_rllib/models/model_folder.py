@@ -1,4 +1,4 @@
-"""Where a model lies: a user's folder, or the embedded model of an environment."""
+"""Where a model lies: a user's folder, the hub's cache, or what the package brings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 from stepopsd_envs.text_env import TextEnv
 
+from stepopsd_rllib.models.hub import hub_folder, is_hub_name
+from stepopsd_rllib.models.smollm2 import SMOLLM2, smollm2_folder
+
 EMBEDDED_MODEL = "tiny"
 
 
@@ -14,19 +17,17 @@ def model_folder(model: str, env: type[TextEnv]) -> str:
     """Folder of a model in the Hugging Face format.
 
     Args:
-        model: A folder, or "tiny" for the embedded model.
+        model: A folder (`~` is the home folder), a name of the hub, `owner/name[@revision]`,
+            "smollm2", or "tiny" for the embedded model.
         env: Class of the environment, which names its embedded model.
 
     Raises:
-        ValueError: There is no such folder, or no embedded model for the environment.
+        ValueError: There is no such model, or no embedded one for the environment.
     """
+    if model == SMOLLM2:
+        return smollm2_folder()
     if model != EMBEDDED_MODEL:
-        if not (Path(model) / "config.json").is_file():
-            raise ValueError(
-                f"config.model={model!r}: no Hugging Face model there (no config.json in that "
-                "folder). Download the model and give its folder, or use model='tiny'."
-            )
-        return model
+        return _folder(model)
     if env.embedded_model is None:
         raise ValueError(
             f"config.model='tiny': {env.__name__} names no embedded model. Set "
@@ -39,4 +40,16 @@ def model_folder(model: str, env: type[TextEnv]) -> str:
     raise ValueError(
         f"config.model='tiny': {env.__name__}.embedded_model={str(env.embedded_model)!r} is "
         "neither the folder of a model nor the name of a packaged one."
+    )
+
+
+def _folder(model: str) -> str:
+    path = Path(model).expanduser()
+    if (path / "config.json").is_file():
+        return str(path)
+    if not path.exists() and is_hub_name(model):
+        return hub_folder(model)
+    raise ValueError(
+        f"config.model={model!r}: no Hugging Face model there (no config.json in that folder). "
+        "Give the folder of one, a name of the Hugging Face hub (owner/name), or use model='tiny'."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 # Bytes of float32 logits held at once; 256 MiB are 440 positions of a vocabulary of 152,000.
 LOGIT_CHUNK_BYTES = 1 << 28
+
+HeadArithmetic = Literal["exact", "rounded", "bfloat16"]
+"""How logits come about: of the numbers as they are; of the bfloat16 roundings of hidden states and
+weights, multiplied and summed in float32, as engines compute them with a float32 head; or in
+bfloat16."""
 
 
 def head_log_probs(
@@ -20,6 +25,7 @@ def head_log_probs(
     temperature: float,
     entropy: str,
     candidates_NK: Tensor | None = None,
+    arithmetic: HeadArithmetic = "exact",
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Log p(target) and entropy at each position, in chunks that bound the memory of the logits.
 
@@ -30,15 +36,17 @@ def head_log_probs(
         temperature: Divides the logits.
         entropy: "none" (zeros), "value" (detached) or "gradient".
         candidates_NK: Other tokens to score at each position, int64 [N, K].
+        arithmetic: How logits come about.
 
     Returns:
         Log-probs float32 [N] and entropies float32 [N], nats; and the log-probs of the candidates,
         float32 [N, K], None without any.
     """
     chunk = _chunk_size(head)
+    weight, hidden_NH = _operands(head.weight, hidden_NH, arithmetic)
     if len(targets_N) <= chunk:
         return _chunk_log_probs(
-            head.weight,
+            weight,
             getattr(head, "bias", None),
             hidden_NH,
             targets_N,
@@ -49,7 +57,7 @@ def head_log_probs(
     parts = [
         checkpoint(
             _chunk_log_probs,
-            head.weight,
+            weight,
             getattr(head, "bias", None),
             hidden_NH[i : i + chunk],
             targets_N[i : i + chunk],
@@ -69,7 +77,12 @@ def head_log_probs(
 
 
 def head_top_tokens(
-    head: Any, hidden_NH: Tensor, *, temperature: float, count: int
+    head: Any,
+    hidden_NH: Tensor,
+    *,
+    temperature: float,
+    count: int,
+    arithmetic: HeadArithmetic = "exact",
 ) -> tuple[Tensor, Tensor]:
     """The most likely tokens at each position.
 
@@ -78,15 +91,17 @@ def head_top_tokens(
         hidden_NH: Hidden states that predict the next token, [N, H].
         temperature: Divides the logits.
         count: K, at most V.
+        arithmetic: How logits come about.
 
     Returns:
         Their log-probs under the whole distribution, float32 [N, K], nats, and their ids, int64
         [N, K], most likely first.
     """
     bias = getattr(head, "bias", None)
+    weight, hidden_NH = _operands(head.weight, hidden_NH, arithmetic)
     parts = []
     for chunk_NH in hidden_NH.split(_chunk_size(head)):
-        logits_NV = _chunk_logits(head.weight, bias, chunk_NH, temperature)
+        logits_NV = _chunk_logits(weight, bias, chunk_NH, temperature)
         top = logits_NV.topk(count, dim=-1)
         parts.append((top.values - logits_NV.logsumexp(dim=-1, keepdim=True), top.indices))
     log_probs, ids = zip(*parts, strict=True)
@@ -96,6 +111,18 @@ def head_top_tokens(
 def _chunk_size(head: Any) -> int:
     """Positions whose logits are held at once."""
     return max(1, LOGIT_CHUNK_BYTES // (4 * head.weight.shape[0]))
+
+
+def _operands(
+    weight: Tensor, hidden_NH: Tensor, arithmetic: HeadArithmetic
+) -> tuple[Tensor, Tensor]:
+    """Weights and hidden states in the numbers in which they are multiplied."""
+    if arithmetic == "exact":
+        return weight, hidden_NH
+    weight, hidden_NH = weight.to(torch.bfloat16), hidden_NH.to(torch.bfloat16)
+    if arithmetic == "rounded":
+        return weight.float(), hidden_NH.float()
+    return weight, hidden_NH
 
 
 def _chunk_logits(

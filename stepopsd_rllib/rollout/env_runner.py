@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from stepopsd_rllib.episodes import to_rllib
 from stepopsd_rllib.rollout.policy_analysis import with_replies
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
 from stepopsd_rllib.sampling.sampler import NO_VERSION, Sampler
+from stepopsd_rllib.sampling.sent_weights import SentWeights
 
 if TYPE_CHECKING:
     from stepopsd_rllib.algorithms.grpo import GRPOConfig
@@ -82,18 +82,19 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         """Version of the sampler's weights; -1 before the first `load_weights`."""
         return NO_VERSION if self._sampler is None else self._sampler.weights_version
 
-    def load_weights(self, weights: Mapping[str, Any], version: int) -> int:
+    def load_weights(self, weights: SentWeights | Mapping[str, Any], version: int) -> int:
         """Loads a complete set of weights into the sampler, blocking.
+
+        Args:
+            weights: As a learner sent them, or live tensors of a learner in this process.
+            version: Their number.
 
         Returns:
             The version that the sampler now says it has.
         """
         self._started_loop()
         assert self._sampler is not None
-        with warnings.catch_warnings():
-            # Arrays out of the object store are read-only, and are only read.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+        tensors = weights.tensors() if isinstance(weights, SentWeights) else weights
         self._sampler.load_weights(tensors, version)
         return self._sampler.weights_version
 

@@ -72,7 +72,8 @@ class TransformersSampler:
             model_path: folder with `config.json` and weights.
             max_context_tokens: longest prompt and response together, tokens.
             max_concurrent: most requests in the running batch; the others wait.
-            dtype: of weights and arithmetic; by default float32 on CPU and bfloat16 on GPU.
+            dtype: of weights and arithmetic, the learner's; by default float32 on CPU and bfloat16
+                on GPU.
             device: by default "cuda" where there is one, else "cpu".
         """
         self._layout = CheckpointLayout.of_folder(model_path)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 CPU_BLOCK_SIZE = 32  # tokens a KV block; the smallest the CPU kernels take, so that most is reused
 CPU_CACHE_LIMIT = 4 * 2**30  # bytes; the default KV cache of a CPU engine stays below this
 CPU_BATCHED_TOKENS = 4096  # tokens of one engine step, at least one whole context
+GPU_BATCHED_TOKENS = 16384  # tokens of one engine step on a GPU
 SCORE_REQUEST = "score"
 
 # Read by vLLM when it is imported. What the user has set stays, but for the first: the engine must
@@ -79,8 +80,8 @@ class VLLMSampler:
             model_path: folder with `config.json` and weights.
             max_context_tokens: longest prompt and response together, tokens.
             max_concurrent: most requests in the running batch; the others wait in the engine.
-            dtype: of weights and arithmetic; by default float32 on CPU and bfloat16 on GPU. "auto"
-                is refused, for it makes bfloat16 of a float32 checkpoint.
+            dtype: of weights and arithmetic, the learner's; by default float32 on CPU and bfloat16
+                on GPU. "auto" is refused, for it makes bfloat16 of a float32 checkpoint.
             engine_options: further arguments of vLLM's `EngineArgs`, such as
                 `{"gpu_memory_utilization": 0.4}`; they win over what is chosen here.
         """
@@ -325,6 +326,9 @@ def _start_engine(
     }
     if current_platform.is_cpu():
         options |= _cpu_options(layout, max_context_tokens, max_concurrent)
+    else:
+        # An engine that is driven from outside gets no default of its own and prefills 2,048.
+        options["max_num_batched_tokens"] = max(GPU_BATCHED_TOKENS, max_context_tokens)
     options |= engine_options or {}
     with _process_state_kept():
         return LLMEngine.from_engine_args(EngineArgs(**options))

