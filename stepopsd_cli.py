@@ -27,6 +27,9 @@ DESCRIPTION = "Train, evaluate and inspect language-model agents with Ray RLlib.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0, 1 for a run that failed, 2 for a user's mistake."""
     options = parser().parse_args(arguments)
+    # Modules of the current folder can be named (env: my_game:MyEnv), behind all that is installed.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     try:
         if options.command in WITHOUT_RAY:
             from stepopsd_envs.search_qa import commands

@@ -11,46 +11,7 @@ from stepopsd_envs.checks import TextEnvContractError, check_text_env
 from stepopsd_envs.text_env import TextEnv
 from stepopsd_envs.text_space import UnicodeText
 
-
-class GuessEnv(TextEnv):
-    """Say the last letter of the task within three turns."""
-
-    def tasks(self, split):
-        if split not in ("train", "valid_seen", "valid_unseen"):
-            raise ValueError(f"split={split!r}")
-        return (f"{split}/a", f"{split}/b")
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.task = self.task_for_reset(options)
-        if "/" not in self.task:
-            raise ValueError(f"task={self.task!r}")
-        self.turns = 0
-        return "Guess!", self.info("", won=False)
-
-    def step(self, action):
-        self.turns += 1
-        won = action == self.task[-1]
-        observation = "Right." if won else "Wrong."
-        return observation, float(won), won, not won and self.turns == 3, self.info(action, won=won)
-
-    def info(self, action, *, won):
-        return {
-            "task_id": self.task,
-            "task_type": "guess",
-            "won": won,
-            "is_action_valid": True,
-            "action": action,
-        }
-
-    def first_message(self, observation, info):
-        return observation
-
-    def append_message(self, observation, info):
-        return observation
-
-    def window_message(self, history, observation, info):
-        return f"{[turn.action for turn in history]} {observation}"
+from tests.helpers.guessing import GuessEnv
 
 
 def broken(method: str, change: Callable[[Any], Any]) -> TextEnv:
@@ -75,9 +36,9 @@ def test_a_correct_environment_passes():
         ("tasks", lambda tasks: tasks + tasks[-1:], "unsorted or repeats"),
         ("tasks", lambda tasks: ("same/a",), "is in valid_seen and in train"),
         ("reset", lambda result: (b"", result[1]), "observation is a bytes"),
-        ("info", lambda info: info | {"won": 1}, r"info\['won'\]=1 is no bool"),
-        ("info", lambda info: {k: v for k, v in info.items() if k != "action"}, "lacks 'action'"),
-        ("info", lambda info: info | {"anchor": None}, r"info\['anchor'\]=None is no str"),
+        ("_info", lambda info: info | {"won": 1}, r"info\['won'\]=1 is no bool"),
+        ("_info", lambda info: {k: v for k, v in info.items() if k != "action"}, "lacks 'action'"),
+        ("_info", lambda info: info | {"anchor": None}, r"info\['anchor'\]=None is no str"),
         ("step", lambda r: (r[0], 1, *r[2:]), "the reward is a int"),
         ("step", lambda r: (r[0], r[1], True, True, r[4]), "both terminated and truncated"),
         ("step", lambda r: (*r[:4], r[4] | {"tool_error": "x"}), "tool_error must be truncated"),
@@ -90,6 +51,70 @@ def test_a_correct_environment_passes():
 def test_each_breach_of_the_contract_is_named(method, change, complaint):
     with pytest.raises(TextEnvContractError, match=complaint):
         check_text_env(broken(method, change))
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        ({"action_tags": ["action"]}, r"action_tags=\['action'\] is no tuple of strings"),
+        ({"refusals": "nothing happens"}, "refusals='nothing happens' is no tuple"),
+        ({"turn_phrases": ("",)}, r"turn_phrases=\('',\) is no tuple of strings that say"),
+        ({"answer_tags": ("answer",)}, r"answer_tags names \['answer'\], which action_tags does"),
+        ({"moving_commands": ("go",)}, "which exploring_commands does not"),
+        ({"contexts": ("append", "grow")}, "contexts=.* must name some of"),
+        ({"contexts": ()}, "contexts=.* must name some of"),
+        ({"skill_libraries": {"mine": "/no/such"}}, r"skill_libraries\['mine'\]='/no/such' is no"),
+        ({"response_of": lambda self, command: None}, "response_of is a NoneType"),
+        (
+            {"skill_categories": classmethod(lambda cls, kind, text: ["a"])},
+            r"skill_categories gave \['a'\], not a tuple",
+        ),
+    ],
+)
+def test_what_a_class_says_of_itself_must_be_usable(said, complaint):
+    with pytest.raises(TextEnvContractError, match=complaint):
+        check_text_env(type("Odd", (GuessEnv,), said)())
+
+
+def test_a_category_that_a_library_lacks_is_caught(tmp_path):
+    (tmp_path / "general.md").touch()
+    said = {
+        "skill_libraries": {"mine": tmp_path},
+        "skill_categories": classmethod(lambda cls, kind, text: (kind,)),
+    }
+    env = type("Taught", (GuessEnv,), said)
+    with pytest.raises(TextEnvContractError, match=r"'mine' lacks the categories \['guess'\]"):
+        check_text_env(env())
+    (tmp_path / "guess.md").touch()
+    check_text_env(env())
+
+
+def test_a_class_knows_what_it_says_itself_and_what_it_inherits_from_its_own():
+    class Rated(GuessEnv):
+        @classmethod
+        def largest_return(cls, env_config):
+            return 2.0
+
+    class More(Rated):
+        pass
+
+    assert More.says("largest_return") and not More.says("skill_categories")
+    assert not GuessEnv.says("largest_return") and not TextEnv.says("largest_return")
+
+
+def test_a_bare_command_goes_into_the_first_tag_or_the_one_that_it_names():
+    class Asking(GuessEnv):
+        action_tags = ("search", "answer")
+
+    class Tagless(GuessEnv):
+        action_tags = ()
+
+    assert GuessEnv().response_of("look here") == "<action>look here</action>"
+    assert GuessEnv().response_of("action it") == "<action>action it</action>"
+    assert Asking().response_of("who is it") == "<search>who is it</search>"
+    assert Asking().response_of("ANSWER Lisbon") == "<answer>Lisbon</answer>"
+    assert Asking().response_of("answer") == "<search>answer</search>"
+    assert Tagless().response_of("look") == "look"
 
 
 def test_an_environment_that_is_not_reproducible_is_caught():
