@@ -248,7 +248,10 @@ def require_choice(key: str, value: Any, known: Sequence[str]) -> None:
     """Raises a ValueError unless `value` is one of the `known` values of `key`."""
     if value not in known:
         choices = ", ".join(map(repr, known))
-        raise ValueError(f"{key}={value!r} is none of {choices}.{nearest(value, known)}")
+        hint = nearest(value, known)
+        if isinstance(value, bool):
+            hint = " YAML takes on, off, yes and no for true and false: write the word in quotes."
+        raise ValueError(f"{key}={value!r} is none of {choices}.{hint}")
 
 
 def require_bool(key: str, value: Any) -> None:

@@ -170,9 +170,15 @@ def evaluation_line(flat: Mapping[str, Any]) -> str:
     rates = [flat[f"evaluation/success_rate{end}"] for end in ("", "_low", "_high")]
     return (
         f"{when}{rates[0]:.1%} [{rates[1]:.1%}, {rates[2]:.1%}] "
-        f"of {flat['evaluation/num_episodes']:.0f} tasks"
-        + (f", not counted: {errors}" if errors else "")
+        f"of {_tasks_of_all(flat)} tasks" + (f", not counted: {errors}" if errors else "")
     )
+
+
+def _tasks_of_all(flat: Mapping[str, Any]) -> str:
+    """Tasks that were counted, and of how many in the split where these are more."""
+    counted = f"{flat['evaluation/num_episodes']:.0f}"
+    of_all = f"{flat.get('evaluation/num_split_tasks', flat['evaluation/num_episodes']):.0f}"
+    return counted if counted == of_all else f"{counted} of {of_all}"
 
 
 def errors_in(flat: Mapping[str, Any], prefix: str) -> str:

@@ -7,12 +7,13 @@ one for every episode of every evaluation.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from stepopsd_envs.text_files import is_blank, parse_json, read_lines
 
 RESULTS = "result.json"
 EPISODES = "evaluation.jsonl"
@@ -179,14 +180,15 @@ def _wins(row: Mapping[str, Any], prefix: str) -> Wins:
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file. The run has not reported anything yet.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
+    refusal: ValueError | None = None
+    for number, line in enumerate(read_lines(path, ValueError), start=1):
+        if refusal is not None:
+            raise refusal
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                return
-            raise ValueError(f"{path}: line {number} is not JSON ({error.msg}).") from error
+            if not is_blank(line):
+                yield parse_json(line, f"{path}:{number}")
+        except ValueError as error:
+            refusal = error  # the last line of a run that was killed, unless another follows
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

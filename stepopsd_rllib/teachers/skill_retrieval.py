@@ -6,12 +6,16 @@ By what the environment says of the task, or by keyword. Each function names cat
 
 from __future__ import annotations
 
+import logging
 import random
+from functools import cache
 from typing import Literal
 
 from stepopsd_envs.text_env import TextEnv
 
 from stepopsd_rllib.teachers.skills import SkillLibrary
+
+logger = logging.getLogger(__name__)
 
 SkillRetrieval = Literal["task", "keyword", "random", "all"]
 SKILL_RETRIEVALS: tuple[SkillRetrieval, ...] = ("task", "keyword", "random", "all")
@@ -56,6 +60,18 @@ def student_preamble(skill_text: str) -> str:
     return f"{skill_text}\n\n" if skill_text.strip() else ""
 
 
+@cache
+def _warn_of_unknown(environment: str, task_type: str) -> None:
+    """Names a kind of task once; with the general skills alone a comparison means another thing."""
+    logger.warning(
+        "%s: no skill category knows tasks of type %r, so they get the general skills alone. "
+        "Add it to %s.skill_categories, or set skill_retrieval='keyword'.",
+        environment,
+        task_type,
+        environment,
+    )
+
+
 class SkillChoice:
     """Chooses the skills of a task: what SDAR's paper compares as retrieval.
 
@@ -98,5 +114,8 @@ class SkillChoice:
             draw = random.Random(task_id)  # by name: the same in every process and update
             return self.library.text([draw.choice(sorted(self.library.categories))])
         if self.retrieval == "task":
-            return self.library.text(self.env.skill_categories(task_type, first_observation))
+            categories = self.env.skill_categories(task_type, first_observation)
+            if not categories:
+                _warn_of_unknown(self.env.__name__, task_type)
+            return self.library.text(categories)
         return self.library.text(keyword_categories(self.library, first_observation))

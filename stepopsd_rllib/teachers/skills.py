@@ -14,7 +14,6 @@ SkillRL's key names, `general_skills` and `task_specific_skills`, are read too.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from stepopsd_envs.text_env import TextEnv, nearest
+from stepopsd_envs.text_files import read_json, read_text
 
 _FIELDS = ("skill_id", "title", "principle", "when_to_apply")
 
@@ -175,7 +175,7 @@ def load_library(path: str | Path) -> SkillLibrary:
 
 
 def _read_markdown(file: Path) -> SkillCategory:
-    head, *sections = re.split(r"^## ", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    head, *sections = re.split(r"^## ", read_text(file, SkillLibraryError), flags=re.MULTILINE)
     heading = re.search(r"^# (.+)$", head, flags=re.MULTILINE)
     keywords = re.search(r"^Keywords: *(.+)$", head, flags=re.MULTILINE)
     return SkillCategory(
@@ -202,16 +202,15 @@ def _markdown_item(section: str) -> dict[str, str]:
 
 
 def _read_bank(path: Path) -> list[SkillCategory]:
-    try:
-        bank = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise SkillLibraryError(
-            f"{path}: not JSON ({error}). Write an object of skill lists."
-        ) from error
+    bank = read_json(path, SkillLibraryError)
     if not isinstance(bank, dict):
         raise SkillLibraryError(f"{path}: a {type(bank).__name__}, not an object of skill lists.")
     general = bank.get("general", bank.get("general_skills", []))
     categories = bank.get("categories", bank.get("task_specific_skills", {}))
+    if not isinstance(categories, dict):
+        raise SkillLibraryError(
+            f"{path}: its categories are a {type(categories).__name__}, not an object of lists."
+        )
     lists: dict[str, Any] = {"general": general, **categories}
     return [
         SkillCategory(
@@ -224,7 +223,9 @@ def _read_bank(path: Path) -> list[SkillCategory]:
     ]
 
 
-def _checked(source: Path | str, items: Iterable[Mapping[str, Any]]) -> tuple[Skill, ...]:
+def _checked(source: Path | str, items: Any) -> tuple[Skill, ...]:
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise SkillLibraryError(f"{source}: not a list of objects, one for each skill.")
     skills = []
     for number, item in enumerate(items, start=1):
         missing = [field for field in _FIELDS if not str(item.get(field) or "").strip()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -24,6 +23,7 @@ from ray.rllib.utils.metrics import (
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
 )
+from stepopsd_envs.text_files import json_line
 
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib
 from stepopsd_rllib.evaluation.success import (
@@ -75,9 +75,9 @@ class AgentAlgorithm(Algorithm):
         super().setup(config)
         self._env = self.config.make_env()
         self._tasks = TaskCursor(_tasks_of(self._env, "train"), seed=self.config.seed)
-        self._eval_tasks = evenly_spaced(
-            _tasks_of(self._env, self.config.eval_split), self.config.eval_num_tasks
-        )
+        split_tasks = _tasks_of(self._env, self.config.eval_split)
+        self._eval_tasks = evenly_spaced(split_tasks, self.config.eval_num_tasks)
+        self._num_split_tasks = len(split_tasks)
         self._num_updates = 0
         self._num_groups_sampled = 0
         self._evaluation_at_start: dict[str, Any] | None = None
@@ -143,7 +143,11 @@ class AgentAlgorithm(Algorithm):
         self._append_lines(EVALUATION_FILE, rows)
         self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_updates))
         metrics = evaluation_metrics(episodes, iteration=self._num_updates)
-        return metrics | {"seconds": time.perf_counter() - started}
+        return metrics | {
+            "num_tasks": len(self._eval_tasks),
+            "num_split_tasks": self._num_split_tasks,
+            "seconds": time.perf_counter() - started,
+        }
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
@@ -326,7 +330,7 @@ class AgentAlgorithm(Algorithm):
         """Appends rows to a JSON-lines file of the run folder."""
         if rows:
             with (self.run_folder() / name).open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                file.writelines(json_line(row) for row in rows)
 
     def run_folder(self) -> Path:
         """The trial's folder where Tune keeps results; RLlib's log folder outside of Tune."""

@@ -204,10 +204,10 @@ def test_what_the_engine_does_not_know_is_refused_in_one_line(data, name, tmp_pa
 def test_a_file_that_is_not_json_is_refused(content, tmp_path):
     path = tmp_path / "game.tw-pddl"
     path.write_bytes(content)
-    with pytest.raises(GameError, match="is damaged, not JSON"):
+    with pytest.raises(GameError, match=r"game\.tw-pddl: (not JSON|is UTF-16)"):
         load_game(path)
 
 
 def test_a_file_that_is_not_there_is_named():
-    with pytest.raises(GameError, match=r"^nowhere/game.tw-pddl: cannot be read: No such file"):
+    with pytest.raises(GameError, match=r"^nowhere/game.tw-pddl: cannot be read .No such file"):
         load_game(Path("nowhere") / "game.tw-pddl")

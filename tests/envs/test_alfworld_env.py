@@ -228,6 +228,52 @@ def test_unsolvable_movable_and_sliced_games_are_left_out(data_root):
     assert [data_root / task for task in tasks] == [folder / "game.tw-pddl" for folder in good]
 
 
+def test_games_that_cannot_be_read_are_counted_by_reason_before_anything_is_played(
+    data_root, caplog
+):
+    good = game_folders(data_root, "train")
+    whole = (good[1] / "game.tw-pddl").read_bytes()
+    unmarked = {key: value for key, value in json.loads(whole).items() if key != "solvable"}
+    for number, content in enumerate(
+        [
+            whole[: len(whole) // 2],
+            whole[:-2],
+            b"",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            json.dumps(unmarked).encode(),
+            json.dumps(unmarked | {"solvable": False}).encode(),
+        ]
+    ):
+        folder = data_root / "json_2.1.1" / "train" / f"pick_and_place_simple-A-None-B-{number}/t"
+        folder.mkdir(parents=True)
+        (folder / "game.tw-pddl").write_bytes(content)
+    for _ in range(2):
+        assert len(env_of(data=data_root).tasks("train")) == len(good)
+    [said] = caplog.messages
+    assert f"{len(good)} games, 6 left out" in said and "pick_and_place_simple-A-None-B-0" in said
+    for reason in (
+        "3 cut off or damaged",
+        "1 that are Git-LFS pointers",
+        "1 without the key 'solvable'",
+        "1 not marked solvable",
+    ):
+        assert reason in said
+
+
+def test_what_alfworld_itself_leaves_out_is_no_damage(data_root, caplog):
+    env_of(data=data_root, task_type="look_at_obj_in_light").tasks("train")
+    assert not caplog.messages
+
+
+def test_think_off_is_understood_as_yaml_reads_it():
+    assert "think" not in env_of(think=False, instructions=True).reset(seed=1)[0]
+    env = env_of(think=False)
+    env.reset(seed=1)
+    assert env.step("<action>look</action>")[4]["is_action_valid"]
+    with pytest.raises(ValueError, match=r"think=True is none of .* write the word in quotes"):
+        env_of(think=True)
+
+
 def test_a_split_without_playable_games_says_what_is_wrong(data_root):
     for folder in game_folders(data_root, "valid_seen"):
         data = json.loads((folder / "game.tw-pddl").read_text())

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from stepopsd_envs.search_qa.env import SearchQAEnv
 from stepopsd_envs.search_qa.http_client import HttpRetriever
+from stepopsd_envs.search_qa.http_dialect import read_reply
+from stepopsd_envs.search_qa.retriever import RetrievalError
 from stepopsd_envs.search_qa.server_health import ServerHealth
 
 DEADLINE_S, SLACK_S = 0.6, 1.5
@@ -76,6 +78,9 @@ class FaultyHandler(BaseHTTPRequestHandler):
         elif kind == "half_body":
             self.reply(200, json.dumps(GOOD).encode()[:20], announced=500)
             self.close_connection = True
+        elif kind == "one_blank":
+            blank = {"document": {"id": "0", "contents": "\n"}, "score": 9}
+            self.reply(200, json.dumps({"result": [[blank, *GOOD["result"][0]]]}).encode())
         else:
             self.reply(200, WRONG_CONTENT.get(kind, json.dumps(GOOD).encode()))
 
@@ -206,6 +211,67 @@ def test_a_server_that_is_slow_once_answers_the_repetition(faulty, questions):
     env = SearchQAEnv(data=questions, retriever=client)
     assert search_once(env, "query")[1] == EVIDENCE
     assert client.counts.attempts_failed == {"timeout": 1}
+
+
+GOOD_DOCUMENT = {"id": "1", "contents": "t"}
+
+
+@pytest.mark.parametrize(
+    ("passages", "found"),
+    [
+        ([{"document": {"id": None, "contents": "t"}, "score": 1}], [("", "t", 1.0)]),
+        ([{"document": {"contents": "t"}}], [("", "t", 0.0)]),
+        ([{"contents": "t"}], [("", "t", 0.0)]),
+        ([{"document": "t", "score": "0.87"}], [("", "t", 0.87)]),
+        (["t"], [("", "t", 0.0)]),
+        ([{"document": {"id": 7.0, "contents": "t"}, "score": None}], [("7", "t", 0.0)]),
+        ([{"document": {"id": {}, "contents": "t"}, "score": [1]}], [("", "t", 0.0)]),
+        ([{"document": {"id": 7, "contents": "t"}, "score": "high"}], [("7", "t", 0.0)]),
+        ([{"document": GOOD_DOCUMENT, "score": float("nan")}], [("1", "t", 0.0)]),
+        ([{"document": {"id": 0, "contents": None, "text": "t"}}], [("0", "t", 0.0)]),
+        (
+            [{"document": {"id": "2", "contents": ""}}, None, 5, {"document": GOOD_DOCUMENT}],
+            [("1", "t", 0.0)],
+        ),
+    ],
+)
+def test_evidence_needs_a_text_and_nothing_else(passages, found):
+    body = json.dumps({"result": [passages], "extra": 1}).encode()
+    reply = read_reply(body, queries=1, top_k=3)
+    assert [(p.id, p.contents, p.score) for p in reply.passages[0]] == found
+    assert reply.dropped == len(passages) - len(found)
+
+
+def test_a_bad_passage_does_not_take_the_place_of_a_good_one():
+    entry = [{"contents": " "}, {"contents": "a"}, {"contents": "b"}, {"contents": "c"}]
+    reply = read_reply(json.dumps({"result": [entry]}).encode(), queries=1, top_k=2)
+    assert [passage.contents for passage in reply.passages[0]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("entry", [[{"id": "1"}], [None], [{"document": None}], [5, {}], None, {}])
+def test_an_answer_without_any_text_is_refused(entry):
+    with pytest.raises(RetrievalError, match="wrong_shape"):
+        read_reply(json.dumps({"result": [entry]}).encode(), queries=1, top_k=3)
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"result": [["\xe9"]]}', b"\xff\xfe", b""])
+def test_a_reply_that_is_no_json_is_garbage_however_deep(body):
+    with pytest.raises(RetrievalError, match="garbage"):
+        read_reply(body, queries=1, top_k=3)
+
+
+def test_dropped_passages_are_counted_and_named_once(faulty, questions, caplog):
+    client = client_of(faulty.url("one_blank"), deadline_s=5.0)
+    env = SearchQAEnv(data=questions, retriever=client)
+    for number in range(3):
+        assert search_once(env, f"query {number}")[1] == EVIDENCE
+    assert client.counts.passages_dropped == 3
+    assert len([line for line in caplog.messages if "hold no text" in line]) == 1
+
+
+def test_half_a_surrogate_pair_in_a_query_is_no_fault_of_the_server(faulty, questions):
+    env = SearchQAEnv(data=questions, retriever=client_of(faulty.url("ok"), deadline_s=5.0))
+    assert search_once(env, "half a pair: \ud83d")[1] == EVIDENCE
 
 
 def test_failures_are_not_kept(faulty, questions):

@@ -13,7 +13,7 @@ from stepopsd_envs.search_qa.corpus import CorpusError, corpus_fingerprint, read
 from stepopsd_envs.search_qa.dataset import DatasetError, read_questions
 from stepopsd_envs.search_qa.env import SearchQAEnv
 from stepopsd_envs.search_qa.scoring import exact_match
-from stepopsd_envs.search_qa.tasks import RowTasks, TaskIdError, write_world
+from stepopsd_envs.search_qa.tasks import RowTasks, TaskIdError, generated_world, write_world
 
 REAL = Path(
     os.environ.get("STEPOPSD_SEARCHQA_REAL")
@@ -98,10 +98,15 @@ def test_parquet_and_packed_lines_hold_the_same_questions(tmp_path: Path):
     [
         ({**GOOD_ROW, "golden_answers": []}, ":2: no golden answers"),
         ({**GOOD_ROW, "golden_answers": ["  "]}, ":2: no golden answers"),
-        ({**GOOD_ROW, "golden_answers": None}, ":2: golden_answers=None is no list of texts"),
-        ({**GOOD_ROW, "golden_answers": [3]}, r":2: golden_answers=\[3\] is no list of texts"),
+        ({**GOOD_ROW, "golden_answers": None}, ":2: no golden answers"),
+        ({**GOOD_ROW, "golden_answers": [None, float("nan")]}, ":2: no golden answers"),
+        (
+            {**GOOD_ROW, "golden_answers": [True]},
+            r":2: golden_answers=\[True\] is no list of texts",
+        ),
+        ({**GOOD_ROW, "golden_answers": {"a": 1}}, ":2: golden_answers={'a': 1} is no list"),
         ({**GOOD_ROW, "question": " "}, ":2: question=' ' is no text"),
-        ({**GOOD_ROW, "data_source": None}, ":2: data_source=None is no text"),
+        ({**GOOD_ROW, "data_source": 7}, ":2: data_source=7 is no text"),
         ({**GOOD_ROW, "id": "0"}, ":2: the id 'nq/0' was used before"),
         ("{broken", ":2: not JSON"),
         ("[1]", ":2: the line is not a JSON object"),
@@ -125,10 +130,71 @@ def test_rows_without_a_data_source_get_it_from_the_path(tmp_path: Path, name: s
     assert (task_id, question.data_source) == (f"{source}/1", source)
 
 
+def test_small_oddities_of_rows_are_read_as_they_were_meant(tmp_path: Path):
+    odd = [
+        {"id": 0},
+        {"id": None},
+        {"id": 7.0, "data_source": None},
+        {"id": "", "golden_answers": [1969, 2.0, None, " "]},
+        {"id": "05", "golden_answers": "one"},
+        {"id": True, "golden_answers": 3},
+    ]
+    folder = tmp_path / "nq"
+    folder.mkdir()
+    lines = [json.dumps({**GOOD_ROW, **row}) for row in odd]
+    path = write_lines(folder / "test.jsonl", "", *lines, "  ", "")
+    read = read_questions(path)
+    assert list(read) == ["nq/0", "nq/000003", "nq/7", "nq/000005", "nq/05", "nq/000007"]
+    answers = [question.golden_answers for question in read.values()]
+    assert answers[3:] == [("1969", "2"), ("one",), ("3",)]
+
+
+def test_corpus_ids_are_texts_whatever_they_were(tmp_path: Path):
+    rows = [{"id": number, "contents": "t"} for number in (0, 7.0, "7.5", 12)]
+    path = write_lines(tmp_path / "c.jsonl", rows[0], "", *rows[1:], "", "")
+    assert [passage.id for passage in read_corpus(path)] == ["0", "7", "7.5", "12"]
+    with pytest.raises(CorpusError, match=r":4: the id was already used in line 2 "):
+        list(read_corpus(write_lines(path, "", rows[0], rows[1], {**rows[0], "id": "0"})))
+    for value in (None, True, [], float("nan"), " "):
+        with pytest.raises(CorpusError, match=":1: the line has no id"):
+            list(read_corpus(write_lines(path, {"id": value, "contents": "t"})))
+
+
+@pytest.mark.parametrize("size", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("damage", ["cut", "zeros", "pointer"])
+def test_a_damaged_parquet_file_is_refused_in_one_line(tmp_path: Path, damage: str, size: float):
+    path = tmp_path / "rows.parquet"
+    rows = [{**GOOD_ROW, "id": str(i), "question": f"{i} é " * 40} for i in range(4_000)]
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, path, write_page_checksum=True, data_page_size=4096)
+    data = path.read_bytes()
+    at = int(size * len(data))
+    path.write_bytes(
+        {
+            "cut": data[:at],
+            "zeros": data[:at] + bytes(200) + data[at + 200 :],
+            "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        }[damage]
+    )
+    with pytest.raises(DatasetError, match=r"Copy it again|git lfs pull") as caught:
+        read_questions(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_world_is_read_back_as_it_was_written(tmp_path: Path):
+    made = generated_world("easy", 5)
+    questions, corpus = write_world("easy", 5, tmp_path)
+    assert list(read_corpus(corpus)) == list(made.world.passages)
+    read = list(read_questions(questions).values())
+    assert [(q.text, q.golden_answers, q.data_source) for q in read] == [
+        (q.text, q.golden_answers, q.data_source) for q in made.questions
+    ]
+
+
 def test_files_that_are_no_data_are_refused(tmp_path: Path):
     (tmp_path / "x.parquet").write_bytes(b"nonsense")
     for name, message in (
-        ("x.parquet", "no parquet file"),
+        ("x.parquet", "no whole parquet file"),
         ("x.csv", "no such file"),
         ("empty.jsonl", "no questions in it"),
     ):

@@ -122,6 +122,25 @@ def test_a_turn_without_an_action_has_a_state_to_be_compared_by():
     assert observation == "" and info["anchor"]
 
 
+@pytest.mark.parametrize("protocol", ["append", "window"])
+def test_a_golden_answer_of_articles_is_won_by_itself_and_by_no_blank_answer(tmp_path, protocol):
+    row = {"question": "Which band?", "golden_answers": ["The The", "Matt Johnson", "?"]}
+    path = tmp_path / "nq.jsonl"
+    path.write_text(json.dumps({"id": "1", **row}))
+    env = SearchQAEnv(data={"train": str(path)}, retriever=StubRetriever(), protocol=protocol)
+    for answer, reward in (
+        ("", 0.0),
+        ("a", 0.0),
+        ("!?", 0.0),
+        ("the", 0.0),
+        ("the  THE ", 1.0),
+        ("?", 1.0),
+        ("the Matt Johnson.", 1.0),
+    ):
+        env.reset(options={"task": "nq/1"})
+        assert env.step(f"<answer>{answer}</answer>")[1] == reward, answer
+
+
 def test_failed_retrieval_truncates_without_evidence(tmp_path: Path):
     failing = StubRetriever(RetrievalError("http_500", "Internal Server Error"))
     env = stub_env(tmp_path, retriever=failing)

@@ -141,6 +141,8 @@ def test_episodes_that_broke_are_seen_in_the_line():
     evaluation = {"evaluation/iteration": 0, "evaluation/num_episodes": 2, **rates}
     line = progress.evaluation_line(evaluation | {"evaluation/status/tool_error": 1})
     assert line.endswith("50.0% [50.0%, 50.0%] of 2 tasks, not counted: tool_error 1")
+    line = progress.evaluation_line(evaluation | {"evaluation/num_split_tasks": 134})
+    assert line.endswith("50.0% [50.0%, 50.0%] of 2 of 134 tasks")
     evaluation |= {"evaluation/num_episodes": 0, "evaluation/status/tool_error": 3}
     assert progress.evaluation_line(evaluation).endswith("no task was counted (tool_error 3)")
 

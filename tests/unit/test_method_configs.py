@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from stepopsd_envs.alfworld.env import ALFWorldEnv
+from stepopsd_envs.search_qa.env import SearchQAEnv
 
 from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.commands import tuned
@@ -176,3 +177,14 @@ def test_retrievals_choose_as_they_say():
     assert "fridge" in text("keyword") and "microwave" not in text("keyword")
     assert text("random") == text("random")
     assert "fridge" in text("all") and "microwave" in text("all")
+
+
+def test_a_source_that_no_skill_category_knows_is_named_once(caplog):
+    choice = SkillChoice(environment_library(SearchQAEnv), retrieval="task", env=SearchQAEnv)
+    for _ in range(2):
+        text = choice.text(task_id="t", task_type="medqa", first_observation="Who was it?")
+        assert text == choice.library.text()
+    assert [message for message in caplog.messages if "'medqa'" in message] == [
+        "SearchQAEnv: no skill category knows tasks of type 'medqa', so they get the general "
+        "skills alone. Add it to SearchQAEnv.skill_categories, or set skill_retrieval='keyword'."
+    ]

@@ -93,7 +93,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(trial_folder):
     path = trial_folder / "result.json"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "not json", lines[2]]))
-    with pytest.raises(ValueError, match=r"result\.json: line 2 is not JSON"):
+    with pytest.raises(ValueError, match=r"result\.json:2: not JSON"):
         run_files.read_trial(trial_folder)
 
 

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from stepopsd_envs.alfworld import protocol
 from stepopsd_envs.alfworld.engine import Engine, EngineReply, FastEngine
@@ -57,7 +57,7 @@ class ALFWorldEnv(TextEnv):
         task_type: str | Sequence[str] | None = None,
         engine: str = "fast",
         max_turns: int = 50,
-        think: protocol.ThinkMode = "required",
+        think: protocol.ThinkMode | Literal[False] = "required",
         show_admissible_commands: bool | None = None,
         instructions: bool = True,
         reward_scale: float = 1.0,
@@ -82,6 +82,7 @@ class ALFWorldEnv(TextEnv):
         super().__init__()
         refuse_unknown_keys(ALFWorldEnv, unknown)
         require_choice("engine", engine, ENGINES)
+        think = "off" if think is False else think  # as YAML reads `think: off`
         require_choice("think", think, protocol.THINK_MODES)
         require_bool("instructions", instructions)
         if show_admissible_commands is not None:

@@ -4,7 +4,6 @@ Objects, receptacles and locations are numbered from 0 in the order of their low
 is the order in which the game lists them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from stepopsd_envs.alfworld.alfred_problem import AlfredProblem
 from stepopsd_envs.alfworld.known_texts import TaskType, goal_sentence, parse_goal, sink_types
 from stepopsd_envs.alfworld.pddl_problem import TRY_AGAIN, GameError
+from stepopsd_envs.text_files import read_json
 
 _ABILITIES = {
     "pick_clean_then_place_in_recep": "cleanable",
@@ -89,17 +89,11 @@ def load_game(path: str | Path) -> Game:
 
 def read_game_file(path: str | Path) -> dict[str, Any]:
     """Decodes a `game.tw-pddl` and checks its form, not its texts; raises GameError."""
+    data = read_json(path, GameError)
     try:
-        data = json.loads(Path(path).read_bytes())
         _check_form(data)
-    except OSError as error:
-        raise GameError(
-            f"{path}: cannot be read: {error.strerror}. Check the path and its permissions."
-        ) from None
     except GameError as error:
         raise GameError(f"{path}: {error}") from None
-    except ValueError as error:
-        raise GameError(f"{path}: is damaged, not JSON ({error}). {TRY_AGAIN}") from None
     return data
 
 

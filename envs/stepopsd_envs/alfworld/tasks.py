@@ -4,6 +4,7 @@ Parsed games are shared by all environments of a process, in a cache that is bou
 """
 
 import functools
+import logging
 import os
 import re
 from collections import Counter
@@ -22,6 +23,9 @@ from stepopsd_envs.alfworld.generator import (
 )
 from stepopsd_envs.alfworld.sizes import SIZES
 from stepopsd_envs.text_env import SPLITS, nearest, require_choice
+from stepopsd_envs.text_files import read_json
+
+logger = logging.getLogger(__name__)
 
 GAME_FILE = "game.tw-pddl"
 EXCLUDED_IN_PATH = ("movable", "Sliced")
@@ -32,6 +36,11 @@ _DEFAULT_DATA_FOLDER = "~/.cache/alfworld"
 """Where alfworld itself looks without $ALFWORLD_DATA."""
 _DATA_SET = "json_2.1.1"
 _TAIL_BYTES = 8192
+_HAS_MOVABLE = "with a movable receptacle or a slice"
+_OTHER_TYPE = "of other task types"
+_UNSOLVABLE = "not marked solvable"
+_ALFWORLDS_OWN_REASONS = (_HAS_MOVABLE, _OTHER_TYPE, _UNSOLVABLE)
+"""alfworld leaves these out too, so that the panel is the published one without them."""
 _SOLVABLE = re.compile(rb'(?<!\\)"solvable":\s*(true|false)')
 
 
@@ -187,41 +196,64 @@ def _official_tasks(root: Path, folder: Path, task_types: tuple[str, ...]) -> tu
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist, so this split has no games.")
     left_out: Counter[str] = Counter()
+    left_out_games: list[tuple[str, str]] = []
     tasks = []
     for file in folder.rglob(GAME_FILE):
         task_id = file.relative_to(root).as_posix()
         reason = _reason_to_leave_out(file, task_id, task_types)
         if reason:
             left_out[reason] += 1
+            left_out_games.append((task_id, reason))
         else:
             tasks.append(task_id)
+    reasons = "; ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
     if not tasks:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         raise ValueError(
             f"{folder} has no playable game ({reasons or f'no {GAME_FILE} at all'}). "
             "Check the folder and task_type."
+        )
+    if set(left_out) - set(_ALFWORLDS_OWN_REASONS):
+        logger.warning(
+            "%s: %d games, %d left out (%s), such as %s. A success rate is one over the games that "
+            "are there.",
+            folder,
+            len(tasks),
+            left_out.total(),
+            reasons,
+            min(file for file, reason in left_out_games if reason not in _ALFWORLDS_OWN_REASONS),
         )
     return tuple(sorted(tasks))
 
 
 def _reason_to_leave_out(file: Path, task_id: str, task_types: tuple[str, ...]) -> str:
     if any(word in task_id for word in EXCLUDED_IN_PATH):
-        return "with a movable receptacle or a slice"
+        return _HAS_MOVABLE
     if not any(task_type in task_id for task_type in task_types):
-        return "of other task types"
-    return "" if _is_solvable(file) else "not marked solvable"
+        return _OTHER_TYPE
+    return _reason_not_to_play(file)
 
 
-def _is_solvable(file: Path) -> bool:
-    """Whether the file says `"solvable": true`, which stands near its end if alfworld wrote it.
+def _reason_not_to_play(file: Path) -> str:
+    """Nothing for a whole file that says `"solvable": true`, near its end if alfworld wrote it.
 
     Parsing all 3,553 training files as JSON takes seconds; a quote inside a JSON text is escaped,
-    so that the key cannot be found where it is not.
+    so that the key cannot be found where it is not. A file is parsed where that leaves a doubt.
     """
-    with file.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - _TAIL_BYTES))
-        found = _SOLVABLE.search(stream.read())
-    if found is None:
-        found = _SOLVABLE.search(file.read_bytes())
-    return found is not None and found[1] == b"true"
+    try:
+        with file.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - _TAIL_BYTES))
+            tail = stream.read()
+        found = _SOLVABLE.search(tail)
+        if found is not None and tail.rstrip().endswith(b"}"):
+            return "" if found[1] == b"true" else _UNSOLVABLE
+        data = read_json(file)
+    except OSError as error:
+        return f"that cannot be read ({error.strerror})"
+    except ValueError as error:
+        is_pointer = "Git-LFS" in str(error)
+        return "that are Git-LFS pointers" if is_pointer else "cut off or damaged"
+    solvable = data.get("solvable") if isinstance(data, dict) else None
+    if solvable is None:
+        return "without the key 'solvable'"
+    return "" if solvable is True else _UNSOLVABLE

@@ -4,18 +4,17 @@
 too. A name that ends in .gz is decompressed.
 """
 
-import gzip
 import hashlib
-import json
-import zlib
+import math
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from stepopsd_envs.search_qa.retriever import Passage
+from stepopsd_envs.text_files import json_lines, parse_json
 
 _FINGERPRINT_BYTES = 2**20
 _DIGEST_BYTES = 8
@@ -36,26 +35,15 @@ def read_corpus(path: str | Path) -> Iterator[Passage]:
     if not path.is_file():
         raise CorpusError(f"{path}: no such corpus file. Name a file of JSON lines.")
     digests = array("Q")  # 8 bytes a passage: 21 million ids as texts would need gigabytes
-    for number, line in enumerate(read_lines(path, CorpusError), start=1):
-        passage = parse_line(line, f"{path}:{number}")
+    numbers = array("Q")
+    for number, document in json_lines(path, CorpusError):
+        passage = _passage(document, f"{path}:{number}")
         digests.append(_digest(passage.id))
+        numbers.append(number)
         yield passage
     if not digests:
         raise CorpusError(f"{path}: the corpus is empty. It needs one JSON object a line.")
-    _refuse_duplicates(path, np.frombuffer(digests, dtype=np.uint64))
-
-
-def read_lines(path: Path, refusal: type[ValueError]) -> Iterator[bytes]:
-    """Yields the lines of a file; a broken .gz is refused with `refusal`."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as lines:
-        try:
-            yield from lines
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise refusal(
-                f"{path}: not a whole gzip file ({error}). Copy it again, or drop the .gz from the "
-                "name of a file that is not compressed."
-            ) from None
+    _refuse_duplicates(path, *(np.frombuffer(each, dtype=np.uint64) for each in (digests, numbers)))
 
 
 def corpus_fingerprint(path: str | Path) -> str:
@@ -72,32 +60,44 @@ def corpus_fingerprint(path: str | Path) -> str:
 
 
 def parse_document(document: Any) -> tuple[str, str] | None:
-    """Returns id and contents of a document as corpora and servers write it, or None.
+    """Returns id ("" without one) and contents of a document, or None where it has no text.
 
     Args:
-        document: Supposed to hold `contents`, or `title` and `text`, and mostly an `id`.
+        document: As corpora and servers write it: `contents`, or `title` and `text`, and mostly
+            an `id`; or a text alone.
     """
+    if isinstance(document, str):
+        return ("", document) if document.strip() else None
     if not isinstance(document, dict):
         return None
-    contents = document.get("contents")
-    if contents is None and isinstance(document.get("text"), str):
+    contents, text = document.get("contents"), document.get("text")
+    if not _is_text(contents) and _is_text(text):
         title = document.get("title")
-        contents = f'"{title}"\n{document["text"]}' if title else document["text"]
-    if not isinstance(contents, str) or not contents.strip():
-        return None
-    identifier = document.get("id", "")
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-        return None
-    return str(identifier), contents
+        contents = f'"{title}"\n{text}' if title else text
+    return (identifier(document.get("id")), contents) if _is_text(contents) else None
+
+
+def identifier(value: Any) -> str:
+    """An id as text, 7.0 as "7" (tables write so); "" for what is none, such as null."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return ""
+        value = int(value) if value.is_integer() else value
+    is_id = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return str(value).strip() if is_id else ""
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def parse_line(line: bytes, where: str) -> Passage:
     """Reads one line of a corpus; `where` names it in errors."""
-    try:
-        document = json.loads(line)
-    except ValueError as error:
-        raise CorpusError(f"{where}: not JSON ({error}). Every line must be one object.") from None
-    parsed = parse_document(document)
+    return _passage(parse_json(line, where, CorpusError), where)
+
+
+def _passage(document: Any, where: str) -> Passage:
+    parsed = parse_document(document) if isinstance(document, dict) else None
     if parsed is None:
         raise CorpusError(f"{where}: the line has no contents. Write {_EXAMPLE}.")
     if not parsed[0]:
@@ -113,11 +113,11 @@ def _digest(identifier: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _refuse_duplicates(path: Path, digests: np.ndarray) -> None:
+def _refuse_duplicates(path: Path, digests: np.ndarray, numbers: np.ndarray) -> None:
     order = np.argsort(digests, kind="stable")
     repeats = np.flatnonzero(digests[order][1:] == digests[order][:-1])
     if len(repeats):
-        first, second = order[repeats[0]] + 1, order[repeats[0] + 1] + 1
+        first, second = numbers[order[repeats[0]]], numbers[order[repeats[0] + 1]]
         raise CorpusError(
             f"{path}:{second}: the id was already used in line {first} "
             f"({len(repeats)} such lines). Ids must be unique."

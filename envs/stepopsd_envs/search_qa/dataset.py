@@ -3,15 +3,17 @@
 JSON lines, plain or .gz, or parquet (arXiv:2405.13576).
 """
 
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stepopsd_envs.search_qa.corpus import read_lines
+from stepopsd_envs.search_qa.corpus import identifier
 from stepopsd_envs.search_qa.world import Question
+from stepopsd_envs.text_files import json_lines, refuse_pointer
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+_SHOWN_CHARACTERS = 200
 _SPLIT_NAMES = ("train", "dev", "test", "valid", "validation", "valid_seen", "valid_unseen")
 
 
@@ -37,10 +39,10 @@ def read_questions(path: str | Path) -> dict[str, Question]:
     stem = path.name.partition(".")[0]
     source = path.absolute().parent.name if stem in _SPLIT_NAMES else stem
     questions: dict[str, Question] = {}
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in _rows(path):
         where = f"{path}:{number}"
-        question = _question({"data_source": source, **row}, where)
-        task_id = f"{question.data_source}/{row.get('id') or f'{number:06d}'}"
+        question = _question(row, where, source)
+        task_id = f"{question.data_source}/{identifier(row.get('id')) or f'{number:06d}'}"
         if task_id in questions:
             raise DatasetError(f"{where}: the id {task_id!r} was used before. Make ids unique.")
         questions[task_id] = question
@@ -49,29 +51,42 @@ def read_questions(path: str | Path) -> dict[str, Question]:
     return questions
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields row numbers, from 1 (in text: those of the lines), and rows."""
     if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        try:
-            file = pyarrow.parquet.ParquetFile(path)
-        except pyarrow.ArrowInvalid as error:
-            raise DatasetError(f"{path}: no parquet file ({error}).") from None
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
+        yield from enumerate(_parquet_rows(path), start=1)
         return
-    for number, line in enumerate(read_lines(path, DatasetError), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DatasetError(f"{path}:{number}: not JSON ({error}).") from None
+    for number, row in json_lines(path, DatasetError):
         if not isinstance(row, dict):
             raise DatasetError(f"{path}:{number}: the line is not a JSON object.")
-        yield row
+        yield number, row
 
 
-def _question(row: dict[str, Any], where: str) -> Question:
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet
+
+    with path.open("rb") as file:
+        refuse_pointer(file.read(256), str(path), DatasetError)
+    number = 0
+    try:
+        table = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        for batch in table.iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield row
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        reason = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
+        raise DatasetError(
+            f"{path}: no whole parquet file, or damaged behind row {number} ({reason}). Copy it "
+            "again."
+        ) from None
+
+
+def _question(row: dict[str, Any], where: str, default_source: str) -> Question:
     text, source = row.get("question"), row.get("data_source")
+    source = default_source if source is None else source
     if not isinstance(text, str) or not text.strip():
         raise DatasetError(f"{where}: question={text!r} is no text. Every row needs a question.")
     if not isinstance(source, str) or not source.strip():
@@ -79,13 +94,26 @@ def _question(row: dict[str, Any], where: str) -> Question:
             f"{where}: data_source={source!r} is no text. Name the benchmark, such as 'nq': "
             "results are reported by it."
         )
-    answers = row.get("golden_answers")
-    answers = [answers] if isinstance(answers, str) else answers
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise DatasetError(f"{where}: golden_answers={answers!r} is no list of texts.")
-    answers = [answer for answer in answers if answer.strip()]
+    answers = _answers(row.get("golden_answers"))
+    if answers is None:
+        raise DatasetError(
+            f"{where}: golden_answers={row.get('golden_answers')!r} is no list of texts."
+        )
     if not answers:
         raise DatasetError(
             f"{where}: no golden answers, so no answer could be right. Drop the row."
         )
     return Question(text=text, golden_answers=tuple(answers), data_source=source)
+
+
+def _answers(value: Any) -> list[str] | None:
+    """Golden answers as texts, blank and missing ones left out; None for what is no such list."""
+    values = value if isinstance(value, list) else [value]
+    answers = []
+    for answer in values:
+        is_missing = answer is None or (isinstance(answer, float) and not math.isfinite(answer))
+        if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
+            return None
+        if not is_missing and (text := answer if isinstance(answer, str) else identifier(answer)):
+            answers.append(text)
+    return [answer for answer in answers if answer.strip()]

@@ -12,6 +12,7 @@ from typing import Any
 
 from stepopsd_envs.search_qa.corpus import CorpusError, parse_line
 from stepopsd_envs.search_qa.retriever import Passage
+from stepopsd_envs.text_files import is_blank
 
 _MAX_QUERY_TOKENS = 256
 
@@ -90,7 +91,8 @@ def _line_starts(path: str) -> array:
     starts, position = array("Q"), 0
     with open(path, "rb") as lines:
         for line in lines:
-            starts.append(position)
+            if not is_blank(line):
+                starts.append(position)
             position += len(line)
     return starts
 

@@ -8,7 +8,7 @@ from stepopsd_envs.search_qa import protocol as protocols
 from stepopsd_envs.search_qa.open_retriever import RetrieverSpec, open_retriever
 from stepopsd_envs.search_qa.protocol import SearchAction
 from stepopsd_envs.search_qa.retriever import RetrievalError, Retriever
-from stepopsd_envs.search_qa.scoring import exact_match
+from stepopsd_envs.search_qa.scoring import is_right_answer
 from stepopsd_envs.search_qa.skill_categories import skill_categories
 from stepopsd_envs.search_qa.skill_rules import is_search_episode, search_skills
 from stepopsd_envs.search_qa.tasks import task_source
@@ -167,7 +167,7 @@ class SearchQAEnv(TextEnv):
         self._turn += 1
         if parsed.kind == "answer":
             self._is_over = True
-            won = exact_match(parsed.content, self.question.golden_answers)
+            won = is_right_answer(parsed.content, self.question.golden_answers)
             return "", float(won), True, False, self._info(parsed, "", won=won)
         if self._turn > self.max_searches:
             self._is_over = True

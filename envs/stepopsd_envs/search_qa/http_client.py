@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from stepopsd_envs.search_qa.http_dialect import DIALECTS, Dialect, parse_reply, request_body
+from stepopsd_envs.search_qa.http_dialect import DIALECTS, Dialect, read_reply, request_body
 from stepopsd_envs.search_qa.query_batcher import BatchCounts, QueryBatcher
 from stepopsd_envs.search_qa.retriever import Passage, RetrievalError
 from stepopsd_envs.search_qa.server_health import Server, ServerHealth
+from stepopsd_envs.text_files import whole_characters
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class RequestCounts:
         queries_sent: Queries in those requests; over `requests`, the mean batch.
         attempts_failed: Requests that failed, by status.
         failures: Searches that ended in a `RetrievalError`, by status.
+        passages_dropped: Passages without a text in the answers, left out of the evidence.
         waiting_s: Time that callers spent waiting, in seconds, summed over callers.
     """
 
@@ -45,6 +47,7 @@ class RequestCounts:
     queries_sent: int = 0
     attempts_failed: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    passages_dropped: int = 0
     waiting_s: float = 0.0
 
 
@@ -157,7 +160,7 @@ class HttpRetriever:
             RetrievalError: A query has no answer by the deadline.
         """
         started = time.monotonic()
-        asked = [(" ".join(query.split()), top_k) for query in queries]
+        asked = [(" ".join(whole_characters(query).split()), top_k) for query in queries]
         futures = self._batcher.submit(asked)
         answers: list[list[Passage]] = []
         try:
@@ -274,10 +277,25 @@ class HttpRetriever:
         self._count(sent=len(queries))
         try:
             body = self._post(server.url, request_body(dialect, queries, top_k), deadline)
-            return parse_reply(body, queries=len(queries), top_k=top_k)
+            reply = read_reply(body, queries=len(queries), top_k=top_k)
         except RetrievalError as error:
             self._count(failed_attempt=error.status)
             raise
+        self._count_dropped(server, reply.dropped)
+        return reply.passages
+
+    def _count_dropped(self, server: Server, dropped: int) -> None:
+        """Counts passages without a text; says so once."""
+        if not dropped:
+            return
+        with self._lock:
+            is_first = self.counts.passages_dropped == 0
+            self.counts.passages_dropped += dropped
+        if is_first:
+            logger.warning(
+                "%s answers with passages that hold no text: they are left out and counted.",
+                server.url,
+            )
 
     def _post(self, url: str, body: dict, deadline: float) -> bytes:
         """Sends a request and reads the reply piece by piece, watching the deadline."""

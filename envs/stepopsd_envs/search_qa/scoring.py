@@ -28,6 +28,25 @@ def exact_match(prediction: str, golden_answers: str | Sequence[str]) -> bool:
     return any(normalized == normalize_answer(answer) for answer in _as_list(golden_answers))
 
 
+def is_right_answer(prediction: str, golden_answers: str | Sequence[str]) -> bool:
+    """Whether an answer is rewarded: `exact_match`, but where that compares nothing with nothing.
+
+    "The The", "A" or "?" normalise to nothing, and so does every blank answer. Such a golden answer
+    is matched by what equals it as it is written, but for case and white space.
+    """
+    golden = _as_list(golden_answers)
+    if normalize_answer(prediction):
+        return exact_match(prediction, golden)
+    written = _as_written(prediction)
+    return bool(written) and any(
+        written == _as_written(answer) for answer in golden if not normalize_answer(answer)
+    )
+
+
+def _as_written(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
 def substring_match(prediction: str, golden_answers: str | Sequence[str]) -> bool:
     """Whether any golden answer occurs within the prediction, both normalised."""
     normalized = normalize_answer(prediction)

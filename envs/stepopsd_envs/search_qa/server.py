@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from stepopsd_envs.search_qa.retriever import Passage, RetrievalError, Retriever
+from stepopsd_envs.text_files import parse_json
 
 DEFAULT_PORT = 8000
 _DEFAULT_TOP_K = 3
@@ -36,10 +37,7 @@ def parse_request(body: bytes) -> RetrievalRequest:
     Raises:
         BadRequestError: It is in neither; says why.
     """
-    try:
-        request = json.loads(body)
-    except ValueError:
-        raise BadRequestError("the body is not JSON") from None
+    request = parse_json(body, "the body", BadRequestError, is_file=False)
     if not isinstance(request, dict):
         raise BadRequestError("the body is not a JSON object")
     queries = request.get("queries", [request["query"]] if "query" in request else None)
