@@ -115,7 +115,7 @@ def decoded(data: bytes, where: str, refusal: Refusal = ValueError) -> str:
         ) from None
     if "\0" in text:
         raise refusal(
-            f"{where}: holds zero bytes. Save the file as UTF-8; if a copy broke off, copy it again."
+            f"{where}: holds zero bytes. Save the file as UTF-8; copy it again if that broke off."
         )
     return text
 
