@@ -24,7 +24,7 @@ import ray
 import torch
 
 from stepopsd_rllib.commands import tuned
-from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
+from stepopsd_rllib.connectors.row_log_probs import RowLogProbs
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.rollout import turn_loop
@@ -88,7 +88,7 @@ def instrument(clock: Clock, algorithm: Any) -> None:
     clock.wrap(TokenLearner, "_update", "loss and micro-batches")
     clock.wrap(type(learner._learner_connector), "__call__", "connectors")
     for piece in learner._learner_connector.connectors:
-        if not isinstance(piece, OldLogProbs | ReferenceLogProbs):
+        if not isinstance(piece, RowLogProbs):
             clock.wrap(type(piece), "__call__", f"connector {type(piece).__name__}")
     clock.wrap(algorithm, "_sample_step", "groups and metrics")
     clock.wrap(algorithm, "_sync", "weight sync")

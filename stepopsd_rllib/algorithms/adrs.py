@@ -28,13 +28,11 @@ Departures:
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
@@ -47,22 +45,22 @@ from stepopsd_rllib.config_keys import (
     number,
     one_of,
 )
-from stepopsd_rllib.connectors.teacher_gap import update_number
-from stepopsd_rllib.connectors.token_batch import episodes_of
-from stepopsd_rllib.connectors.turn_states import turn_states
-from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.objectives.adrs import (
-    adrs_advantages,
-    centred_teacher_reward,
-    rewards_to_go,
-    shaping_reward,
-    token_gate,
-    turn_gate,
-    usefulness,
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
+from stepopsd_rllib.connectors.columns import (
+    ADVANTAGES,
+    EPISODE_INDEX,
+    REFERENCE_LOG_PROBS,
+    RESPONSE_MASK,
+    SCORES,
+    TEACHER_LOG_PROBS,
+    TURN_INDEX,
 )
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch
+from stepopsd_rllib.connectors.turn_states import turn_states
+from stepopsd_rllib.objectives.adrs import adrs_shaping, token_gate, usefulness_gate
 from stepopsd_rllib.objectives.advantages import group_scales
-from stepopsd_rllib.objectives.reduction import masked_mean
-from stepopsd_rllib.objectives.turns import spread_turns, turn_ids, turn_means
+from stepopsd_rllib.objectives.shaping import Shaping
+from stepopsd_rllib.objectives.turns import turn_ids
 
 Usefulness = Literal["states", "tasks", "tokens", "none"]
 
@@ -137,130 +135,62 @@ class ADRSConfig(SkillTeacherConfig):
     @override(SkillTeacherConfig)
     def credit_connectors(self) -> list[ConnectorV2]:
         """The dense reward."""
-        return [TeacherReward(config=self)]
+        return [AdvantageShaping(shape=self.shape)]
 
+    def shape(self, batch: LearnerBatch) -> Shaping:
+        """Adds the reward to the outcome advantage in the updates that have it."""
+        columns, weight = batch.columns, self.teacher_weight(batch.update)
+        if weight == 0:
+            metrics = {"teacher_reward_weight": weight}
+            return Shaping(advantages=columns[ADVANTAGES], metrics=metrics)
+        episode_B = columns[EPISODE_INDEX]
+        turn_BT, episode_S = turn_ids(columns[TURN_INDEX], episode_B)
+        scale_B = group_scales(
+            columns[SCORES],
+            batch.group_N[episode_B],
+            episode_B=episode_B if self.advantage_statistics == "episodes" else None,
+            normalize=self.normalize_advantages,
+            eps=self.advantage_eps,
+        )
+        return adrs_shaping(
+            columns[ADVANTAGES],
+            columns[TEACHER_LOG_PROBS],
+            turn_BT,
+            scale_B,
+            columns[RESPONSE_MASK],
+            gate_BT=self._gate(batch, turn_BT, episode_S),
+            num_turns=len(episode_S),
+            per_turn=self.reward_deviation == "turn",
+            eta=weight,
+        )
 
-class TeacherReward(ConnectorV2):
-    """Adds the dense reward to `advantages`; keeps the outcome's as `group_advantages`.
-
-    Requires `teacher_log_probs` on all sampled tokens, `scores`, and with "tokens"
-    `reference_log_probs`.
-    """
-
-    def __init__(self, *, config: ADRSConfig, **kwargs: Any):
-        """Keeps the knobs."""
-        super().__init__(**kwargs)
-        self.config = config
-
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Adds the reward in the updates that have it."""
-        config, columns = self.config, batch[DEFAULT_MODULE_ID]
-        outcome_BT = columns["group_advantages"] = columns["advantages"]
-        weight = config.teacher_weight(update_number(columns))
-        values = {"teacher_reward_weight": torch.tensor(weight)}
-        if weight > 0:
-            episodes = episodes_of(shared_data)
-            turns = turn_ids(columns["turn_index"], columns["episode_index"])
-            gate_BT = self._gate(columns, episodes, *turns)
-            reward_BT = self._reward(columns, gate_BT, weight, *turns)
-            columns["advantages"] = self._advantages(columns, episodes, reward_BT, *turns)
-            mask_BT = columns["response_mask"]
-            values |= {
-                "teacher_reward_magnitude": reward_BT[mask_BT].abs().mean(),
-                "advantage_change_mean": (columns["advantages"] - outcome_BT)[mask_BT].abs().mean(),
-            }
-            if gate_BT is not None:
-                values["usefulness_gate_mean"] = gate_BT[mask_BT].mean()
-                # σ(0) = 1/2: above it the teacher was of use.
-                values["useful_share"] = (gate_BT[mask_BT] > 0.5).double().mean()
-        if metrics is not None:
-            for name, value in values.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
-        return batch
-
-    def _gate(
-        self,
-        columns: dict[str, Tensor],
-        episodes: list[AgentEpisode],
-        turn_BT: Tensor,
-        episode_S: Tensor,
-    ) -> Tensor | None:
+    def _gate(self, batch: LearnerBatch, turn_BT: Tensor, episode_S: Tensor) -> Tensor | None:
         """Gate of every token, float64 [B, T]; None without one."""
-        config, teacher_BT = self.config, columns["teacher_log_probs"]
-        if config.usefulness == "none":
+        teacher_BT = batch.columns[TEACHER_LOG_PROBS]
+        if self.usefulness == "none":
             return None
-        if config.usefulness == "tokens":
-            reference_BT = columns["reference_log_probs"]
-            return token_gate(teacher_BT, reference_BT, turn_BT, tau=config.gate_sharpness)
-        alignment_S = turn_means(teacher_BT, turn_BT, len(episode_S))
-        if config.usefulness == "tasks":
-            score_N = torch.tensor([episode.return_ for episode in episodes])
-            return_S = score_N[episode_S]
-            rival_S = torch.tensor([episode.group for episode in episodes])[episode_S]
-            centre = alignment_S.mean()
+        if self.usefulness == "tokens":
+            reference_BT = batch.columns[REFERENCE_LOG_PROBS]
+            return token_gate(teacher_BT, reference_BT, turn_BT, tau=self.gate_sharpness)
+        if self.usefulness == "tasks":
+            return_N = torch.tensor([episode.return_ for episode in batch.episodes])
+            judged = (return_N[episode_S], batch.group_N[episode_S])
         else:
             states = turn_states(
-                columns,
-                episodes,
-                penalty=config.invalid_action_penalty,
-                discount=config.step_discount,
+                batch.columns,
+                batch.episodes,
+                penalty=self.invalid_action_penalty,
+                discount=self.step_discount,
             )
-            return_S, rival_S = states.return_S, states.anchor_S
-            centre = masked_mean(teacher_BT, turn_BT >= 0)
-        useful_S = usefulness(
-            alignment_S,
-            return_S,
-            rival_S,
-            centre=centre,
-            temperature=config.usefulness_temperature,
-        )
-        gate_S = turn_gate(
-            useful_S, tau=config.gate_sharpness, normalize=config.normalize_usefulness
-        )
-        return spread_turns(gate_S, turn_BT)
-
-    def _reward(
-        self,
-        columns: dict[str, Tensor],
-        gate_BT: Tensor | None,
-        weight: float,
-        turn_BT: Tensor,
-        episode_S: Tensor,
-    ) -> Tensor:
-        reward_BT = centred_teacher_reward(
-            columns["teacher_log_probs"],
+            judged = (states.return_S, states.anchor_S)
+        return usefulness_gate(
+            teacher_BT,
             turn_BT,
-            len(episode_S),
-            per_turn=self.config.reward_deviation == "turn",
-        )
-        return shaping_reward(reward_BT, gate_BT, eta=weight)
-
-    def _advantages(
-        self,
-        columns: dict[str, Tensor],
-        episodes: list[AgentEpisode],
-        reward_BT: Tensor,
-        turn_BT: Tensor,
-        episode_S: Tensor,
-    ) -> Tensor:
-        config, episode_B = self.config, columns["episode_index"]
-        scale_B = group_scales(
-            columns["scores"],
-            torch.tensor([episode.group for episode in episodes])[episode_B],
-            episode_B=episode_B if config.advantage_statistics == "episodes" else None,
-            normalize=config.normalize_advantages,
-            eps=config.advantage_eps,
-        )
-        return adrs_advantages(
-            columns["advantages"], rewards_to_go(reward_BT, turn_BT, len(episode_S)), scale_B
+            *judged,
+            over_tokens=self.usefulness == "states",
+            temperature=self.usefulness_temperature,
+            tau=self.gate_sharpness,
+            normalize=self.normalize_usefulness,
         )
 
 

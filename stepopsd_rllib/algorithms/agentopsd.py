@@ -24,12 +24,10 @@ The paper's ablations: `uses_belief=False` (the raw evidence), `signed_moves=Fal
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
-from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
@@ -40,13 +38,14 @@ from stepopsd_rllib.config_keys import (
     one_of,
     or_none,
 )
-from stepopsd_rllib.connectors.gap_shaping import GapShaping
-from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
+from stepopsd_rllib.connectors.columns import EPISODE_INDEX, SCORES, TURN_INDEX
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.objectives.agentopsd import (
-    agentopsd_token_advantages,
-    agentopsd_turn_advantages,
+    agentopsd_advantages,
     group_priors,
 )
+from stepopsd_rllib.objectives.shaping import Shaping, gap_shaping
 from stepopsd_rllib.objectives.turns import turn_ids
 
 
@@ -115,33 +114,28 @@ class AgentOPSDConfig(SkillTeacherConfig):
     @override(SkillTeacherConfig)
     def credit_connectors(self) -> list[ConnectorV2]:
         """The multiplication of the advantages."""
-        return [GapShaping(shape=self._shape, weight=self.teacher_weight)]
+        return [AdvantageShaping(shape=self.shape)]
 
-    def _shape(
-        self, columns: dict[str, Tensor], episodes: list[AgentEpisode], weight: float
-    ) -> Tensor:
-        turn_BT, episode_S = turn_ids(columns["turn_index"], columns["episode_index"])
-        prior_S = self._priors(columns, episodes)[episode_S]
-        shared: dict[str, Any] = {
-            "gamma": self.belief_decay,
-            "mixing": weight,
-            "band": self.band,
-            "uses_belief": self.uses_belief,
-            "signed": self.signed_moves,
-        }
-        advantages_BT, gap_BT = columns["advantages"], columns["log_prob_gap"]
-        if self.credit_level == "token":
-            return agentopsd_token_advantages(advantages_BT, gap_BT, turn_BT, prior_S, **shared)
-        return agentopsd_turn_advantages(
-            advantages_BT, gap_BT, turn_BT, prior_S, episode_S, **shared
-        )
-
-    def _priors(self, columns: dict[str, Tensor], episodes: list[AgentEpisode]) -> Tensor:
-        """B_0 of every episode, from the score of its first row."""
+    def shape(self, batch: LearnerBatch) -> Shaping:
+        """Ã of a batch."""
+        columns = batch.columns
+        advantages_BT, gap_BT, mask_BT, is_scored_BT = gap_columns(batch)
         largest = self.largest_return or self.env_class().largest_return(self.env_config)
-        row_N = torch.searchsorted(columns["episode_index"], torch.arange(len(episodes)))
-        group_N = torch.tensor([episode.group for episode in episodes])
-        return group_priors(columns["scores"][row_N], group_N, max_return=largest)
+        shaped_BT = agentopsd_advantages(
+            advantages_BT,
+            gap_BT,
+            *turn_ids(columns[TURN_INDEX], columns[EPISODE_INDEX]),
+            group_priors(batch.first_rows(columns[SCORES]), batch.group_N, max_return=largest),
+            level=self.credit_level,
+            gamma=self.belief_decay,
+            mixing=self.lambda_mix,
+            band=self.band,
+            uses_belief=self.uses_belief,
+            signed=self.signed_moves,
+        )
+        return gap_shaping(
+            shaped_BT, advantages_BT, gap_BT, mask_BT, is_scored_BT, mixing=self.lambda_mix
+        )
 
 
 class AgentOPSD(GRPO):

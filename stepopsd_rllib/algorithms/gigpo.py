@@ -17,12 +17,8 @@ turns: `advantage_statistics="rows"`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import STEP_DISCOUNT
@@ -31,9 +27,12 @@ from stepopsd_rllib.config_keys import (
     number,
     or_none,
 )
-from stepopsd_rllib.connectors.token_batch import episodes_of
-from stepopsd_rllib.connectors.turn_states import turn_states
-from stepopsd_rllib.objectives.gigpo import anchor_advantages, gigpo_advantages
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
+from stepopsd_rllib.connectors.columns import ADVANTAGES
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch
+from stepopsd_rllib.connectors.turn_states import TurnStates, turn_states
+from stepopsd_rllib.objectives.gigpo import gigpo_shaping
+from stepopsd_rllib.objectives.shaping import Shaping
 
 
 class GiGPOConfig(GRPOConfig):
@@ -55,55 +54,30 @@ class GiGPOConfig(GRPOConfig):
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then the step advantage."""
         pieces = super().learner_connectors()
-        return [*pieces, StepAdvantages(config=self)] if self.step_weight > 0 else pieces
+        return [*pieces, AdvantageShaping(shape=self.shape)] if self.step_weight > 0 else pieces
 
-
-class StepAdvantages(ConnectorV2):
-    """Adds the step advantage to `advantages`; keeps the outcome's as `group_advantages`."""
-
-    def __init__(self, *, config: GiGPOConfig, **kwargs: Any):
-        """Keeps the knobs."""
-        super().__init__(**kwargs)
-        self.config = config
-
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Compares every turn with its anchor group."""
-        config, columns = self.config, batch[DEFAULT_MODULE_ID]
-        states = turn_states(
-            columns,
-            episodes_of(shared_data),
-            penalty=config.invalid_action_penalty,
-            discount=config.step_discount,
-            similarity=config.anchor_similarity,
+    def turn_states(self, batch: LearnerBatch) -> TurnStates:
+        """States and returns of the turns of a batch."""
+        return turn_states(
+            batch.columns,
+            batch.episodes,
+            penalty=self.invalid_action_penalty,
+            discount=self.step_discount,
+            similarity=self.anchor_similarity,
         )
-        step_S = anchor_advantages(
+
+    def shape(self, batch: LearnerBatch) -> Shaping:
+        """Compares every turn of a batch with its anchor group."""
+        states = self.turn_states(batch)
+        return gigpo_shaping(
+            batch.columns[ADVANTAGES],
             states.return_S,
             states.anchor_S,
-            scale=config.normalize_advantages,
-            eps=config.advantage_eps,
+            states.turn_BT,
+            step_weight=self.step_weight,
+            scale=self.normalize_advantages,
+            eps=self.advantage_eps,
         )
-        columns["group_advantages"] = columns["advantages"]
-        columns["advantages"] = gigpo_advantages(
-            columns["advantages"], step_S, states.turn_BT, step_weight=config.step_weight
-        )
-        if metrics is not None:
-            sizes_K = states.anchor_S.unique(return_counts=True)[1].double()
-            values = {
-                "anchor_group_size_mean": sizes_K.mean(),
-                "anchor_shared_turn_share": sizes_K[sizes_K > 1].sum() / sizes_K.sum(),
-                "step_advantage_magnitude": step_S.abs().mean(),
-            }
-            for name, value in values.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
-        return batch
 
 
 class GiGPO(GRPO):

@@ -28,6 +28,7 @@ Named variants: Dr.GRPO (arXiv:2503.20783) is `normalize_advantages=False` with
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -46,9 +47,21 @@ from stepopsd_rllib.config_keys import (
     or_none,
     whole,
 )
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
+from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
+from stepopsd_rllib.connectors.columns import (
+    ADVANTAGES,
+    BEHAVIOUR_LOG_PROBS,
+    OLD_LOG_PROBS,
+    REFERENCE_LOG_PROBS,
+    RESPONSE_MASK,
+)
+from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
-from stepopsd_rllib.connectors.scored_rows import OldLogProbs, ReferenceLogProbs
+from stepopsd_rllib.connectors.row_log_probs import RowLogProbs
+from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.connectors.token_batch import TokenBatch
+from stepopsd_rllib.models.causal_lm import View
 from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, KLEstimator, kl_divergence
 from stepopsd_rllib.objectives.reduction import AGGREGATIONS, Aggregation, weighted_sum
 from stepopsd_rllib.objectives.surrogate import (
@@ -60,6 +73,9 @@ from stepopsd_rllib.objectives.surrogate import (
 from stepopsd_rllib.training.agent_algorithm import AgentAlgorithm
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.learner import TokenLearner
+
+CREDITING = (AdvantageShaping, TeacherGap, BranchTeacher)
+"""Connectors that tell the tokens of an episode apart, so that there is credit to look at."""
 
 
 class GRPOConfig(AgentConfig):
@@ -141,6 +157,13 @@ class GRPOConfig(AgentConfig):
     )
     adam_eps: float = key(1e-8, number(0), "AdamW epsilon")
     lr_warmup_steps: int = key(0, whole(0), "optimizer steps of linear warm-up")
+    credit_trace_interval: int = key(
+        10,
+        whole(0),
+        "updates between samples of token credit in `credit.jsonl`, of methods that tell the "
+        "tokens of an episode apart; 0: none",
+    )
+    credit_trace_episodes: int = key(4, whole(1), "episodes of a sample in `credit.jsonl`")
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type[TokenLearner]:
@@ -155,10 +178,22 @@ class GRPOConfig(AgentConfig):
         pipeline: Any = super().build_learner_connector(
             input_observation_space, input_action_space, device
         )
-        for piece in reversed(self.learner_connectors()):
+        pieces = self.learner_connectors()
+        if any(isinstance(piece, CREDITING) for piece in pieces):
+            pieces.append(self.credit_trace())
+        for piece in reversed(pieces):
             pipeline.prepend(piece)
         pipeline.append(NumpyToTensor(as_learner_connector=True, device=device))
         return pipeline
+
+    def credit_trace(self) -> CreditTrace:
+        """Takes the samples of `credit.jsonl`."""
+        tokenizer = self.tokenizer()
+        return CreditTrace(
+            interval=self.credit_trace_interval,
+            num_episodes=self.credit_trace_episodes,
+            decode=functools.partial(_decode, tokenizer),
+        )
 
     def learner_connectors(self) -> list[ConnectorV2]:
         """The learner's connectors in order; an algorithm with another credit appends its own."""
@@ -172,18 +207,22 @@ class GRPOConfig(AgentConfig):
             ),
         ]
         if self.old_log_probs == "learner" and not self.takes_one_step():
-            pieces.append(OldLogProbs(max_tokens=self.micro_batch_tokens))
+            pieces.append(self.row_log_probs(OLD_LOG_PROBS, "policy"))
         if self.uses_reference():
-            pieces.append(self.reference_connector())
+            pieces.append(self.row_log_probs(REFERENCE_LOG_PROBS, self.reference_view()))
         return pieces
 
     def uses_reference(self) -> bool:
         """Whether the frozen initial model is needed."""
         return self.kl_coeff > 0
 
-    def reference_connector(self) -> ReferenceLogProbs:
-        """Scores the KL anchor: the frozen initial model."""
-        return ReferenceLogProbs(max_tokens=self.micro_batch_tokens)
+    def reference_view(self) -> View:
+        """Which weights are the KL anchor: the frozen initial model's."""
+        return "reference"
+
+    def row_log_probs(self, column: str, view: View) -> ConnectorV2:
+        """Scores all response tokens under one view of the module."""
+        return RowLogProbs(column=column, view=view, max_tokens=self.micro_batch_tokens)
 
     def takes_one_step(self) -> bool:
         """Whether a training step is one optimizer step; then the old policy is the current one."""
@@ -196,6 +235,10 @@ class GRPOConfig(AgentConfig):
             "with_reference": self.uses_reference(),
             "entropy_gradient": self.entropy_coeff > 0,
         }
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids))
 
 
 class GRPOLearner(TokenLearner):
@@ -214,14 +257,14 @@ class GRPOLearner(TokenLearner):
     ) -> Tensor:
         """The loss of a micro-batch: its share of the minibatch loss."""
         del module_id
-        log_probs_BT, mask_BT = fwd_out["policy_log_probs"], batch["response_mask"]
+        log_probs_BT, mask_BT = fwd_out["policy_log_probs"], batch[RESPONSE_MASK]
         old_BT = self.old_log_probs(batch, log_probs_BT)
         if batch["is_on_policy"]:
             self._log_sampler_difference(batch, log_probs_BT.detach())
         ratio_of = token_log_ratio if config.importance_ratio == "token" else sequence_log_ratio
         surrogate = clipped_surrogate(
             ratio_of(log_probs_BT, old_BT, mask_BT),
-            batch["advantages"],
+            batch[ADVANTAGES],
             mask_BT,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
@@ -230,7 +273,7 @@ class GRPOLearner(TokenLearner):
         loss_BT = surrogate.loss
         if config.importance_cap is not None:
             loss_BT = loss_BT * truncated_importance_weights(
-                old_BT, batch["behaviour_log_probs"], mask_BT, maximum=config.importance_cap
+                old_BT, batch[BEHAVIOUR_LOG_PROBS], mask_BT, maximum=config.importance_cap
             )
         loss = weighted_sum(loss_BT, batch["loss_weights"])
         self.sums.add_loss("policy_loss", loss)
@@ -239,10 +282,10 @@ class GRPOLearner(TokenLearner):
         self.sums.add_mean("dual_clip_fraction", surrogate.is_dual_clipped, mask_BT)
         self.sums.add_mean("approximate_kl", old_BT - log_probs_BT, mask_BT)
         self.sums.add_mean("entropy", fwd_out["entropy"], mask_BT)
-        self.sums.add_mean("advantage_magnitude", batch["advantages"].abs(), mask_BT)
+        self.sums.add_mean("advantage_magnitude", batch[ADVANTAGES].abs(), mask_BT)
         if config.kl_coeff > 0:
             kl_BT = kl_divergence(
-                log_probs_BT, batch["reference_log_probs"], mask_BT, estimator=config.kl_estimator
+                log_probs_BT, batch[REFERENCE_LOG_PROBS], mask_BT, estimator=config.kl_estimator
             )
             self.sums.add_mean("kl_to_reference", kl_BT, mask_BT)
             loss = loss + config.kl_coeff * weighted_sum(kl_BT, batch["loss_weights"])
@@ -255,19 +298,19 @@ class GRPOLearner(TokenLearner):
     def old_log_probs(self, batch: dict[str, Any], log_probs_BT: Tensor) -> Tensor:
         """Log-probs of the policy before the step, float32 [B, T], detached."""
         if self.config.old_log_probs == "sampler":
-            return batch["behaviour_log_probs"]
-        return batch.get("old_log_probs", log_probs_BT.detach())
+            return batch[BEHAVIOUR_LOG_PROBS]
+        return batch.get(OLD_LOG_PROBS, log_probs_BT.detach())
 
     @override(TokenLearner)
     def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
         """Rows with an advantage; all rows where KL or entropy have a gradient everywhere."""
         if self.config.kl_coeff > 0 or self.config.entropy_coeff > 0:
             return super().rows_with_gradient(columns)
-        return (columns["advantages"] != 0).any(dim=1).nonzero()[:, 0].cpu()
+        return (columns[ADVANTAGES] != 0).any(dim=1).nonzero()[:, 0].cpu()
 
     def _log_sampler_difference(self, batch: dict[str, Any], learner_BT: Tensor) -> None:
-        mask_BT = batch["response_mask"]
-        difference_BT = learner_BT - batch["behaviour_log_probs"]
+        mask_BT = batch[RESPONSE_MASK]
+        difference_BT = learner_BT - batch[BEHAVIOUR_LOG_PROBS]
         self.sums.add_mean("sampler_log_prob_difference_mean", difference_BT.abs(), mask_BT)
         self.sums.add_max("sampler_log_prob_difference_max", difference_BT.abs(), mask_BT)
         self.sums.add_mean(

@@ -26,12 +26,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
-from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import ANALYZER
@@ -43,14 +41,19 @@ from stepopsd_rllib.config_keys import (
     one_of,
     whole,
 )
-from stepopsd_rllib.connectors.gap_shaping import GapShaping
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
+from stepopsd_rllib.connectors.columns import EPISODE_INDEX, HAS_GUIDANCE, TURN_INDEX
 from stepopsd_rllib.connectors.group_guidance import GroupGuidance, contrasted
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.objectives.grsd import grsd_advantages, grsd_token_factors, grsd_turn_factors
+from stepopsd_rllib.objectives.grsd import (
+    grsd_shaped,
+)
 from stepopsd_rllib.objectives.schedules import linear_decay
-from stepopsd_rllib.objectives.turns import spread_turns, turn_ids
+from stepopsd_rllib.objectives.shaping import Shaping, gap_shaping
+from stepopsd_rllib.objectives.turns import turn_ids
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
@@ -121,33 +124,27 @@ class GRSDConfig(GRPOConfig):
                 score_all=False,
                 max_tokens=self.micro_batch_tokens,
             ),
-            GapShaping(shape=self._shape, weight=self.lambda_at),
+            AdvantageShaping(shape=self.shape),
         ]
 
-    def _shape(
-        self, columns: dict[str, Tensor], episodes: list[AgentEpisode], weight: float
-    ) -> Tensor:
-        turn_BT, episode_S = turn_ids(columns["turn_index"], columns["episode_index"])
-        group_N = torch.tensor([episode.group for episode in episodes])
-        usable_N = torch.zeros(len(episodes), dtype=torch.bool)
-        usable_N[columns["episode_index"]] = columns["has_guidance"]
-        shared: dict[str, Any] = {
-            "mixing": weight,
-            "threshold": self.gain_threshold,
-            "max_gain": self.max_gain,
-        }
-        inputs = (
-            columns["advantages"],
-            columns["log_prob_gap"],
-            turn_BT,
-            group_N[episode_S],
-            usable_N[episode_S],
-        )
-        if self.credit_level == "token":
-            factor_BT = grsd_token_factors(*inputs, **shared)
-        else:
-            factor_BT = spread_turns(grsd_turn_factors(*inputs, **shared), turn_BT)
-        return grsd_advantages(columns["advantages"], factor_BT, turn_BT)
+    def shape(self, batch: LearnerBatch) -> Shaping:
+        """Ã of a batch, in the updates whose λ is not 0."""
+        columns, mixing = batch.columns, self.lambda_at(batch.update)
+        advantages_BT, gap_BT, mask_BT, is_scored_BT = gap_columns(batch)
+        shaped_BT = advantages_BT
+        if mixing != 0:
+            shaped_BT = grsd_shaped(
+                advantages_BT,
+                gap_BT,
+                *turn_ids(columns[TURN_INDEX], columns[EPISODE_INDEX]),
+                batch.group_N,
+                batch.first_rows(columns[HAS_GUIDANCE]),
+                level=self.credit_level,
+                mixing=mixing,
+                threshold=self.gain_threshold,
+                max_gain=self.max_gain,
+            )
+        return gap_shaping(shaped_BT, advantages_BT, gap_BT, mask_BT, is_scored_BT, mixing=mixing)
 
 
 def _contrasted_episodes(episodes: Sequence[AgentEpisode]) -> list[AgentEpisode]:

@@ -29,13 +29,11 @@ scripts and not part of this file.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import ANALYZER
@@ -49,15 +47,26 @@ from stepopsd_rllib.config_keys import (
     or_none,
     whole,
 )
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
+from stepopsd_rllib.connectors.columns import (
+    ADVANTAGES,
+    EPISODE_SKILL_LOG_PROBS,
+    HAS_EPISODE_SKILL,
+    HAS_STEP_SKILL,
+    PLAIN_LOG_PROBS,
+    RESPONSE_MASK,
+    STEP_SKILL_LOG_PROBS,
+)
 from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.connectors.skill_log_probs import SkillLogProbs
 from stepopsd_rllib.objectives.opid import (
     SkillRoute,
-    opid_advantages,
-    opid_diagnostics,
+    opid_shaping,
     route_skills,
     skill_shift,
 )
+from stepopsd_rllib.objectives.shaping import Shaping
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
@@ -162,53 +171,30 @@ class OPIDConfig(GRPOConfig):
                 ),
                 max_tokens=self.micro_batch_tokens,
             ),
-            SkillAdvantages(config=self),
+            AdvantageShaping(shape=self.shape),
         ]
 
+    def shape(self, batch: LearnerBatch) -> Shaping:
+        """Adds the weighted shifts of both kinds of skills to the outcome advantage."""
+        columns = batch.columns
 
-class SkillAdvantages(ConnectorV2):
-    """Adds the weighted shifts to `advantages`; keeps the outcome's as `group_advantages`."""
-
-    def __init__(self, *, config: OPIDConfig, **kwargs: Any):
-        """Keeps the knobs."""
-        super().__init__(**kwargs)
-        self.config = config
-
-    @override(ConnectorV2)
-    def __call__(
-        self, *, batch: dict[str, Any], metrics: MetricsLogger | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Adds, and logs how much of the advantage the skills make up."""
-        config, columns = self.config, batch[DEFAULT_MODULE_ID]
-        shift = {
-            kind: skill_shift(
-                columns[f"{kind}_skill_log_probs"],
-                columns["plain_log_probs"],
-                columns[f"has_{kind}_skill"],
-                normalize=config.normalize_skill_advantages,
-                clip=config.skill_advantage_clip,
+        def shift(skill_log_probs: str, has_skill: str) -> Tensor:
+            return skill_shift(
+                columns[skill_log_probs],
+                columns[PLAIN_LOG_PROBS],
+                columns[has_skill],
+                normalize=self.normalize_skill_advantages,
+                clip=self.skill_advantage_clip,
             )
-            for kind in ("episode", "step")
-        }
-        outcome_BT = columns["group_advantages"] = columns["advantages"]
-        weights = {
-            "episode_weight": config.episode_skill_weight,
-            "step_weight": config.step_skill_weight,
-        }
-        columns["advantages"] = opid_advantages(
-            outcome_BT, shift["episode"], shift["step"], **weights
+
+        return opid_shaping(
+            columns[ADVANTAGES],
+            shift(EPISODE_SKILL_LOG_PROBS, HAS_EPISODE_SKILL),
+            shift(STEP_SKILL_LOG_PROBS, HAS_STEP_SKILL),
+            columns[RESPONSE_MASK],
+            episode_weight=self.episode_skill_weight,
+            step_weight=self.step_skill_weight,
         )
-        if metrics is not None:
-            skill_BT = opid_advantages(
-                torch.zeros_like(outcome_BT), shift["episode"], shift["step"], **weights
-            )
-            values = opid_diagnostics(outcome_BT, skill_BT, columns["response_mask"])
-            mask_BT = columns["response_mask"]
-            values["skill_advantage_mean"] = skill_BT[mask_BT].mean()
-            values["skill_advantage_magnitude"] = skill_BT[mask_BT].abs().mean()
-            for name, value in values.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
-        return batch
 
 
 class OPID(GRPO):

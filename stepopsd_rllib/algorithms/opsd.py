@@ -37,6 +37,10 @@ from stepopsd_rllib.config_keys import (
     key,
     one_of,
 )
+from stepopsd_rllib.connectors.columns import (
+    RESPONSE_MASK,
+    TAUGHT_TOP_LOG_PROBS,
+)
 from stepopsd_rllib.objectives.opsd import DIVERGENCES, Divergence, opsd_token_loss
 
 
@@ -84,10 +88,10 @@ class OPSDLearner(TopTokenLearner):
         is_scored_BT: Tensor,
     ) -> Tensor:
         """The divergence at every taught token; logs the probability that its K tokens hold."""
-        is_taught_N = is_scored_BT[batch["response_mask"]]
+        is_taught_N = is_scored_BT[batch[RESPONSE_MASK]]
         policy_PK, teacher_PK = (
             fwd_out["candidate_log_probs"][is_taught_N],
-            batch["taught_top_log_probs"],
+            batch[TAUGHT_TOP_LOG_PROBS],
         )
         loss_P = opsd_token_loss(policy_PK, teacher_PK, divergence=config.divergence)
         held_P = teacher_PK.exp().sum(dim=-1)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
-from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.keys import HALF_WIDTH
@@ -30,10 +29,11 @@ from stepopsd_rllib.config_keys import (
     number,
     whole,
 )
-from stepopsd_rllib.connectors.gap_shaping import GapShaping
-from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.objectives.rlsd import rlsd_advantages
 from stepopsd_rllib.objectives.schedules import linear_warm_down
+from stepopsd_rllib.objectives.shaping import Shaping, gap_shaping
 
 
 class RLSDConfig(SkillTeacherConfig):
@@ -71,19 +71,18 @@ class RLSDConfig(SkillTeacherConfig):
     @override(SkillTeacherConfig)
     def credit_connectors(self) -> list[ConnectorV2]:
         """The weighting of the advantages."""
-        return [GapShaping(shape=self._shape, weight=self.teacher_weight)]
+        return [AdvantageShaping(shape=self.shape)]
 
-    def _shape(
-        self, columns: dict[str, Tensor], episodes: list[AgentEpisode], weight: float
-    ) -> Tensor:
-        del episodes
-        return rlsd_advantages(
-            columns["advantages"],
-            columns["log_prob_gap"],
-            columns["response_mask"],
-            mixing=weight,
-            clip_range=self.weight_clip,
-        )
+    def shape(self, batch: LearnerBatch) -> Shaping:
+        """Ã of a batch, in the updates whose λ is not 0."""
+        mixing = self.teacher_weight(batch.update)
+        advantages_BT, gap_BT, mask_BT, is_scored_BT = gap_columns(batch)
+        shaped_BT = advantages_BT
+        if mixing != 0:
+            shaped_BT = rlsd_advantages(
+                advantages_BT, gap_BT, mask_BT, mixing=mixing, clip_range=self.weight_clip
+            )
+        return gap_shaping(shaped_BT, advantages_BT, gap_BT, mask_BT, is_scored_BT, mixing=mixing)
 
 
 class RLSD(GRPO):

@@ -39,6 +39,9 @@ from stepopsd_rllib.config_keys import (
     number,
     one_of,
 )
+from stepopsd_rllib.connectors.columns import (
+    TEACHER_LOG_PROBS,
+)
 from stepopsd_rllib.objectives import sdar
 
 
@@ -80,7 +83,7 @@ class SDARLearner(DistillationLearner):
         is_scored_BT: Tensor,
     ) -> Tensor:
         """The gated loss of every token; logs what the gate lets through."""
-        policy_BT, teacher_BT = fwd_out["policy_log_probs"], batch["teacher_log_probs"]
+        policy_BT, teacher_BT = fwd_out["policy_log_probs"], batch[TEACHER_LOG_PROBS]
         gate_BT = self._gate(config, policy_BT, teacher_BT, fwd_out["entropy"])
         self.sums.add_mean("gate_mean", gate_BT, is_scored_BT)
         self.sums.add_mean("gate_active_share", gate_BT > 0.5, is_scored_BT)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
+from stepopsd_rllib.connectors.columns import TEACHER_LOG_PROBS
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 
 
@@ -53,7 +54,7 @@ class SkillSDLearner(DistillationLearner):
         return skill_sd_token_loss(
             policy_BT,
             self.old_log_probs(batch, policy_BT),
-            batch["teacher_log_probs"],
+            batch[TEACHER_LOG_PROBS],
             is_scored_BT,
         )
 

@@ -31,6 +31,7 @@ import functools
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
@@ -38,21 +39,30 @@ from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import HALF_WIDTH, REFRESH_INTERVAL, TEACHER
 from stepopsd_rllib.config_keys import (
     FLAG,
-    Check,
-    is_int,
     key,
     number,
     one_of,
     whole,
 )
-from stepopsd_rllib.connectors.credit_trace import CreditTrace
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
+from stepopsd_rllib.connectors.columns import (
+    ADVANTAGES,
+    EPISODE_INDEX,
+    IS_SCORED,
+    LOG_PROB_GAP,
+    RESPONSE_MASK,
+    STEP_INDEX,
+)
 from stepopsd_rllib.connectors.hindsight import HindsightContext
-from stepopsd_rllib.connectors.hindsight_shaping import HindsightShaping
-from stepopsd_rllib.connectors.scored_rows import ReferenceLogProbs
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes.segmentation import SPAN_MODES, SpanMode
+from stepopsd_rllib.models.causal_lm import View
 from stepopsd_rllib.objectives.schedules import linear_decay
+from stepopsd_rllib.objectives.shaping import Shaping, stepopsd_shaping
+from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
+from stepopsd_rllib.objectives.steps import StepTokens
 
 
 class StepOPSDConfig(GRPOConfig):
@@ -125,12 +135,6 @@ class StepOPSDConfig(GRPOConfig):
     score_all: bool = key(
         False, FLAG, "scores also where the result cannot matter, for diagnostics"
     )
-    credit_trace_interval: int = key(
-        10,
-        Check(lambda v: is_int(v, 0), "a whole number of updates; 0 for none"),
-        "updates between samples written to `credit.jsonl`",
-    )
-    credit_trace_episodes: int = key(4, whole(1, "episodes"), "episodes of such a sample")
 
     @override(GRPOConfig)
     def validate(self) -> None:
@@ -195,26 +199,40 @@ class StepOPSDConfig(GRPOConfig):
                 score_all=self.score_all,
                 max_tokens=self.micro_batch_tokens,
             ),
-            HindsightShaping(
-                alpha_clip=self.alpha_clip,
-                lambda_at=self.lambda_at,
-                weight_fn=self.weight_fn,
-                step_normalization=self.step_normalization,
-                eps=self.step_normalization_eps,
-                coefficient_clip=self.step_normalization_clip,
-            ),
-            CreditTrace(
-                interval=self.credit_trace_interval,
-                num_episodes=self.credit_trace_episodes,
-                decode=functools.partial(_decode, tokenizer),
-            ),
+            AdvantageShaping(shape=self.shape),
         ]
 
+    def shape(self, batch: LearnerBatch) -> Shaping:
+        """Ã of a batch, from the gap on the tokens of the spans."""
+        columns, mixing = batch.columns, self.lambda_at(batch.update)
+        tokens = (columns[ADVANTAGES], columns[LOG_PROB_GAP], columns[RESPONSE_MASK])
+        steps = StepTokens.from_index(columns[STEP_INDEX], columns[EPISODE_INDEX])
+        shaped = stepopsd_advantages(
+            *tokens,
+            steps,
+            alpha_clip=self.alpha_clip,
+            lambda_mix=mixing,
+            weight_fn=self.weight_fn,
+            step_normalization=self.step_normalization,
+            eps=self.step_normalization_eps,
+            coefficient_clip=self.step_normalization_clip,
+        )
+        episodes = [batch.episodes[n] for n in columns[EPISODE_INDEX].tolist()]
+        return stepopsd_shaping(
+            shaped,
+            *tokens,
+            columns[IS_SCORED],
+            steps=steps,
+            won_B=torch.tensor([float(episode.won) for episode in episodes]),
+            task_types=[episode.task_type for episode in episodes],
+            lambda_mix=mixing,
+            alpha_clip=self.alpha_clip,
+        )
+
     @override(GRPOConfig)
-    def reference_connector(self) -> ReferenceLogProbs:
-        """Scores the KL anchor: the initial model, or the teacher."""
-        view = "teacher" if self.kl_reference == "teacher" else "reference"
-        return ReferenceLogProbs(max_tokens=self.micro_batch_tokens, view=view)
+    def reference_view(self) -> View:
+        """The KL anchor: the initial model's, or the teacher's."""
+        return "teacher" if self.kl_reference == "teacher" else "reference"
 
     @override(GRPOConfig)
     def module_options(self) -> dict[str, Any]:
@@ -223,10 +241,6 @@ class StepOPSDConfig(GRPOConfig):
         if self.kl_reference == "teacher":
             options["with_reference"] = False
         return options
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids))
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

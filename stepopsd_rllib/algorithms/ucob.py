@@ -57,6 +57,12 @@ from stepopsd_rllib.config_keys import (
     whole,
 )
 from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
+from stepopsd_rllib.connectors.columns import (
+    RESPONSE_MASK,
+    TAUGHT_TOP_LOG_PROBS,
+    TAUGHT_WEIGHTS,
+    TEACHER_LOG_PROBS,
+)
 from stepopsd_rllib.objectives.sdar import gap_gate
 from stepopsd_rllib.objectives.ucob import (
     LARGEST_WEIGHT,
@@ -196,10 +202,10 @@ class UCOBLearner(TopTokenLearner):
         is_scored_BT: Tensor,
     ) -> Tensor:
         """The weighted and gated forward KL of every taught token; logs gate and KL."""
-        policy_BT, teacher_BT = fwd_out["policy_log_probs"], batch["teacher_log_probs"]
+        policy_BT, teacher_BT = fwd_out["policy_log_probs"], batch[TEACHER_LOG_PROBS]
         gate_BT = gap_gate(policy_BT, teacher_BT, beta=config.gate_beta)
         self.sums.add_mean("gate_mean", gate_BT, is_scored_BT)
-        is_taught_N = is_scored_BT[batch["response_mask"]]
+        is_taught_N = is_scored_BT[batch[RESPONSE_MASK]]
 
         def distribution(log_probs_PK: Tensor) -> Tensor:
             """[P, 1, K]: every taught token as a row of one position; log-probs as logits."""
@@ -209,8 +215,8 @@ class UCOBLearner(TopTokenLearner):
             )
 
         student_P1K = distribution(fwd_out["candidate_log_probs"][is_taught_N])
-        teacher_P1K = distribution(batch["taught_top_log_probs"])
-        weight_P, mask_P1 = batch["taught_weights"], torch.ones_like(teacher_P1K[..., 0])
+        teacher_P1K = distribution(batch[TAUGHT_TOP_LOG_PROBS])
+        weight_P, mask_P1 = batch[TAUGHT_WEIGHTS], torch.ones_like(teacher_P1K[..., 0])
         loss_P1 = ucob_token_loss(
             student_P1K, teacher_P1K, weight_P, gate_BT[is_scored_BT][:, None], mask_P1
         )

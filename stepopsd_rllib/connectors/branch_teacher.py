@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.columns import (
+    BEHAVIOUR_LOG_PROBS,
+    INPUT_IDS,
+    IS_SCORED,
+    LENGTHS,
+    TAUGHT_TOKEN,
+    TAUGHT_TOP_IDS,
+    TAUGHT_TOP_LOG_PROBS,
+    TAUGHT_WEIGHTS,
+    TEACHER_LOG_PROBS,
+)
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.connectors.turn_states import TurnStates, turn_states
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.objectives.turns import spread_turns, turn_spans
@@ -24,7 +32,7 @@ from stepopsd_rllib.scoring.scorer import Scorer
 Columns = dict[str, Tensor]
 
 
-class BranchTeacher(ConnectorV2):
+class BranchTeacher(LearnerConnector):
     """Scores the student's responses after the teacher's context of the same state.
 
     Episodes with a preamble are the informed branch. The old policy reads the teacher's history up
@@ -77,20 +85,12 @@ class BranchTeacher(ConnectorV2):
         self.top_tokens = top_tokens
         self.max_tokens = max_tokens
 
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        rl_module: Any,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Pairs the branches and scores what is taught."""
-        module = rl_module[DEFAULT_MODULE_ID].unwrapped()
-        columns: Columns = batch[DEFAULT_MODULE_ID]
-        episodes = episodes_of(shared_data)
+        module = batch.module
+        columns = batch.columns
+        episodes = batch.episodes
         turns = turn_states(columns, episodes, **self.states)
         is_informed_N = self._informed(episodes)
         is_informed_S = is_informed_N[turns.episode_S]
@@ -105,22 +105,19 @@ class BranchTeacher(ConnectorV2):
             num_tokens=int(is_taught_BT.sum()),
             top=self.top_tokens,
         )
-        columns["taught_token"] = token_BT
-        columns["is_scored"] = is_taught_BT
-        columns["teacher_log_probs"] = torch.zeros_like(
-            columns["behaviour_log_probs"]
-        ).masked_scatter(is_taught_BT, scores.log_probs)
-        columns["taught_weights"] = spread_turns(weight_S, turns.turn_BT)[is_taught_BT]
+        columns[TAUGHT_TOKEN] = token_BT
+        columns[IS_SCORED] = is_taught_BT
+        columns[TEACHER_LOG_PROBS] = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS]).masked_scatter(
+            is_taught_BT, scores.log_probs
+        )
+        columns[TAUGHT_WEIGHTS] = spread_turns(weight_S, turns.turn_BT)[is_taught_BT]
         assert scores.top is not None
-        columns["taught_top_log_probs"] = scores.top.log_probs
-        columns["taught_top_ids"] = scores.top.ids
-        if metrics is not None:
-            values = _branch_means(episodes, is_informed_N)
-            values |= _diagnostics(teachers, weight_S, is_informed_S)
-            values["teacher_tokens_forwarded"] = scores.num_forwarded
-            for name, value in values.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
-        return batch
+        columns[TAUGHT_TOP_LOG_PROBS] = scores.top.log_probs
+        columns[TAUGHT_TOP_IDS] = scores.top.ids
+        values = _branch_means(episodes, is_informed_N)
+        values |= _diagnostics(teachers, weight_S, is_informed_S)
+        values["teacher_tokens_forwarded"] = scores.num_forwarded
+        batch.log(values)
 
     def _informed(self, episodes: list[AgentEpisode]) -> Tensor:
         """Bool [N]: the informed branch; refuses one whose skills were all blank."""
@@ -143,7 +140,7 @@ def _sequences(
     token_BT: Tensor,
 ) -> list[BranchedSequence]:
     """The teachers' rows as histories, and on each the responses that it is to score."""
-    ids_BT, width = columns["input_ids"], columns["input_ids"].shape[1]
+    ids_BT, width = columns[INPUT_IDS], columns[INPUT_IDS].shape[1]
     ids, targets = ids_BT.flatten().numpy(), token_BT.flatten().numpy()
     first_S, length_S = (x.tolist() for x in turn_spans(turns.turn_BT, len(weight_S)))
     branches: dict[int, list[tuple[int, ScoredSequence]]] = defaultdict(list)
@@ -154,7 +151,7 @@ def _sequences(
         branches[end // width].append((end % width, branch))
     return [
         BranchedSequence(
-            history=ids_BT[row, : int(columns["lengths"][row])].numpy(),
+            history=ids_BT[row, : int(columns[LENGTHS][row])].numpy(),
             branches=tuple(row_branches),
         )
         for row, row_branches in branches.items()

@@ -1,33 +1,82 @@
-"""A sample of episodes with the credit of every token, for people to look at."""
+"""A sample of episodes with the credit of every token, for people to look at: `credit.jsonl`.
+
+One JSON object a line and an episode, of schema `SCHEMA`:
+
+| key | meaning |
+|---|---|
+| `schema` | 2 |
+| `update` | number of the update that the episode was about to train, from 1 |
+| `task_id`, `task_type`, `group`, `rollout` | which episode of which task |
+| `context` | "append" (one growing chat) or "window" (a prompt a turn) |
+| `status`, `return` | how it ended |
+| `told` | what the teacher read that the policy did not; "" where it was told nothing |
+| `turns` | the turns, in order |
+
+A turn has `observation`, `response` and `action` as texts, `is_action_valid`, `reward`, and lists
+with an entry for each token of its response, of which those are left out that the method does not
+have:
+
+| key | meaning |
+|---|---|
+| `tokens` | the text of each token |
+| `behaviour_log_prob` | under the sampler, nats |
+| `old_log_prob` | under the learner's policy before the update, nats |
+| `teacher_log_prob`, `log_prob_gap` | under the teacher, nats; Δ, by which it exceeds the policy |
+| `is_scored` | whether the teacher judges the token |
+| `in_span` | whether the token belongs to the span of its turn |
+| `weight` | w, the factor that Δ makes of A |
+| `group_advantage`, `advantage` | A; Ã, what the loss takes |
+
+Entropies are not here: they are known in the update alone, behind the pipeline.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
+from torch import Tensor
 
-from stepopsd_rllib.connectors.teacher_gap import update_number
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.columns import (
+    ADVANTAGES,
+    BEHAVIOUR_LOG_PROBS,
+    EPISODE_INDEX,
+    GROUP_ADVANTAGES,
+    IS_SCORED,
+    LOG_PROB_GAP,
+    OLD_LOG_PROBS,
+    PLAIN_LOG_PROBS,
+    STEP_INDEX,
+    TEACHER_LOG_PROBS,
+    TOKEN_WEIGHTS,
+    TURN_INDEX,
+)
+from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
+
+SCHEMA = 2
+"""Version of the records; 1 had neither `told`, `response`, the span nor the other log-probs."""
 
 TOKEN_FIELDS = {
-    "behaviour_log_prob": "behaviour_log_probs",
-    "log_prob_gap": "log_prob_gap",
-    "weight": "token_weights",
-    "group_advantage": "group_advantages",
-    "advantage": "advantages",
+    "behaviour_log_prob": (BEHAVIOUR_LOG_PROBS,),
+    "old_log_prob": (OLD_LOG_PROBS, PLAIN_LOG_PROBS),
+    "teacher_log_prob": (TEACHER_LOG_PROBS,),
+    "log_prob_gap": (LOG_PROB_GAP,),
+    "is_scored": (IS_SCORED,),
+    "weight": (TOKEN_WEIGHTS,),
+    "group_advantage": (GROUP_ADVANTAGES, ADVANTAGES),
+    "advantage": (ADVANTAGES,),
 }
-"""Fields of a turn's tokens, and the columns they come from: Δ, w, A and Ã among them."""
+"""Fields of a turn's tokens, and the columns that they come from: the first that there is."""
 
 
-class CreditTrace(ConnectorV2):
+class CreditTrace(LearnerConnector):
     """Keeps, every `interval` updates, `num_episodes` episodes as JSON-ready records in `records`.
 
-    Requires the columns of `TokenBatch`, `group_advantages` (before shaping) and `advantages`;
-    takes `log_prob_gap` and `token_weights` where there are any. Episodes with an advantage come
-    first. The learner hands the records to the algorithm, which writes them to the run folder.
+    Requires the columns of `TokenBatch` and `advantages`; takes what else there is. Episodes with
+    an advantage come first. The learner hands the records to the algorithm, which writes them to
+    the run folder.
     """
 
     def __init__(
@@ -40,54 +89,58 @@ class CreditTrace(ConnectorV2):
         self.decode = decode
         self.records: list[dict[str, Any]] = []
 
-    @override(ConnectorV2)
-    def __call__(
-        self, *, batch: dict[str, Any], shared_data: Any = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Takes the sample; the batch stays as it is."""
-        columns = batch[DEFAULT_MODULE_ID]
-        update = update_number(columns)
-        if self.interval == 0 or (update - 1) % self.interval:
-            return batch
-        has_credit_B = (columns["group_advantages"] != 0).any(dim=1)
-        credited = columns["episode_index"][has_credit_B].unique().tolist()
-        others = [n for n in range(len(episodes_of(shared_data))) if n not in set(credited)]
-        for n in (credited + others)[: self.num_episodes]:
-            self.records.append(self._record(columns, episodes_of(shared_data)[n], n, update))
-        return batch
+        if self.interval == 0 or (batch.update - 1) % self.interval:
+            return
+        columns = batch.columns
+        has_credit_B = (columns.get(GROUP_ADVANTAGES, columns[ADVANTAGES]) != 0).any(dim=1)
+        credited = columns[EPISODE_INDEX][has_credit_B].unique().tolist()
+        others = [n for n in range(len(batch.episodes)) if n not in set(credited)]
+        chosen = (credited + others)[: self.num_episodes]
+        self.records += [self._record(batch, n) for n in chosen]
 
-    def _record(self, columns: dict[str, Any], episode: Any, n: int, update: int) -> dict[str, Any]:
-        rows = (columns["episode_index"] == n).nonzero()[:, 0].tolist()
-        turns = []
-        for k, turn in enumerate(episode.turns):
-            b = rows[k] if episode.context == "window" else rows[0]
-            mask_T = columns["turn_index"][b] == k
-            credit = {
-                name: _rounded(columns[column][b][mask_T])
-                for name, column in TOKEN_FIELDS.items()
-                if column in columns
-            }
-            turns.append(
-                {
-                    "observation": turn.observation,
-                    "action": turn.action,
-                    "is_action_valid": turn.is_action_valid,
-                    "reward": turn.reward,
-                    "tokens": [self.decode([i]) for i in turn.response_ids.tolist()],
-                    **credit,
-                }
-            )
+    def _record(self, batch: LearnerBatch, n: int) -> dict[str, Any]:
+        episode = batch.episodes[n]
+        told = batch.shared[HINDSIGHT][n] if HINDSIGHT in batch.shared else Hindsight()
         return {
-            "update": update,
+            "schema": SCHEMA,
+            "update": batch.update,
             "task_id": episode.task_id,
             "task_type": episode.task_type,
             "group": episode.group,
             "rollout": episode.rollout,
+            "context": episode.context,
             "status": str(episode.status),
             "return": episode.return_,
-            "turns": turns,
+            "told": self.decode(list(told.ids)) if told.ids else "",
+            "turns": [self._turn(batch, n, k) for k in range(len(episode.turns))],
+        }
+
+    def _turn(self, batch: LearnerBatch, n: int, k: int) -> dict[str, Any]:
+        columns, episode = batch.columns, batch.episodes[n]
+        rows = (columns[EPISODE_INDEX] == n).nonzero()[:, 0].tolist()
+        b = rows[k] if episode.context == "window" else rows[0]
+        is_here_T = columns[TURN_INDEX][b] == k
+        credit = {
+            field: _listed(columns[found[0]][b][is_here_T])
+            for field, names in TOKEN_FIELDS.items()
+            if (found := [name for name in names if name in columns])
+        }
+        if STEP_INDEX in columns:
+            credit["in_span"] = _listed(columns[STEP_INDEX][b][is_here_T] == k)
+        turn = episode.turns[k]
+        return {
+            "observation": turn.observation,
+            "response": turn.response,
+            "action": turn.action,
+            "is_action_valid": turn.is_action_valid,
+            "reward": turn.reward,
+            "tokens": [self.decode([i]) for i in turn.response_ids.tolist()],
+            **credit,
         }
 
 
-def _rounded(values_T: Any) -> list[float]:
-    return [round(value, 6) for value in values_T.tolist()]
+def _listed(values_T: Tensor) -> list[Any]:
+    return [value if isinstance(value, bool) else round(value, 6) for value in values_T.tolist()]

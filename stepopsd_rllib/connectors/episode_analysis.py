@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.connectors.analyzed_episodes import skills_of
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer, EpisodeSkills
 
@@ -19,7 +16,7 @@ EPISODE_SKILLS = "episode_skills"
 """Key of `shared_data`: an `EpisodeSkills` for every episode, None where the analyzer failed."""
 
 
-class EpisodeAnalysis(ConnectorV2):
+class EpisodeAnalysis(LearnerConnector):
     """Puts the skills of every episode into `shared_data[EPISODE_SKILLS]`.
 
     An episode that the analyzer could not read has none, keeps its outcome advantage, and is
@@ -36,32 +33,21 @@ class EpisodeAnalysis(ConnectorV2):
         self.max_tokens = max_tokens
         self.num_skills = self.num_cut = 0
 
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Asks for the skills and caps them."""
         self.num_skills = self.num_cut = 0
-        episodes = episodes_of(shared_data)
-        skills = skills_of(episodes, self.analyzer, metrics)
-        shared_data[EPISODE_SKILLS] = kept = [self._capped(found) for found in skills]
-        if metrics is not None:
-            analysed = [found for found in kept if found is not None]
-            num_turns = sum(len(episode.turns) for episode in episodes)
-            values = {
-                "skill_available_share": len(analysed) / max(1, len(kept)),
-                "step_skill_turn_share": sum(len(s.step_skills) for s in analysed)
-                / max(1, num_turns),
-                "skill_cut_share": self.num_cut / max(1, self.num_skills),
-            }
-            for name, value in values.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), float(value), window=1)
-        return batch
+        episodes = batch.episodes
+        skills = skills_of(episodes, self.analyzer, batch.metrics)
+        batch.shared[EPISODE_SKILLS] = kept = [self._capped(found) for found in skills]
+        analysed = [found for found in kept if found is not None]
+        num_turns = sum(len(episode.turns) for episode in episodes)
+        values = {
+            "skill_available_share": len(analysed) / max(1, len(kept)),
+            "step_skill_turn_share": sum(len(s.step_skills) for s in analysed) / max(1, num_turns),
+            "skill_cut_share": self.num_cut / max(1, self.num_skills),
+        }
+        batch.log(values)
 
     def _capped(self, skills: EpisodeSkills | None) -> EpisodeSkills | None:
         if skills is None:

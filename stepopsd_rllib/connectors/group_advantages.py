@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.columns import ADVANTAGES, EPISODE_INDEX, RESPONSE_MASK, SCORES
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.objectives.advantages import group_advantages, invalid_action_penalties
 
 
-class GroupAdvantages(ConnectorV2):
+class GroupAdvantages(LearnerConnector):
     """Writes `advantages` float32 [B, T]: one number a row, 0 outside the response mask.
 
     Writes also `scores` float32 [B], what was compared: the return less the penalties.
@@ -42,14 +41,12 @@ class GroupAdvantages(ConnectorV2):
         self.eps = eps
         self.penalty = penalty
 
-    @override(ConnectorV2)
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, *, batch: dict[str, Any], shared_data: dict, **kwargs: Any
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Scores the rows and compares each with its group."""
-        columns = batch[DEFAULT_MODULE_ID]
-        episodes = episodes_of(shared_data)
-        episode_B = columns["episode_index"]
+        columns = batch.columns
+        episodes = batch.episodes
+        episode_B = columns[EPISODE_INDEX]
         returns_N = torch.tensor([episode.return_ for episode in episodes], dtype=torch.float32)
         group_N = torch.tensor([episode.group for episode in episodes], dtype=torch.int64)
         is_turn_row = len(episode_B) > len(episodes)
@@ -61,13 +58,12 @@ class GroupAdvantages(ConnectorV2):
         else:
             num_invalid_N = torch.tensor([episode.num_invalid_actions for episode in episodes])
             penalties_B = (-self.penalty * num_invalid_N)[episode_B]
-        columns["scores"] = returns_N[episode_B] + penalties_B
+        columns[SCORES] = returns_N[episode_B] + penalties_B
         advantages_B = group_advantages(
-            columns["scores"],
+            columns[SCORES],
             group_N[episode_B],
             episode_B=episode_B if self.statistics == "episodes" else None,
             normalize=self.normalize,
             eps=self.eps,
         )
-        columns["advantages"] = advantages_B[:, None] * columns["response_mask"]
-        return batch
+        columns[ADVANTAGES] = advantages_B[:, None] * columns[RESPONSE_MASK]

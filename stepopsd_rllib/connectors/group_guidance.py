@@ -6,21 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.connectors.analyzed_episodes import skills_of
+from stepopsd_rllib.connectors.columns import EPISODE_INDEX, HAS_GUIDANCE
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer, EpisodeSkills
 
 GUIDANCE_HEADER = "Guidance from other attempts at this task."
 
 
-class GroupGuidance(ConnectorV2):
+class GroupGuidance(LearnerConnector):
     """Puts the guidance of each mixed group into `shared_data[HINDSIGHT]`; writes `has_guidance`.
 
     `has_guidance` is bool [B]. An analyzer reads the shortest success and the longest failure of
@@ -43,39 +41,29 @@ class GroupGuidance(ConnectorV2):
         self.max_tokens = max_tokens
         self.encode = encode
 
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Contrasts, encodes and caps."""
-        columns = batch[DEFAULT_MODULE_ID]
-        episodes = episodes_of(shared_data)
+        columns = batch.columns
+        episodes = batch.episodes
         pairs = contrasted(episodes)
-        skills = skills_of([e for pair in pairs.values() for e in pair], self.analyzer, metrics)
+        read = [episode for pair in pairs.values() for episode in pair]
+        skills = skills_of(read, self.analyzer, batch.metrics)
         by_group: dict[int, Hindsight] = {}
         for i, group in enumerate(pairs):
             text = guidance_text(skills[2 * i], skills[2 * i + 1])
             if text:
                 by_group[group] = capped(self.encode(text), self.max_tokens)
-        shared_data[HINDSIGHT] = told = [by_group.get(e.group, Hindsight()) for e in episodes]
+        batch.shared[HINDSIGHT] = told = [by_group.get(e.group, Hindsight()) for e in episodes]
         has_guidance_N = torch.tensor([bool(guidance.ids) for guidance in told])
-        columns["has_guidance"] = has_guidance_N[columns["episode_index"]]
-        if metrics is not None:
-            num_groups = len({episode.group for episode in episodes})
-            values = {
-                "mixed_group_share": len(pairs) / max(1, num_groups),
-                "guided_group_share": len(by_group) / max(1, num_groups),
-                "guidance_cut_share": sum(g.was_cut for g in by_group.values())
-                / max(1, len(by_group)),
-            }
-            for name, value in values.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
-        return batch
+        columns[HAS_GUIDANCE] = has_guidance_N[columns[EPISODE_INDEX]]
+        num_groups = len({episode.group for episode in episodes})
+        values = {
+            "mixed_group_share": len(pairs) / max(1, num_groups),
+            "guided_group_share": len(by_group) / max(1, num_groups),
+            "guidance_cut_share": sum(g.was_cut for g in by_group.values()) / max(1, len(by_group)),
+        }
+        batch.log(values)
 
 
 def contrasted(episodes: Sequence[AgentEpisode]) -> dict[int, tuple[AgentEpisode, AgentEpisode]]:

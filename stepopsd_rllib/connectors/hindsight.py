@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.teachers.contexts import InfoMode, hindsight_texts, render_episode
 
@@ -39,7 +36,7 @@ class Hindsight:
     was_cut: bool = False
 
 
-class HindsightContext(ConnectorV2):
+class HindsightContext(LearnerConnector):
     """Puts one `Hindsight` an episode into `shared_data[HINDSIGHT]`.
 
     `peer` tells the failed episodes of a mixed group about a successful sibling (the paper),
@@ -66,17 +63,10 @@ class HindsightContext(ConnectorV2):
         self.max_tokens = max_tokens
         self.encode = encode
 
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Renders, encodes and caps the texts."""
-        episodes = episodes_of(shared_data)
+        episodes = batch.episodes
         texts = self._texts(episodes)
         # All failures of a group read the same sibling: encode it once.
         by_text = {
@@ -84,22 +74,19 @@ class HindsightContext(ConnectorV2):
             for text in dict.fromkeys(texts)
         }
         hindsights = [by_text[text] for text in texts]
-        shared_data[HINDSIGHT] = hindsights
+        batch.shared[HINDSIGHT] = hindsights
         arrived = self._arrived(episodes, hindsights)
         if arrived and not any(arrived):
             raise ValueError(self._nothing_arrived(len(arrived)))
-        if metrics is not None:
-            num_told = sum(bool(h.ids) for h in hindsights)
-            counted = {
-                "hindsight_share": num_told / max(1, len(hindsights)),
-                "hindsight_due_share": len(arrived) / max(1, len(hindsights)),
-                "hindsight_arrived_share": sum(arrived) / len(arrived) if arrived else 1.0,
-                "hindsight_cut_share": sum(h.was_cut for h in hindsights) / max(1, num_told),
-                "hindsight_tokens_mean": sum(len(h.ids) for h in hindsights) / max(1, num_told),
-            }
-            for name, value in counted.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
-        return batch
+        num_told = sum(bool(h.ids) for h in hindsights)
+        counted = {
+            "hindsight_share": num_told / max(1, len(hindsights)),
+            "hindsight_due_share": len(arrived) / max(1, len(hindsights)),
+            "hindsight_arrived_share": sum(arrived) / len(arrived) if arrived else 1.0,
+            "hindsight_cut_share": sum(h.was_cut for h in hindsights) / max(1, num_told),
+            "hindsight_tokens_mean": sum(len(h.ids) for h in hindsights) / max(1, num_told),
+        }
+        batch.log(counted)
 
     def _texts(self, episodes: list[AgentEpisode]) -> list[str]:
         uses_peers = self.source == "peer"

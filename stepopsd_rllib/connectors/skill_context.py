@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.teachers.skill_retrieval import SkillChoice, privileged_preamble
 
 
-class SkillContext(ConnectorV2):
+class SkillContext(LearnerConnector):
     """Puts the skills of each episode's task into `shared_data[HINDSIGHT]`, as a prefix.
 
     The text stands before the student's whole prompt, its first role marker included (SDAR). What
@@ -38,38 +35,28 @@ class SkillContext(ConnectorV2):
         self.max_tokens = max_tokens
         self.encode = encode
 
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Looks the skills up, encodes and caps them."""
         by_task: dict[str, Hindsight] = {}
-        episodes = episodes_of(shared_data)
+        episodes = batch.episodes
         for episode in episodes:
             if episode.task_id not in by_task:
                 by_task[episode.task_id] = self._prefix(episode)
-        shared_data[HINDSIGHT] = prefixes = [by_task[episode.task_id] for episode in episodes]
+        batch.shared[HINDSIGHT] = prefixes = [by_task[episode.task_id] for episode in episodes]
         if prefixes and not any(prefix.ids for prefix in prefixes):
             raise RuntimeError(
                 f"config.skills ({self.choice.library.source}): not one of {len(prefixes)} "
                 "episodes got a skill, so the teacher would be the student. Choose another library "
                 "or another skill_retrieval."
             )
-        if metrics is not None:
-            lengths = [len(prefix.ids) for prefix in prefixes]
-            counted = {
-                "skill_share": sum(length > 0 for length in lengths) / max(1, len(lengths)),
-                "skill_cut_share": sum(p.was_cut for p in prefixes) / max(1, len(prefixes)),
-                "skill_tokens_mean": sum(lengths) / max(1, len(lengths)),
-            }
-            for name, value in counted.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
-        return batch
+        lengths = [len(prefix.ids) for prefix in prefixes]
+        counted = {
+            "skill_share": sum(length > 0 for length in lengths) / max(1, len(lengths)),
+            "skill_cut_share": sum(p.was_cut for p in prefixes) / max(1, len(prefixes)),
+            "skill_tokens_mean": sum(lengths) / max(1, len(lengths)),
+        }
+        batch.log(counted)
 
     def _prefix(self, episode: AgentEpisode) -> Hindsight:
         text = self.choice.text(

@@ -7,14 +7,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
+from stepopsd_rllib.connectors.columns import (
+    EPISODE_SKILL_LOG_PROBS,
+    HAS_EPISODE_SKILL,
+    HAS_STEP_SKILL,
+    INPUT_IDS,
+    LENGTHS,
+    OLD_LOG_PROBS,
+    PLAIN_LOG_PROBS,
+    RESPONSE_MASK,
+    STEP_SKILL_LOG_PROBS,
+)
 from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.objectives.opid import SkillRoute
 from stepopsd_rllib.prompts.chat import ChatFormat
@@ -28,7 +36,7 @@ Route = Callable[[str], SkillRoute]
 Insert = Callable[..., str]
 
 
-class SkillLogProbs(ConnectorV2):
+class SkillLogProbs(LearnerConnector):
     """Writes the log-probs under both kinds of skills, and the policy's own before the update.
 
     `episode_skill_log_probs`, `step_skill_log_probs`, `plain_log_probs`, float32 [B, T], and
@@ -56,49 +64,35 @@ class SkillLogProbs(ConnectorV2):
         self.insert = insert
         self.max_tokens = max_tokens
 
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        rl_module: Any,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Builds the skill prompts and scores them."""
-        module = rl_module[DEFAULT_MODULE_ID].unwrapped()
-        columns: Columns = batch[DEFAULT_MODULE_ID]
-        scorer = Scorer(module, "policy", max_tokens=self.max_tokens)
-        episode_skill, step_skill = self._sequences(columns, shared_data)
-        shape, size = columns["input_ids"].shape, columns["input_ids"].numel()
+        columns = batch.columns
+        scorer = Scorer(batch.module, "policy", max_tokens=self.max_tokens)
+        episode_skill, step_skill = self._sequences(batch)
+        shape, size = columns[INPUT_IDS].shape, columns[INPUT_IDS].numel()
         episode = scorer.score(episode_skill, num_tokens=size)
         # The second half is the policy's own, on the histories that step skills branch off.
         step = scorer.score(step_skill, num_tokens=2 * size)
-        columns["episode_skill_log_probs"] = episode.log_probs.view(shape)
-        columns["has_episode_skill"] = _marked(episode_skill, size).view(shape)
+        columns[EPISODE_SKILL_LOG_PROBS] = episode.log_probs.view(shape)
+        columns[HAS_EPISODE_SKILL] = _marked(episode_skill, size).view(shape)
         step_P, plain_P = step.log_probs.split(size)
         has_step_P, is_known_P = _marked(step_skill, 2 * size).split(size)
-        columns["step_skill_log_probs"] = step_P.view(shape)
-        columns["has_step_skill"] = has_step_P.view(shape)
-        columns["plain_log_probs"] = self._plain(
+        columns[STEP_SKILL_LOG_PROBS] = step_P.view(shape)
+        columns[HAS_STEP_SKILL] = has_step_P.view(shape)
+        columns[PLAIN_LOG_PROBS] = self._plain(
             scorer, columns, plain_P.view(shape), is_known_P.view(shape).any(dim=1)
         )
-        forwarded = episode.num_forwarded + step.num_forwarded
-        if metrics is not None:
-            self._log(columns, forwarded, metrics)
-        return batch
+        self._log(batch, episode.num_forwarded + step.num_forwarded)
 
-    def _sequences(self, columns: Columns, shared_data: Any) -> tuple[Sequences, Sequences]:
+    def _sequences(self, batch: LearnerBatch) -> tuple[Sequences, Sequences]:
         """What is read with the episode's skill, and with a step's skill."""
         episode_skill: Sequences = []
         step_skill: Sequences = []
         first_row = 0
-        for episode, skills in zip(
-            episodes_of(shared_data), shared_data[EPISODE_SKILLS], strict=True
-        ):
+        for episode, skills in zip(batch.episodes, batch.shared[EPISODE_SKILLS], strict=True):
             if skills is not None:
-                view = _EpisodeRows(columns, episode, first_row, self.chat, self.insert)
+                view = _EpisodeRows(batch.columns, episode, first_row, self.chat, self.insert)
                 routes = [self.route(skills.step_skills.get(k, "")) for k in view.turns]
                 episode_skill += view.with_episode_skill(skills, routes)
                 step_skill += view.with_step_skills(skills, routes)
@@ -112,21 +106,24 @@ class SkillLogProbs(ConnectorV2):
 
         Rows whose history was forwarded for their step skills are known from that pass.
         """
-        if "old_log_probs" in columns:
-            return columns["old_log_probs"]
-        has_skill_B = (columns["has_episode_skill"] | columns["has_step_skill"]).any(dim=1)
+        if OLD_LOG_PROBS in columns:
+            return columns[OLD_LOG_PROBS]
+        has_skill_B = (columns[HAS_EPISODE_SKILL] | columns[HAS_STEP_SKILL]).any(dim=1)
         rows = (has_skill_B & ~is_known_B).nonzero()[:, 0]
         if len(rows):
-            names = ("input_ids", "lengths", "response_mask")
+            names = (INPUT_IDS, LENGTHS, RESPONSE_MASK)
             plain_BT[rows] = scorer.score_rows({name: columns[name][rows] for name in names})
         return plain_BT
 
-    def _log(self, columns: Columns, num_forwarded: int, metrics: MetricsLogger) -> None:
-        metrics.log_value((DEFAULT_MODULE_ID, "teacher_tokens_forwarded"), num_forwarded, window=1)
-        for kind in ("episode", "step"):
-            scored_P = columns[f"{kind}_skill_log_probs"][columns[f"has_{kind}_skill"]]
+    def _log(self, batch: LearnerBatch, num_forwarded: int) -> None:
+        batch.log({"teacher_tokens_forwarded": num_forwarded})
+        for kind, log_probs, has_skill in (
+            ("episode", EPISODE_SKILL_LOG_PROBS, HAS_EPISODE_SKILL),
+            ("step", STEP_SKILL_LOG_PROBS, HAS_STEP_SKILL),
+        ):
+            scored_P = batch.columns[log_probs][batch.columns[has_skill]]
             mean = float(scored_P.mean()) if len(scored_P) else 0.0
-            metrics.log_value((DEFAULT_MODULE_ID, f"{kind}_skill_log_prob_mean"), mean, window=1)
+            batch.log({f"{kind}_skill_log_prob_mean": mean})
 
 
 class _EpisodeRows:
@@ -140,7 +137,7 @@ class _EpisodeRows:
         chat: ChatFormat,
         insert: Insert,
     ):
-        self._num_places, self._width = columns["input_ids"].numel(), columns["input_ids"].shape[1]
+        self._num_places, self._width = columns[INPUT_IDS].numel(), columns[INPUT_IDS].shape[1]
         self._episode = episode
         self._row = first_row
         self._chat = chat
@@ -151,8 +148,8 @@ class _EpisodeRows:
         for turn in episode.turns:
             self._starts.append(end if self._grows else 0)
             end += len(turn.prompt_ids) + len(turn.response_ids)
-        self._ids = columns["input_ids"][first_row, :end].numpy()
-        self._is_sampled = columns["response_mask"][first_row, :end].numpy()
+        self._ids = columns[INPUT_IDS][first_row, :end].numpy()
+        self._is_sampled = columns[RESPONSE_MASK][first_row, :end].numpy()
 
     @property
     def turns(self) -> range:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.connectors.token_batch import episodes_of
+from stepopsd_rllib.connectors.columns import STEP_INDEX, TURN_INDEX
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
+from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.episodes.segmentation import (
     ACTION_TAGS,
     ANSWER_TAGS,
@@ -21,7 +21,7 @@ from stepopsd_rllib.episodes.segmentation import (
 )
 
 
-class StepSpans(ConnectorV2):
+class StepSpans(LearnerConnector):
     """Writes `step_index` int64 [B, T]: the turn of every token of a turn's span, -1 elsewhere.
 
     Requires the columns of `TokenBatch`. Spans come from the recorded turns, never from searching
@@ -54,19 +54,19 @@ class StepSpans(ConnectorV2):
         self.answer_tags = answer_tags
         self.decode = decode
 
-    @override(ConnectorV2)
-    def __call__(
-        self, *, batch: dict[str, Any], shared_data: Any = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Finds the span of every turn."""
-        columns = batch[DEFAULT_MODULE_ID]
-        turn_BT: Tensor = columns["turn_index"]
+        turn_BT = batch.columns[TURN_INDEX]
         if self.mode == "clean_step_no_observation":
-            columns["step_index"] = turn_BT.clone()
-            return batch
+            batch.columns[STEP_INDEX] = turn_BT.clone()
+        else:
+            batch.columns[STEP_INDEX] = self._spans(turn_BT, batch.episodes)
+
+    def _spans(self, turn_BT: Tensor, episodes: list[AgentEpisode]) -> Tensor:
         step_BT = torch.full_like(turn_BT, -1)
         row = 0
-        for episode in episodes_of(shared_data):
+        for episode in episodes:
             targets = turn_targets(
                 [turn.response for turn in episode.turns],
                 self.mode,
@@ -80,5 +80,4 @@ class StepSpans(ConnectorV2):
                     step_BT[row, positions[start:stop]] = k
                 row += episode.context == "window"
             row += episode.context == "append"
-        columns["step_index"] = step_BT
-        return batch
+        return step_BT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from stepopsd_rllib.connectors.columns import INPUT_IDS, LENGTHS, STEP_INDEX
 from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
 
 
@@ -38,14 +39,14 @@ class TeacherRow:
             hindsight: Token ids, int64 [H].
             max_positions: Positions of the model; None where it has no limit.
         """
-        length = int(columns["lengths"][row])
-        self._ids = columns["input_ids"][row, :length].numpy()
+        length = int(columns[LENGTHS][row])
+        self._ids = columns[INPUT_IDS][row, :length].numpy()
         self._target = token_T[:length].numpy()
         self._hindsight = hindsight
         self._max_positions = max_positions
         self.num_cut = self.num_lost = 0
         is_context_T = token_T[:length] == NOT_SCORED
-        step_T = columns["step_index"][row, :length].masked_fill(is_context_T, NOT_SCORED).numpy()
+        step_T = columns[STEP_INDEX][row, :length].masked_fill(is_context_T, NOT_SCORED).numpy()
         edges = np.flatnonzero(np.diff(step_T, prepend=NOT_SCORED, append=NOT_SCORED))
         ranges = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
         self.spans = [(start, stop) for start, stop in ranges if step_T[start] != NOT_SCORED]

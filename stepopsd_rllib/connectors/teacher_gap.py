@@ -8,13 +8,27 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
+from stepopsd_rllib.connectors.columns import (
+    ADVANTAGES,
+    BEHAVIOUR_LOG_PROBS,
+    EPISODE_INDEX,
+    INPUT_IDS,
+    IS_SCORED,
+    LENGTHS,
+    LOG_PROB_GAP,
+    OLD_LOG_PROBS,
+    RESPONSE_MASK,
+    STEP_INDEX,
+    TAUGHT_TOKEN,
+    TAUGHT_TOP_IDS,
+    TAUGHT_TOP_LOG_PROBS,
+    TEACHER_LOG_PROBS,
+)
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.objectives.stepopsd import log_prob_gap
@@ -28,7 +42,7 @@ Columns = dict[str, Tensor]
 Counts = dict[str, float]
 
 
-class TeacherGap(ConnectorV2):
+class TeacherGap(LearnerConnector):
     """Writes `log_prob_gap`, `teacher_log_probs`, float32 [B, T], and `is_scored`, bool [B, T].
 
     All three are on the tokens of the spans. Requires `step_index`, `advantages` and a `Hindsight`
@@ -70,23 +84,16 @@ class TeacherGap(ConnectorV2):
         self.top_tokens = top_tokens
         self.max_tokens = max_tokens
 
-    @override(ConnectorV2)
-    def __call__(
-        self,
-        *,
-        rl_module: Any,
-        batch: dict[str, Any],
-        shared_data: Any = None,
-        metrics: MetricsLogger | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Scores teacher and student, and subtracts."""
-        module: CausalLMModule = rl_module[DEFAULT_MODULE_ID].unwrapped()
-        columns: Columns = batch[DEFAULT_MODULE_ID]
-        hindsights: list[Hindsight] = shared_data[HINDSIGHT]
-        row_hindsights = [hindsights[n] for n in columns["episode_index"].tolist()]
-        is_scored_BT = self._rows_that_matter(columns)[:, None] & (columns["step_index"] >= 0)
-        is_snapshot_new = module.teacher_version == update_number(columns) - 1
+        module = batch.module
+        columns = batch.columns
+        hindsights: list[Hindsight] = batch.shared[HINDSIGHT]
+        row_hindsights = [hindsights[n] for n in columns[EPISODE_INDEX].tolist()]
+        matters_B = self._rows_that_matter(columns, batch.update)
+        is_scored_BT = matters_B[:, None] & (columns[STEP_INDEX] >= 0)
+        is_snapshot_new = module.teacher_version == batch.update - 1
         has_gap_B = self._rows_with_gap(row_hindsights, is_snapshot_new=is_snapshot_new)
         is_forwarded_BT = is_scored_BT & has_gap_B[:, None]
         teacher_BT, counts = self._teacher_log_probs(
@@ -95,20 +102,17 @@ class TeacherGap(ConnectorV2):
         student_BT, counts["student_tokens_forwarded"] = self._student_log_probs(
             module, columns, is_scored_BT if self.every_row else is_forwarded_BT
         )
-        columns["is_scored"] = is_scored_BT
-        columns["teacher_log_probs"] = torch.where(is_forwarded_BT, teacher_BT, student_BT)
-        columns["log_prob_gap"] = log_prob_gap(teacher_BT, student_BT, is_forwarded_BT)
-        if metrics is not None:
-            for name, value in counts.items():
-                metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
-        return batch
+        columns[IS_SCORED] = is_scored_BT
+        columns[TEACHER_LOG_PROBS] = torch.where(is_forwarded_BT, teacher_BT, student_BT)
+        columns[LOG_PROB_GAP] = log_prob_gap(teacher_BT, student_BT, is_forwarded_BT)
+        batch.log(counts)
 
-    def _rows_that_matter(self, columns: Columns) -> Tensor:
+    def _rows_that_matter(self, columns: Columns, update: int) -> Tensor:
         """Bool [B]: rows whose gap can change an advantage."""
         if self.score_all:
-            return torch.ones(len(columns["lengths"]), dtype=torch.bool)
-        can_change = self.effect(update_number(columns)) > 0
-        has_advantage_B = (columns["advantages"] != 0).any(dim=1)
+            return torch.ones(len(columns[LENGTHS]), dtype=torch.bool)
+        can_change = self.effect(update) > 0
+        has_advantage_B = (columns[ADVANTAGES] != 0).any(dim=1)
         return (has_advantage_B | self.every_row) & can_change
 
     def _rows_with_gap(self, hindsights: list[Hindsight], *, is_snapshot_new: bool) -> Tensor:
@@ -142,11 +146,11 @@ class TeacherGap(ConnectorV2):
             [self._told(row) for row in rows], num_tokens=num_tokens, top=self.top_tokens or None
         )
         if scores.top is not None:
-            columns["taught_token"] = token_BT
-            columns["taught_top_log_probs"] = scores.top.log_probs
-            columns["taught_top_ids"] = scores.top.ids
+            columns[TAUGHT_TOKEN] = token_BT
+            columns[TAUGHT_TOP_LOG_PROBS] = scores.top.log_probs
+            columns[TAUGHT_TOP_IDS] = scores.top.ids
         counts = self._context_counts(rows) | {"teacher_tokens_forwarded": scores.num_forwarded}
-        zeros_BT = torch.zeros_like(columns["behaviour_log_probs"])
+        zeros_BT = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS])
         return zeros_BT.masked_scatter(is_forwarded_BT, scores.log_probs), counts
 
     def _told(self, row: TeacherRow) -> ScoredSequence | BranchedSequence:
@@ -179,21 +183,16 @@ class TeacherGap(ConnectorV2):
     ) -> tuple[Tensor, float]:
         """The policy's log-probs [B, T], and how many tokens were forwarded for them."""
         if self.student == "rollout":
-            return columns["behaviour_log_probs"], 0
-        if "old_log_probs" in columns:
-            return columns["old_log_probs"], 0
+            return columns[BEHAVIOUR_LOG_PROBS], 0
+        if OLD_LOG_PROBS in columns:
+            return columns[OLD_LOG_PROBS], 0
         rows = is_needed_BT.any(dim=1).nonzero()[:, 0]
-        student_BT = torch.zeros_like(columns["behaviour_log_probs"])
+        student_BT = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS])
         if len(rows) == 0:
             return student_BT, 0
-        part = {"input_ids": columns["input_ids"][rows], "response_mask": is_needed_BT[rows]}
+        part = {INPUT_IDS: columns[INPUT_IDS][rows], RESPONSE_MASK: is_needed_BT[rows]}
         # A row is forwarded up to its last scored token.
         position_T = torch.arange(is_needed_BT.shape[1])
-        part["lengths"] = (position_T * part["response_mask"]).amax(dim=1) + 1
+        part[LENGTHS] = (position_T * part[RESPONSE_MASK]).amax(dim=1) + 1
         student_BT[rows] = Scorer(module, "policy", max_tokens=self.max_tokens).score_rows(part)
-        return student_BT, int(part["lengths"].sum())
-
-
-def update_number(columns: Columns) -> int:
-    """Number of the update in preparation, from 1: the version of the sampling weights plus one."""
-    return int(columns["weights_version"].max()) + 1 if len(columns["weights_version"]) else 1
+        return student_BT, int(part[LENGTHS].sum())

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from ray.rllib.connectors.connector_v2 import ConnectorV2
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.episodes import AgentEpisode, from_rllib, pack_episodes
+from stepopsd_rllib.connectors.columns import EPISODE_INDEX, WEIGHTS_VERSION
+from stepopsd_rllib.connectors.learner_connector import (
+    AGENT_EPISODES,
+    LearnerBatch,
+    LearnerConnector,
+)
+from stepopsd_rllib.episodes import from_rllib, pack_episodes
 
-AGENT_EPISODES = "agent_episodes"
-"""Key of `shared_data` for the episodes, in the order of `episode_index`."""
 
+class TokenBatch(LearnerConnector):
+    """Writes the columns of `TokenRows`, and `weights_version`.
 
-class TokenBatch(ConnectorV2):
-    """Writes the columns of `TokenRows`.
-
-    Requires finished episodes of this package's env runner. Writes also `weights_version` int64
-    [B], the version of the weights that sampled each row's first turn.
+    Requires finished episodes of this package's env runner.
     """
 
-    @override(ConnectorV2)
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, *, batch: dict[str, Any], episodes: list, shared_data: dict, **kwargs: Any
-    ) -> dict[str, Any]:
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
         """Packs the episodes."""
-        agent_episodes = [from_rllib(episode) for episode in episodes]
-        shared_data[AGENT_EPISODES] = agent_episodes
-        columns = pack_episodes(agent_episodes).columns()
-        versions = [episode.turns[0].weights_version for episode in agent_episodes]
-        columns["weights_version"] = torch.tensor(versions, dtype=torch.int64)[
-            columns["episode_index"]
+        episodes = [from_rllib(episode) for episode in batch.recorded]
+        batch.shared[AGENT_EPISODES] = episodes
+        batch.columns.update(pack_episodes(episodes).columns())
+        versions = [episode.turns[0].weights_version for episode in episodes]
+        batch.columns[WEIGHTS_VERSION] = torch.tensor(versions, dtype=torch.int64)[
+            batch.columns[EPISODE_INDEX]
         ]
-        batch[DEFAULT_MODULE_ID] = columns
-        return batch
-
-
-def episodes_of(shared_data: dict) -> list[AgentEpisode]:
-    """The batch's episodes, in the order of the `episode_index` column."""
-    return shared_data[AGENT_EPISODES]

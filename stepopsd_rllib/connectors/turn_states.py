@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.connectors.columns import EPISODE_INDEX, TURN_INDEX
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.objectives.gigpo import anchor_groups, discounted_returns
 from stepopsd_rllib.objectives.turns import turn_ids
@@ -58,7 +59,7 @@ def turn_states(
             "config.env: a turn has no anchor, so states cannot be compared. The environment must "
             "write the text of the state as info['anchor']."
         )
-    turn_BT, episode_S = turn_ids(columns["turn_index"], columns["episode_index"])
+    turn_BT, episode_S = turn_ids(columns[TURN_INDEX], columns[EPISODE_INDEX])
     group_S = torch.tensor([episode.group for episode in episodes])[episode_S]
     reward_S = torch.tensor([t.reward - penalty * (not t.is_action_valid) for t in turns])
     return TurnStates(

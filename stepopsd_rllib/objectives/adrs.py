@@ -20,6 +20,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.reduction import masked_mean
+from stepopsd_rllib.objectives.shaping import Shaping
 from stepopsd_rllib.objectives.steps import sum_by
 from stepopsd_rllib.objectives.turns import spread_turns, turn_means, turn_spans, turn_sums
 
@@ -183,6 +185,79 @@ def adrs_advantages(
     """
     dense_BT = reward_to_go_BT / scale_B[:, None]
     return outcome_advantages_BT + dense_BT.to(outcome_advantages_BT.dtype)
+
+
+def usefulness_gate(
+    teacher_log_probs_BT: Tensor,
+    turn_BT: Tensor,
+    returns_S: Tensor,
+    rival_S: Tensor,
+    *,
+    over_tokens: bool,
+    temperature: float,
+    tau: float,
+    normalize: bool,
+) -> Tensor:
+    """Gate of every token from the usefulness of its turn; levels "tasks" and "states".
+
+    Args:
+        teacher_log_probs_BT: Float [B, T], nats.
+        turn_BT: int64 [B, T], turn of each sampled token, -1 elsewhere.
+        returns_S: Float [S], return that each turn is judged by.
+        rival_S: int64 [S], which turns are compared: a task's ("tasks"), a state's ("states").
+        over_tokens: Whether the centre is the mean over tokens ("states") instead of over turns.
+        temperature: Softness of the split, nats.
+        tau: τ, per unit of return.
+        normalize: As in `turn_gate`.
+
+    Returns:
+        Float64 [B, T], 0 outside every turn.
+    """
+    alignment_S = turn_means(teacher_log_probs_BT, turn_BT, len(returns_S))
+    centre = masked_mean(teacher_log_probs_BT, turn_BT >= 0) if over_tokens else alignment_S.mean()
+    useful_S = usefulness(alignment_S, returns_S, rival_S, centre=centre, temperature=temperature)
+    return spread_turns(turn_gate(useful_S, tau=tau, normalize=normalize), turn_BT)
+
+
+def adrs_shaping(
+    outcome_advantages_BT: Tensor,
+    teacher_log_probs_BT: Tensor,
+    turn_BT: Tensor,
+    scale_B: Tensor,
+    mask_BT: Tensor,
+    *,
+    gate_BT: Tensor | None,
+    num_turns: int,
+    per_turn: bool,
+    eta: float,
+) -> Shaping:
+    """ADRS's advantages, and how much the reward changed.
+
+    Args:
+        outcome_advantages_BT: Float [B, T], the GRPO advantage.
+        teacher_log_probs_BT: Float [B, T], nats.
+        turn_BT: int64 [B, T], turn of each sampled token, -1 elsewhere.
+        scale_B: Float [B], what the outcome was divided by.
+        mask_BT: Response mask, bool [B, T].
+        gate_BT: Float [B, T]; None for no gate.
+        num_turns: S.
+        per_turn: As in `centred_teacher_reward`.
+        eta: η.
+    """
+    centred_BT = centred_teacher_reward(teacher_log_probs_BT, turn_BT, num_turns, per_turn=per_turn)
+    reward_BT = shaping_reward(centred_BT, gate_BT, eta=eta)
+    to_go_BT = rewards_to_go(reward_BT, turn_BT, num_turns)
+    shaped_BT = adrs_advantages(outcome_advantages_BT, to_go_BT, scale_B)
+    metrics = {
+        "teacher_reward_weight": torch.tensor(eta),
+        "teacher_reward_magnitude": reward_BT[mask_BT].abs().mean(),
+        "advantage_change_mean": (shaped_BT - outcome_advantages_BT)[mask_BT].abs().mean(),
+    }
+    if gate_BT is not None:
+        metrics["usefulness_gate_mean"] = gate_BT[mask_BT].mean()
+        # σ(0) = 1/2: above it the teacher was of use.
+        metrics["useful_share"] = (gate_BT[mask_BT] > 0.5).double().mean()
+    return Shaping(advantages=shaped_BT, metrics=metrics)
 
 
 def _sample_deviation(values: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ saturates the belief; `max_return=1.0` restores that.
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor
 
@@ -200,6 +202,36 @@ def agentopsd_token_advantages(
         (1 + band * signs_BT * scaled_BT).clamp(1 - band, 1 + band).to(advantages_BT.dtype)
     )
     return mix_advantages(advantages_BT, multiplier_BT, sampled_BT, lambda_mix=mixing)
+
+
+def agentopsd_advantages(
+    advantages_BT: Tensor,
+    gap_BT: Tensor,
+    turn_BT: Tensor,
+    episode_S: Tensor,
+    prior_N: Tensor,
+    *,
+    level: Literal["turn", "token"],
+    **knobs: Any,
+) -> Tensor:
+    """AgentOPSD's advantages at one granularity.
+
+    Args:
+        advantages_BT: Float [B, T], the GRPO advantage.
+        gap_BT: Δ, float [B, T], nats.
+        turn_BT: int64 [B, T], turn of each sampled token, -1 elsewhere.
+        episode_S: int64 [S], episode of each turn.
+        prior_N: Float [N], B_0 of each episode, from `group_priors`.
+        level: "turn", or "token".
+        **knobs: Those of `agentopsd_turn_advantages` and `agentopsd_token_advantages`.
+
+    Returns:
+        Float [B, T].
+    """
+    inputs = (advantages_BT, gap_BT, turn_BT, prior_N[episode_S])
+    if level == "token":
+        return agentopsd_token_advantages(*inputs, **knobs)
+    return agentopsd_turn_advantages(*inputs, episode_S, **knobs)
 
 
 def _token_belief_moves(gap_BT: Tensor, turn_BT: Tensor, prior_S: Tensor, gamma: float) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stepopsd_rllib.objectives.advantages import EQUAL_RETURNS_SPREAD
+from stepopsd_rllib.objectives.shaping import Shaping
 from stepopsd_rllib.objectives.steps import sum_by
 from stepopsd_rllib.objectives.turns import episode_table, spread_turns
 
@@ -93,8 +94,8 @@ def anchor_advantages(
 ) -> Tensor:
     """Centres the return of each turn within its anchor group.
 
-        A = G − mean(G of the group)                  scale=False ("mean_norm", the authors'
-        default) A = (G − mean) / (std + ε)                    scale=True, std with divisor n − 1
+        A = G − mean(G of the group)        scale=False ("mean_norm", the authors' default)
+        A = (G − mean) / (std + ε)          scale=True, std with divisor n − 1
 
     Args:
         returns_S: Float [S], discounted return of each turn.
@@ -133,4 +134,39 @@ def gigpo_advantages(
     """
     return outcome_advantages_BT + step_weight * spread_turns(step_advantages_S, turn_BT).to(
         outcome_advantages_BT.dtype
+    )
+
+
+def gigpo_shaping(
+    outcome_advantages_BT: Tensor,
+    returns_S: Tensor,
+    anchor_S: Tensor,
+    turn_BT: Tensor,
+    *,
+    step_weight: float,
+    scale: bool,
+    eps: float,
+) -> Shaping:
+    """GiGPO's advantages, and how many turns have others to be compared with.
+
+    Args:
+        outcome_advantages_BT: Float [B, T], the GRPO advantage.
+        returns_S: Float [S], discounted return of each turn.
+        anchor_S: int64 [S], anchor group of each turn.
+        turn_BT: int64 [B, T], turn of each token, -1 elsewhere.
+        step_weight: ω.
+        scale: As in `anchor_advantages`, and so is `eps`.
+        eps: ε.
+    """
+    step_S = anchor_advantages(returns_S, anchor_S, scale=scale, eps=eps)
+    size_K = anchor_S.unique(return_counts=True)[1].double()
+    return Shaping(
+        advantages=gigpo_advantages(
+            outcome_advantages_BT, step_S, turn_BT, step_weight=step_weight
+        ),
+        metrics={
+            "anchor_group_size_mean": size_K.mean(),
+            "anchor_shared_turn_share": size_K[size_K > 1].sum() / size_K.sum(),
+            "step_advantage_magnitude": step_S.abs().mean(),
+        },
     )

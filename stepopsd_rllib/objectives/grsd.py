@@ -12,7 +12,7 @@ contrast; the others keep their advantage.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -122,6 +122,45 @@ def grsd_advantages(advantages_BT: Tensor, factor_BT: Tensor, turn_BT: Tensor) -
     """
     shaped_BT = advantages_BT * factor_BT.to(advantages_BT.dtype)
     return torch.where(turn_BT >= 0, shaped_BT, torch.zeros_like(shaped_BT))
+
+
+def grsd_shaped(
+    advantages_BT: Tensor,
+    gap_BT: Tensor,
+    turn_BT: Tensor,
+    episode_S: Tensor,
+    group_N: Tensor,
+    usable_N: Tensor,
+    *,
+    level: Literal["turn", "token"],
+    mixing: float,
+    threshold: float,
+    max_gain: float,
+) -> Tensor:
+    """GRSD's advantages at one granularity; see `grsd_turn_factors`, `grsd_token_factors`.
+
+    Args:
+        advantages_BT: Float [B, T].
+        gap_BT: Float [B, T], nats.
+        turn_BT: int64 [B, T], turn of each sampled token, -1 elsewhere.
+        episode_S: int64 [S], episode of each turn.
+        group_N: int64 [N], group of each episode.
+        usable_N: Bool [N], whether there is guidance for the episode.
+        level: "turn", or "token".
+        mixing: λ.
+        threshold: η.
+        max_gain: g_max.
+
+    Returns:
+        Float [B, T], 0 outside every turn.
+    """
+    inputs = (advantages_BT, gap_BT, turn_BT, group_N[episode_S], usable_N[episode_S])
+    knobs: dict[str, Any] = {"mixing": mixing, "threshold": threshold, "max_gain": max_gain}
+    if level == "token":
+        factor_BT = grsd_token_factors(*inputs, **knobs)
+    else:
+        factor_BT = spread_turns(grsd_turn_factors(*inputs, **knobs), turn_BT)
+    return grsd_advantages(advantages_BT, factor_BT, turn_BT)
 
 
 def _signal(signs: Tensor, gaps: Tensor) -> Tensor:

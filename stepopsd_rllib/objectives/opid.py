@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.shaping import Shaping
+
 Routing = Literal["step_priority", "additive"]
 
 
@@ -144,6 +146,41 @@ def opid_diagnostics(
         "skill_share": skill / (outcome + skill + eps),
         "skill_active_token_ratio": ((skill_advantages_BT != 0) & mask_BT).sum() / count,
     }
+
+
+def opid_shaping(
+    outcome_advantages_BT: Tensor,
+    episode_shift_BT: Tensor,
+    step_shift_BT: Tensor,
+    response_mask_BT: Tensor,
+    *,
+    episode_weight: float,
+    step_weight: float,
+) -> Shaping:
+    """OPID's advantages, and how much of them the skills make up.
+
+    Args:
+        outcome_advantages_BT: Float [B, T], as the shifts in `opid_advantages`.
+        episode_shift_BT: S_E.
+        step_shift_BT: S_Z.
+        response_mask_BT: Bool [B, T].
+        episode_weight: w_E.
+        step_weight: w_Z.
+    """
+    weights = {"episode_weight": episode_weight, "step_weight": step_weight}
+    zeros_BT = torch.zeros_like(outcome_advantages_BT)
+    skill_BT = opid_advantages(zeros_BT, episode_shift_BT, step_shift_BT, **weights)
+    metrics = opid_diagnostics(outcome_advantages_BT, skill_BT, response_mask_BT)
+    return Shaping(
+        advantages=opid_advantages(
+            outcome_advantages_BT, episode_shift_BT, step_shift_BT, **weights
+        ),
+        metrics=metrics
+        | {
+            "skill_advantage_mean": skill_BT[response_mask_BT].mean(),
+            "skill_advantage_magnitude": skill_BT[response_mask_BT].abs().mean(),
+        },
+    )
 
 
 def delta_token_loss(

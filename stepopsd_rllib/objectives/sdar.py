@@ -9,9 +9,8 @@ estimated from the one token that the policy sampled, so the names say what each
 
 - `reverse_kl_loss`: the published form. Its value is minus the single-sample estimate of
   KL(policy‖teacher); its gradient is gated likelihood ascent on the sampled token, −g per unit of
-  log-prob. It is *not* the gradient of that
-  KL: under a constant gate its on-policy expectation is zero, all signal is the covariance of the
-      gate with the score.
+  log-prob. It is *not* the gradient of that KL: under a constant gate its on-policy expectation is
+  zero, and all signal is the covariance of the gate with the score.
 - `jensen_shannon_loss`, `forward_kl_loss`: single-sample importance-weighted estimates whose value
   and gradient are both unbiased on-policy (up to the clamp of the log-ratio). The authors' own
   sampled forms of these two are not published; these are derived here.
@@ -65,15 +64,12 @@ GRPO_OPSD_AS_CODED = DistillationSetting(gate_beta=0.0)
 """GRPO+OPSD as it was run in the published comparison: β = 0 leaves a constant gate of 1/2, so half
 the weight of what the papers describe (`objectives.opsd`)."""
 
-OPSD_AS_CODED = DistillationSetting(gate_beta=0.0)
-"""The baseline as it was run: β = 0 leaves a constant gate of 1/2, so half the weight."""
-
 OPSD = DistillationSetting(policy_coefficient=0.0, gate="none", gate_beta=0.0)
 """Distillation without outcome reward (arXiv:2601.18734), on the sampled token instead of the full
 vocabulary."""
 
 OPSD_AS_CODED = DistillationSetting(policy_coefficient=0.0)
-"""OPSD as it was run there: on the sampled token, with SDAR's gate on."""
+"""OPSD as it was run in the published comparison: on the sampled token, with SDAR's gate on."""
 
 
 def gap_gate(policy_log_probs_BT: Tensor, teacher_log_probs_BT: Tensor, *, beta: float) -> Tensor:
@@ -184,9 +180,9 @@ def jensen_shannon_loss(policy_log_probs_BT: Tensor, teacher_log_probs_BT: Tenso
 
     With u = π_T / π on the sampled token and M the equal mixture,
 
-        value     ½ [u ln u − (1 + u) ln((1 + u) / 2)]           its mean over y ~ π is ½KL(π_T‖M) +
-        ½KL(π‖M) gradient  ½ ln(2 / (1 + u)) per unit of log-prob          the score-function
-        gradient of that mean
+        value     ½ [u ln u − (1 + u) ln((1 + u) / 2)]      its mean over y ~ π is
+                                                            ½KL(π_T‖M) + ½KL(π‖M)
+        gradient  ½ ln(2 / (1 + u)) per unit of log-prob    the score-function gradient of that mean
 
     Both are unbiased for tokens drawn from the current policy, up to the clamp of ln u at
     `MAX_LOG_RATIO`. Derived here; see the module docstring.

@@ -205,7 +205,7 @@ def stepopsd_advantages(
         lambda_mix: λ of this update, in [0, 1].
         weight_fn: "sigmoid" or "exp".
         step_normalization: "equal_step_mean_abs" (the paper) or "none" (what the released code
-        does).
+            does).
         eps: As in `equalize_steps`.
         coefficient_clip: As in `equalize_steps`.
 

@@ -21,6 +21,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
+from stepopsd_rllib.connectors.columns import LENGTHS, RESPONSE_MASK, WEIGHTS_VERSION
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.episodes.packing import micro_batches
 from stepopsd_rllib.models.causal_lm import CausalLMModule
@@ -151,7 +152,7 @@ class TokenLearner(TorchLearner):
 
     def _minibatches(self, columns: dict[str, Tensor]) -> Iterator[Tensor]:
         """Row indices of every minibatch of every epoch: equally many on all learners."""
-        num_rows = len(columns["lengths"])
+        num_rows = len(columns[LENGTHS])
         world = self._world_size
         parts = 1
         if self.config.minibatch_size is not None:
@@ -222,20 +223,20 @@ class TokenLearner(TorchLearner):
 
         Always at least one, so that every learner takes part in the exchange of gradients.
         """
-        counts = self._global_counts(columns["response_mask"][rows])
+        counts = self._global_counts(columns[RESPONSE_MASK][rows])
         is_padding = len(rows) == 0
         rows = torch.zeros(1, dtype=torch.int64) if is_padding else rows
         weights_BT = token_weights(
-            columns["response_mask"][rows], self.config.loss_aggregation, counts
+            columns[RESPONSE_MASK][rows], self.config.loss_aggregation, counts
         )
         weights_BT = weights_BT * (not is_padding)
         kept = self.rows_with_gradient({name: column[rows] for name, column in columns.items()})
         kept = kept if len(kept) else torch.zeros(1, dtype=torch.int64)
         for part in micro_batches(
-            columns["lengths"][rows][kept], max_tokens=self.config.micro_batch_tokens
+            columns[LENGTHS][rows][kept], max_tokens=self.config.micro_batch_tokens
         ):
             index = rows[kept[part]]
-            longest = int(columns["lengths"][index].max())
+            longest = int(columns[LENGTHS][index].max())
             micro_batch: dict[str, Any] = {
                 name: (column[index, :longest] if column.dim() > 1 else column[index]).to(
                     self._device
@@ -256,7 +257,7 @@ class TokenLearner(TorchLearner):
             Int64 indices. All rows by default; a loss with advantages alone needs only rows that
             have some.
         """
-        return torch.arange(len(columns["lengths"]))
+        return torch.arange(len(columns[LENGTHS]))
 
     def _global_counts(self, mask_BT: Tensor) -> LossCounts:
         counts = LossCounts.of(mask_BT, constant_divisor=float(self.config.max_context_tokens))
@@ -284,7 +285,7 @@ class TokenLearner(TorchLearner):
     def _check_weights_version(self, columns: dict[str, Tensor]) -> None:
         """Refuses episodes sampled with other weights than the ones about to be updated."""
         expected = self._weights_seq_no - 1
-        versions = columns["weights_version"].unique().tolist()
+        versions = columns[WEIGHTS_VERSION].unique().tolist()
         if versions not in ([], [expected]):
             raise RuntimeError(
                 f"Episodes were sampled with weights of versions {versions}, the learner is at "

@@ -12,13 +12,15 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from stepopsd_rllib import StepOPSDConfig
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, HindsightContext
-from stepopsd_rllib.connectors.hindsight_shaping import HindsightShaping, histogram_points
+from stepopsd_rllib.connectors.learner_connector import AGENT_EPISODES
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
-from stepopsd_rllib.connectors.token_batch import AGENT_EPISODES
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.episodes.packing import pack_episodes
+from stepopsd_rllib.objectives.shaping import histogram_points
 from tests.helpers.token_episodes import random_episode, random_module
 
 
@@ -221,19 +223,15 @@ def test_hindsight_without_positions_is_counted_and_warned_of(tmp_path, caplog, 
     assert "hindsight" in caplog.text and "max_context_tokens" in caplog.text
 
 
-def shaped(columns: dict, episodes: list[AgentEpisode], **options: Any) -> dict:
-    """Runs `HindsightShaping` on the columns and returns what it logged."""
-    connector = HindsightShaping(
-        **{
-            "alpha_clip": 0.2,
-            "lambda_at": lambda update: 0.5,
-            "weight_fn": "sigmoid",
-            "step_normalization": "none",
-            "eps": 1e-6,
-            "coefficient_clip": 2.0,
-            **options,
-        }
+def shaped(columns: dict, episodes: list[AgentEpisode], *, lambda_mix: float = 0.5) -> dict:
+    """Runs StepOPSD's shaping on the columns and returns what it logged."""
+    config = StepOPSDConfig().training(
+        alpha_clip=0.2,
+        lambda_mix=lambda_mix,
+        lambda_decay_steps=0,
+        step_normalization="none",
     )
+    connector = AdvantageShaping(shape=config.shape)
     metrics = MetricsLogger(root=True)
     connector(
         rl_module=None,
@@ -299,7 +297,7 @@ def test_diagnostics_of_nothing_have_no_mean_weight():
     columns = columns_of(episodes, [-0.5, 1.5])
     columns["log_prob_gap"] = torch.zeros_like(columns["advantages"])
     columns["is_scored"] = torch.zeros_like(columns["response_mask"])
-    metrics = shaped(columns, episodes, lambda_at=lambda update: 0.0)
+    metrics = shaped(columns, episodes, lambda_mix=0.0)
     assert metrics["num_scored_tokens"] == metrics["effect_size"] == metrics["lambda"] == 0
     assert "weight_mean" not in metrics
     assert torch.equal(columns["advantages"], columns["group_advantages"])

@@ -13,6 +13,11 @@ from stepopsd_rllib.config_keys import (
     key,
     number,
 )
+from stepopsd_rllib.connectors.columns import (
+    IS_SCORED,
+    RESPONSE_MASK,
+    TEACHER_LOG_PROBS,
+)
 from stepopsd_rllib.objectives.reduction import weighted_sum
 
 
@@ -50,7 +55,11 @@ class DistillationLearner(GRPOLearner):
         is_scored_BT: Tensor,
     ) -> Tensor:
         """ℓ, float [B, T], nats; 0 where nothing was scored. Adds the method's diagnostics."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no token_loss. A learner that derives from "
+            "DistillationLearner implements token_loss(config, batch, fwd_out, is_scored_BT) and "
+            "returns the loss of every token, [B, T]."
+        )
 
     @override(GRPOLearner)
     def compute_loss_for_module(
@@ -67,11 +76,11 @@ class DistillationLearner(GRPOLearner):
         )
         if config.distillation_coeff == 0:
             return loss
-        is_scored_BT = batch["is_scored"] & batch["response_mask"]
+        is_scored_BT = batch[IS_SCORED] & batch[RESPONSE_MASK]
         distillation = weighted_sum(
             self.token_loss(config, batch, fwd_out, is_scored_BT), batch["loss_weights"]
         )
-        gap_BT = batch["teacher_log_probs"] - fwd_out["policy_log_probs"].detach()
+        gap_BT = batch[TEACHER_LOG_PROBS] - fwd_out["policy_log_probs"].detach()
         self.sums.add_loss("distillation_loss", distillation)
         self.sums.add_mean("teacher_gap_mean", gap_BT, is_scored_BT)
         self.sums.add_mean("teacher_gap_square_mean", gap_BT.square(), is_scored_BT)
@@ -84,6 +93,6 @@ class DistillationLearner(GRPOLearner):
         config: Any = self.config
         if config.distillation_coeff == 0:
             return rows
-        has_gradient_B = columns["is_scored"].any(dim=1).cpu()
+        has_gradient_B = columns[IS_SCORED].any(dim=1).cpu()
         has_gradient_B[rows] = True
         return has_gradient_B.nonzero()[:, 0]

@@ -64,7 +64,7 @@ class SkillTeacherConfig(GRPOConfig):
 
     def uses_teacher(self) -> bool:
         """Whether the method's weight lets the teacher matter; without it the method is GRPO."""
-        raise NotImplementedError
+        return True
 
     def teacher_weight(self, update: int) -> float:
         """Weight of the teacher in an update, counted from 1; at 0 nothing is scored."""
@@ -140,9 +140,12 @@ def require_room(config: GRPOConfig, key: str) -> None:
     positions = config.model_positions()
     needed = getattr(config, key) + config.max_context_tokens
     if positions is not None and needed > positions:
+        room = positions - config.max_context_tokens
+        fix = f"Set {key} to {room} or less, and use skills that fit."
+        if room < 1:
+            fix = f"Set max_context_tokens to less than {positions}, and {key} to what is left."
         config._value_error(
             f"config.{key}={getattr(config, key)!r}: with max_context_tokens="
             f"{config.max_context_tokens} the teacher may read {needed} tokens, the model has "
-            f"{positions} positions. Set {key} to {positions - config.max_context_tokens} or less, "
-            "and use skills that fit."
+            f"{positions} positions. {fix}"
         )

@@ -14,11 +14,12 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.shared.distillation import DistillationLearner
-
-TAUGHT = "taught_"
-TAUGHT_TOKEN = "taught_token"
-"""int64 [B, T], number of each taught token, -1 elsewhere; the other columns that begin with
-`taught_` are [P, ...] and have one entry a taught token."""
+from stepopsd_rllib.connectors.columns import (
+    RESPONSE_MASK,
+    TAUGHT_COLUMNS,
+    TAUGHT_TOKEN,
+    TAUGHT_TOP_IDS,
+)
 
 
 class TopTokenLearner(DistillationLearner):
@@ -31,8 +32,7 @@ class TopTokenLearner(DistillationLearner):
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], Any]:
         """Keeps the columns over taught tokens apart: the others have one entry a row."""
         columns = dict(batch[DEFAULT_MODULE_ID])
-        taught = [name for name in columns if name.startswith(TAUGHT) and name != TAUGHT_TOKEN]
-        self._taught = {name: columns.pop(name) for name in taught}
+        self._taught = {name: columns.pop(name) for name in TAUGHT_COLUMNS if name in columns}
         return super()._update({DEFAULT_MODULE_ID: columns}, **kwargs)
 
     @override(DistillationLearner)
@@ -42,13 +42,13 @@ class TopTokenLearner(DistillationLearner):
         """Adds what the rows are taught, and the teacher's top tokens as candidates to score."""
         for micro_batch in super()._micro_batches(columns, rows, is_on_policy=is_on_policy):
             if self._taught:
-                token_N = micro_batch[TAUGHT_TOKEN][micro_batch["response_mask"]]
+                token_N = micro_batch[TAUGHT_TOKEN][micro_batch[RESPONSE_MASK]]
                 is_taught_N = token_N >= 0
                 taught = {
                     name: column[token_N[is_taught_N].to(column.device)].to(self._device)
                     for name, column in self._taught.items()
                 }
-                ids_PK = taught["taught_top_ids"]
+                ids_PK = taught[TAUGHT_TOP_IDS]
                 candidates_NK = ids_PK.new_zeros(len(token_N), ids_PK.shape[1])
                 candidates_NK[is_taught_N] = ids_PK
                 micro_batch |= taught | {"candidate_ids": candidates_NK}
