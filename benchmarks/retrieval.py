@@ -19,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from stepopsd_envs.search_qa.bm25 import STOP_WORDS, BM25Index
+from stepopsd_envs.bm25 import STOP_WORDS
+from stepopsd_envs.search_qa.bm25 import BM25Index
 from stepopsd_envs.search_qa.env import SearchQAEnv
 from stepopsd_envs.search_qa.http_client import HttpRetriever
 from stepopsd_envs.search_qa.retriever import Retriever

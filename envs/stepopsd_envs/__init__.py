@@ -1,6 +1,6 @@
 """Text environments for language-model agents, registered with Gymnasium by importing this.
 
-The two ids point at their classes by name, so that importing this package imports neither
+The ids point at their classes by name, so that importing this package imports no
 environment:
 
     import gymnasium as gym
@@ -31,6 +31,7 @@ __all__ = [
 _ENTRY_POINTS = {
     "stepopsd/ALFWorld-v0": "stepopsd_envs.alfworld.env:ALFWorldEnv",
     "stepopsd/SearchQA-v0": "stepopsd_envs.search_qa.env:SearchQAEnv",
+    "stepopsd/WebShop-v0": "stepopsd_envs.webshop.env:WebShopEnv",
 }
 
 for _id, _entry_point in _ENTRY_POINTS.items():

@@ -8,7 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from stepopsd_envs.search_qa.bm25 import BM25Index, words
+from stepopsd_envs.bm25 import words
+from stepopsd_envs.search_qa.bm25 import BM25Index
 from stepopsd_envs.search_qa.commands import index_corpus
 from stepopsd_envs.search_qa.corpus import CorpusError
 from stepopsd_envs.search_qa.dense import DenseRetriever

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepopsd_envs.search_qa.bm25 import STOP_WORDS
+from stepopsd_envs.bm25 import STOP_WORDS
 from stepopsd_envs.search_qa.corpus import corpus_fingerprint, read_corpus
 from stepopsd_envs.search_qa.retriever import Passage
 
