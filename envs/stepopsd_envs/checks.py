@@ -16,7 +16,12 @@ _INFO_TYPES: dict[str, type] = {
     "is_action_valid": bool,
     "action": str,
 }
-_OPTIONAL_INFO_TYPES: dict[str, type] = {"tool_error": str, "anchor": str, "golden_rollout": str}
+_OPTIONAL_INFO_TYPES: dict[str, type] = {
+    "tool_error": str,
+    "anchor": str,
+    "golden_rollout": str,
+    "task_score": float,
+}
 
 
 class TextEnvContractError(AssertionError):

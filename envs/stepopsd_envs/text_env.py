@@ -46,8 +46,9 @@ class TextEnv(gym.Env[str, str]):
 
     Writes in every `info`: `task_id`, `task_type`, `won`, `is_action_valid`, `action` (what was
     parsed and executed, "" at reset); optionally `anchor` (text that names the state),
-    `golden_rollout` (a known solution as text, which no prompt ever shows) and
-    `tool_error` (then the turn is truncated and its observation is not evidence).
+    `golden_rollout` (a known solution as text, which no prompt ever shows), `task_score` (how well
+    the task was done, 0 to 1, where that is graded; 1 if won) and `tool_error` (then the turn is
+    truncated and its observation is not evidence).
 
     A turn limit is `truncated`, the end of the task is `terminated`; never both.
     An exception out of `reset` or `step` means that the environment is broken.

@@ -319,7 +319,7 @@ def webshop_demonstrations(
         seed: Of the order of goals, of detours and mistakes.
     """
     env = WebShopEnv(**{**env_config, "max_turns": settings.max_turns})
-    library = packaged_library(settings.skills)
+    library = environment_library(WebShopEnv, settings.skills)
     rng = random.Random(seed)
     return [
         _play_webshop(env, task, settings, library, rng)
@@ -382,7 +382,7 @@ def _told_shopper(
     library: SkillLibrary, info: Mapping[str, Any], rng: random.Random
 ) -> tuple[str, str]:
     """Skills of the department as a teacher reads them, or as a student does."""
-    text = library.text((info["task_type"],))
+    text = library.text(WebShopEnv.skill_categories(info["task_type"], info["instruction"]))
     if rng.random() < 0.5:
         return privileged_preamble(text), ""
     return "", student_preamble(text)

@@ -151,7 +151,7 @@ RECIPES: dict[str, TinyRecipe] = {
         },
         phrase_words=tuple(sorted(set(_WEBSHOP_PHRASES.split()))),
         demonstrations=ShopDemonstrationSettings(
-            episodes=14000, noise=0.05, dithering=0.3, haste=0.1, informed=0.1
+            episodes=12000, noise=0.05, dithering=0.3, haste=0.1, informed=0.1
         ),
         cloning=CloningSettings(),
     ),

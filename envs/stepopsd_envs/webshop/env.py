@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from stepopsd_envs.alfworld.protocol import THINK_MODES, ProjectedAction, ThinkMode
+from stepopsd_envs.skill_rules import EpisodeSkills, RecordedTurn
 from stepopsd_envs.text_env import (
     HistoryTurn,
     TextEnv,
@@ -16,12 +17,14 @@ from stepopsd_envs.text_env import (
 from stepopsd_envs.webshop import protocol
 from stepopsd_envs.webshop.expert import GoalExpert
 from stepopsd_envs.webshop.goals import Goal
+from stepopsd_envs.webshop.goods import DEPARTMENT_PATHS
 from stepopsd_envs.webshop.nouns import TAGGERS, TaggerName, noun_tagger
 from stepopsd_envs.webshop.pages import OBSERVATION_MODES, ObservationMode
 from stepopsd_envs.webshop.products import Product
 from stepopsd_envs.webshop.reward import Score, score_purchase
 from stepopsd_envs.webshop.session import RESULTS_PER_PAGE, Effect, Session
 from stepopsd_envs.webshop.sizes import SIZE_SPECS, SIZES
+from stepopsd_envs.webshop.skill_rules import shopping_skills
 from stepopsd_envs.webshop.tasks import (
     GOAL_SHUFFLES,
     SHUFFLE_SEED,
@@ -37,6 +40,7 @@ GOALS = ("synthetic", "human")
 REWARDS = ("success", "score")
 VALIDITIES = ("admissible", "format")
 
+_SKILLS = Path(__file__).parent / "skills"
 _MAX_GOLDEN_TURNS = 15
 _CACHED_SOLUTIONS = 4096
 
@@ -60,6 +64,14 @@ class WebShopEnv(TextEnv):
     """
 
     thread_safe: ClassVar[bool] = True
+    embedded_model: ClassVar[str | Path | None] = "webshop"
+    skill_libraries: ClassVar[Mapping[str, str | Path]] = {
+        "webshop": _SKILLS / "full",
+        "webshop_brief": _SKILLS / "brief",
+    }
+    refusals: ClassVar[tuple[str, ...] | None] = ()
+    task_phrases: ClassVar[tuple[str, ...]] = protocol.TASK_PHRASES
+    turn_phrases: ClassVar[tuple[str, ...]] = protocol.TURN_PHRASES
 
     def __init__(
         self,
@@ -254,6 +266,31 @@ class WebShopEnv(TextEnv):
             turn=info["turn"],
             think=self._think,
         )
+
+    def response_of(self, command: str) -> str:
+        """The action in its tags, behind the think tags that `think="required"` asks for.
+
+        A person may write "search red shoes", "click large" or simply "large".
+        """
+        return f"<think></think>{super().response_of(protocol.action_of(command))}"
+
+    @classmethod
+    def largest_return(cls, env_config: Mapping[str, Any]) -> float:
+        """The reward of a purchase that scores 1."""
+        return float(env_config.get("reward_scale", 1.0))
+
+    @classmethod
+    def skill_categories(cls, task_type: str, first_observation: str) -> tuple[str, ...]:
+        """The department; the general skills alone where there are none for it."""
+        del first_observation
+        return (task_type,) if task_type in DEPARTMENT_PATHS else ()
+
+    @classmethod
+    def skill_rules(
+        cls, task: str, turns: Sequence[RecordedTurn], *, won: bool, max_step_skills: int
+    ) -> EpisodeSkills | None:
+        """The path to the purchase, or what was missed and wasted."""
+        return shopping_skills(task, turns, won=won, max_step_skills=max_step_skills)
 
     def _playing(self) -> Task:
         if self._task is None:

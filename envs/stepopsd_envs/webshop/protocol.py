@@ -5,9 +5,14 @@ arXiv:2505.10978, and the methods built on its environment); the wording is ours
 is to:" and "Now it's your turn to", where programs put skills into a prompt.
 """
 
+import re
 from collections.abc import Sequence
 
-from stepopsd_envs.alfworld.protocol import ProjectedAction, ThinkMode, project_action
+from stepopsd_envs.alfworld.protocol import (
+    ProjectedAction,
+    ThinkMode,
+    project_action,
+)
 from stepopsd_envs.text_env import HistoryTurn
 from stepopsd_envs.webshop.pages import SEPARATOR
 
@@ -18,6 +23,12 @@ MAX_WINDOW_CHARACTERS = 13_000
 """A prompt with history that is longer is written without it, as the agent family does."""
 
 SEARCH_ACTION = "search[<your query>]"
+
+_TASK_MARKER = "Your task is to: "
+# Where advice goes in a prompt (see `TextEnv`).
+TASK_PHRASES = (_TASK_MARKER.strip(),)
+TURN_PHRASES = ("Now it's your turn to",)
+_ACTION = re.compile(r"(?:search|click)\[.+\]", re.IGNORECASE | re.DOTALL)
 
 _ROLE = "You shop in an online store through text commands, one command a turn."
 _FORMAT = {
@@ -35,6 +46,17 @@ _FORMAT = {
         "and nothing else."
     ),
 }
+
+
+def action_of(command: str) -> str:
+    """Writes what a person typed as an action; a bare label is clicked."""
+    command = command.strip()
+    if _ACTION.fullmatch(command):
+        return command
+    verb, _, rest = command.partition(" ")
+    if verb.lower() in ("search", "click") and rest.strip():
+        return f"{verb.lower()}[{rest.strip()}]"
+    return f"click[{command}]"
 
 
 def project(response: str, *, think: ThinkMode) -> ProjectedAction:
@@ -82,7 +104,7 @@ def first_message(
         think: See `project`.
     """
     parts = [
-        f"{_ROLE}\nYour task is to: {instruction}.",
+        f"{_ROLE}\n{_TASK_MARKER}{instruction}.",
         f"You now see: {observation}",
         action_list(actions),
         _FORMAT[think],
@@ -115,7 +137,7 @@ def window_message(
         think: See `project`.
     """
     parts = [
-        f"{_ROLE}\nYour task is to: {instruction}.",
+        f"{_ROLE}\n{_TASK_MARKER}{instruction}.",
         f"Steps taken so far: {turn}.",
         f"This is step {turn + 1}. You now see: {observation}",
         action_list(actions),
