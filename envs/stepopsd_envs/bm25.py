@@ -68,7 +68,7 @@ def words(text: str) -> list[str]:
 
 
 def lucene_length(words_in_text: int) -> int:
-    """The length that Lucene remembers of a text, in one byte: exact below 24, else 4 bits of it."""
+    """The length that Lucene remembers of a text, in one byte: exact below 24, then rough."""
     excess = words_in_text - _EXACT_LENGTHS
     if excess < 0:
         return words_in_text

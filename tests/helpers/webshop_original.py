@@ -43,7 +43,7 @@ class Original:
         human: bool,
         seed: int,
     ):
-        """Loads the code, with `shop` as its search engine and `seed` for what it draws unseeded."""
+        """Loads the code; `shop` is its search engine, `seed` what it draws unseeded with."""
         site = _import_site(root, nouns)
         engine, text_env = site["engine"], site["text_env"]
         engine.DEFAULT_ATTR_PATH, engine.HUMAN_ATTR_PATH = files.annotations, files.human

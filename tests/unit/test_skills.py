@@ -9,6 +9,7 @@ from stepopsd_envs.alfworld import skill_categories as alfworld
 from stepopsd_envs.alfworld.env import ALFWorldEnv
 from stepopsd_envs.search_qa import skill_categories as search_qa
 from stepopsd_envs.search_qa.env import SearchQAEnv
+from stepopsd_envs.webshop.env import WebShopEnv
 from transformers import AutoTokenizer
 
 import stepopsd_rllib
@@ -16,7 +17,7 @@ from stepopsd_rllib.teachers.skill_insertion import insert_skills
 from stepopsd_rllib.teachers.skill_retrieval import keyword_categories, privileged_preamble
 from stepopsd_rllib.teachers.skills import SkillLibraryError, environment_library, load_library
 
-ENVIRONMENTS = {"alfworld": ALFWorldEnv, "search_qa": SearchQAEnv}
+ENVIRONMENTS = {"alfworld": ALFWorldEnv, "search_qa": SearchQAEnv, "webshop": WebShopEnv}
 EMBEDDED_MODELS = Path(stepopsd_rllib.__file__).parent / "tiny" / "weights"
 
 ITEM = """\
@@ -72,7 +73,7 @@ def test_full_text_holds_every_skill_once() -> None:
         assert library.full_text().count(skill.text()) == 1
 
 
-@pytest.mark.parametrize("name", ["alfworld", "search_qa"])
+@pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
 def test_packaged_libraries_have_twelve_general_and_five_special_skills(name: str) -> None:
     library = environment_library(ENVIRONMENTS[name], name)
     assert len(library.general.skills) == 12

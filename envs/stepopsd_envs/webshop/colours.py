@@ -2,7 +2,7 @@
 
 from collections.abc import Container
 
-BASE_COLOURS = tuple(
+_NAMES = (
     "alabaster apricot aqua ash asphalt azure banana beige black blue blush bordeaux bronze brown "
     "burgundy camel camo caramel champagne charcoal cheetah chestnut chocolate christmas coffee "
     "cognac copper coral cranberry cream crystal dark denim eggplant elephant espresso fuchsia "
@@ -10,8 +10,9 @@ BASE_COLOURS = tuple(
     "lemon leopard light lilac lime magenta maroon mauve merlot midnight mint mocha multicolor "
     "mushroom mustard natural navy nude olive orange peach pewter pink plum purple rainbow red "
     "rose royal rust sand sapphire seashell silver skull slate steel stone stonewash sunflower tan "
-    "taupe teal tiger turquoise violet walnut wheat white wine yellow".split()
+    "taupe teal tiger turquoise violet walnut wheat white wine yellow"
 )
+BASE_COLOURS = tuple(_NAMES.split())
 """The original's base colours, in its order: the first one found counts."""
 
 

@@ -64,7 +64,6 @@ class WebShopEnv(TextEnv):
     """
 
     thread_safe: ClassVar[bool] = True
-    embedded_model: ClassVar[str | Path | None] = "webshop"
     skill_libraries: ClassVar[Mapping[str, str | Path]] = {
         "webshop": _SKILLS / "full",
         "webshop_brief": _SKILLS / "brief",
@@ -340,9 +339,7 @@ class WebShopEnv(TextEnv):
                 return tuple(actions) if purchase.total == 1.0 else ()
         return ()
 
-    def _info(
-        self, observation: str, projected: ProjectedAction, effect: Effect
-    ) -> dict[str, Any]:
+    def _info(self, observation: str, projected: ProjectedAction, effect: Effect) -> dict[str, Any]:
         assert self._session is not None
         goal, purchase = self._playing().goal, effect.purchase
         info = {

@@ -56,7 +56,9 @@ class ReadingShopper:
         """Reads the goal."""
         self._goal = goal
         self._kind = lucene_words(goal.query)[-1]
-        self._values = [option[1] if isinstance(option, tuple) else option for option in goal.options]
+        self._values = [
+            option[1] if isinstance(option, tuple) else option for option in goal.options
+        ]
         self._chosen: list[str] = []
         self._refused: set[str] = set()
         self._open = ""

@@ -22,11 +22,19 @@ _ASIN_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ASIN_SPACE = {"tiny": (10, 5), "small": (32, 8), "full": (32, 8)}
 _ASIN_STEP = 387_420_489  # coprime to both bases: goes round the whole space in a scattered order
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
-_TITLE_WORDS = (
+_TITLES = (
     "Premium Everyday Classic Improved Portable Stylish Practical Compact Reliable Genuine "
     "Handy Elegant Sturdy Handmade Seasonal Authentic Refined Cheerful"
-).split()
-_CLOSINGS = ("for Home", "for Travel", "for Men and Women", "Gift Idea", "for Every Day", "New Model")
+)
+_TITLE_WORDS = _TITLES.split()
+_CLOSINGS = (
+    "for Home",
+    "for Travel",
+    "for Men and Women",
+    "Gift Idea",
+    "for Every Day",
+    "New Model",
+)
 _BULLETS = (
     "{Attribute}: made for people who look for a {noun} that is {attribute}.",
     "What you get is a {noun}, {attribute} and checked by hand.",

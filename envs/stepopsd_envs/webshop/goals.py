@@ -125,9 +125,7 @@ class GoalTable:
         text = f"{product.instruction}{with_options}{price_text}"
         return _goal(product, text, product.instruction_attributes, options, cap)
 
-    def _add_human(
-        self, number: int, product: Product, price: float, rng: random.Random
-    ) -> None:
+    def _add_human(self, number: int, product: Product, price: float, rng: random.Random) -> None:
         for variant, asked in enumerate(product.human):
             if asked.attributes:
                 self._add(number, variant, draw_price_cap(price, rng))

@@ -19,7 +19,7 @@ _CACHED_TITLES = 20_000
 _NOUN_TAGS = ("NOUN", "PROPN")
 # A number written together with its unit is two words, and so is a possessive.
 _TOKEN = re.compile(r"\d*([^\W\d_][^\W_]*)")
-_NOT_NOUNS = frozenset(
+_FUNCTION_WORDS = (
     "a about above after again against all along also always an and another any are as at be "
     "been before behind below between both but by can could do does down during each either else "
     "enough etc even ever every few for from had has have he her here him his how i if in inside "
@@ -28,8 +28,9 @@ _NOT_NOUNS = frozenset(
     "so some such than that the their them then there these they this those through to together "
     "too two under until up upon us use using very via was we were what when where which while "
     "who whom whose why will with within without would yet you your three four five six seven "
-    "eight nine ten made compatible includes b c f h m s w x".split()
+    "eight nine ten made compatible includes b c f h m s w x"
 )
+_NOT_NOUNS = frozenset(_FUNCTION_WORDS.split())
 
 
 class NounTagger(Protocol):

@@ -1,6 +1,6 @@
 """How close a purchase comes to what was asked for (WebShop, arXiv:2207.01206, section 3).
 
-    score = type · (|attributes hit| + |options hit| + [price ≤ cap]) / (|attributes| + |options| + 1)
+    score = type · (attributes hit + options hit + [price ≤ cap]) / (attributes + options + 1)
 
 The thresholds are those of the authors' code, as are its quirks; `strict_options=False` mends the
 one by which some goals cannot be won.

@@ -164,9 +164,7 @@ class Session:
         start = (page_number - 1) * self._results_per_page
         shown = found[start : start + self._results_per_page]
         self._show(
-            pages.results_page(
-                self._instruction, shown, page_number=page_number, total=len(found)
-            ),
+            pages.results_page(self._instruction, shown, page_number=page_number, total=len(found)),
             f"search_results/{_SESSION}/{'+'.join(self._keywords)}/{page_number}",
         )
 

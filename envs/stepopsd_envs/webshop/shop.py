@@ -77,9 +77,7 @@ class MemoryShop:
             field = _LISTED_BY[code]
             wanted = rest.split(" ")[0].strip() if code == "<c>" else rest.strip()
             return tuple(
-                number
-                for number, product in enumerate(self._products)
-                if wanted in field(product)
+                number for number, product in enumerate(self._products) if wanted in field(product)
             )
         numbers, _ = self._index.best(query, SEARCH_RESULTS)
         return tuple(numbers.tolist())

@@ -148,9 +148,7 @@ def _effect(
     return ShopEffect.CHOSEN if won and is_on_path else ShopEffect.UNASKED
 
 
-def _path_to_purchase(
-    turns: Sequence[RecordedTurn], parsed: Sequence[tuple[str, str]]
-) -> set[int]:
+def _path_to_purchase(turns: Sequence[RecordedTurn], parsed: Sequence[tuple[str, str]]) -> set[int]:
     """Turns that the purchase rests on: last search, pages turned, product opened, what follows."""
     search = max((i for i, (kind, _) in enumerate(parsed) if kind == "search"), default=0)
     opened = max((i for i, (_, name) in enumerate(parsed) if _is_asin(name)), default=search)

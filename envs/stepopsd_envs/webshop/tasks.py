@@ -140,8 +140,8 @@ class OfficialTasks:
             self._ids = self._leaking_ids() if self._is_leaking else self._fixed_ids()
         if not self._ids[split]:
             raise TaskIdError(
-                f"split={split!r} has no goals with goal_shuffle='verl_agent': the agent family has "
-                "no second validation set. Use 'valid_unseen'."
+                f"split={split!r} has no goals with goal_shuffle='verl_agent': the agent family "
+                "has no second validation set. Use 'valid_unseen'."
             )
         return self._ids[split]
 
