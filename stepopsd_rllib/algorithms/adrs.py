@@ -38,13 +38,7 @@ from torch import Tensor
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import STEP_DISCOUNT, UPDATE
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
-from stepopsd_rllib.config_keys import (
-    FLAG,
-    Check,
-    key,
-    number,
-    one_of,
-)
+from stepopsd_rllib.config_keys import FLAG, Check, key, number, one_of
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.columns import (
     ADVANTAGES,

@@ -31,13 +31,7 @@ from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
-from stepopsd_rllib.config_keys import (
-    FLAG,
-    key,
-    number,
-    one_of,
-    or_none,
-)
+from stepopsd_rllib.config_keys import FLAG, key, number, one_of, or_none
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
 from stepopsd_rllib.connectors.columns import EPISODE_INDEX, SCORES, TURN_INDEX
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
@@ -53,11 +47,7 @@ class AgentOPSDConfig(SkillTeacherConfig):
     """Configuration of AgentOPSD; defaults follow the paper."""
 
     lambda_mix: float = key(
-        0.5,
-        number(0, 1),
-        "share of the multiplied advantage; 0 is GRPO",
-        symbol="λ",
-        paper="0.5",
+        0.5, number(0, 1), "share of the multiplied advantage; 0 is GRPO", symbol="λ", paper="0.5"
     )
     band: float = key(
         0.2, number(0, 1), "half width of the multipliers' range", symbol="b", paper="0.2"

@@ -22,11 +22,7 @@ from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import STEP_DISCOUNT
-from stepopsd_rllib.config_keys import (
-    key,
-    number,
-    or_none,
-)
+from stepopsd_rllib.config_keys import key, number, or_none
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.columns import ADVANTAGES
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch

@@ -37,16 +37,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.config_keys import (
-    FLAG,
-    Check,
-    is_number,
-    key,
-    number,
-    one_of,
-    or_none,
-    whole,
-)
+from stepopsd_rllib.config_keys import FLAG, Check, is_number, key, number, one_of, or_none, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
 from stepopsd_rllib.connectors.columns import (
@@ -115,10 +106,7 @@ class GRPOConfig(AgentConfig):
         1e-6, number(above=0), "constant added to the standard deviation, unit of the return"
     )
     invalid_action_penalty: float = key(
-        0.1,
-        number(0),
-        "return lost for each invalid action",
-        paper="0.1; 0.01 on Search-QA",
+        0.1, number(0), "return lost for each invalid action", paper="0.1; 0.01 on Search-QA"
     )
     kl_coeff: float = key(
         0.01,
@@ -167,8 +155,8 @@ class GRPOConfig(AgentConfig):
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type[TokenLearner]:
-        """The GRPO learner."""
-        return GRPOLearner
+        """The learner of the algorithm that the config builds."""
+        return getattr(self.algo_class, "learner_class", GRPOLearner)
 
     @override(AlgorithmConfig)
     def build_learner_connector(
@@ -322,3 +310,4 @@ class GRPO(AgentAlgorithm):
     """GRPO as an RLlib algorithm."""
 
     config_class = GRPOConfig
+    learner_class: type[TokenLearner] = GRPOLearner

@@ -35,12 +35,7 @@ from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import ANALYZER
 from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
 from stepopsd_rllib.algorithms.shared.skill_teacher import encode, require_room
-from stepopsd_rllib.config_keys import (
-    key,
-    number,
-    one_of,
-    whole,
-)
+from stepopsd_rllib.config_keys import key, number, one_of, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
 from stepopsd_rllib.connectors.columns import EPISODE_INDEX, HAS_GUIDANCE, TURN_INDEX
 from stepopsd_rllib.connectors.group_guidance import GroupGuidance, contrasted

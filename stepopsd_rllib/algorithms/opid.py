@@ -39,14 +39,7 @@ from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import ANALYZER
 from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
 from stepopsd_rllib.algorithms.shared.skill_teacher import require_room
-from stepopsd_rllib.config_keys import (
-    FLAG,
-    key,
-    number,
-    one_of,
-    or_none,
-    whole,
-)
+from stepopsd_rllib.config_keys import FLAG, key, number, one_of, or_none, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.columns import (
     ADVANTAGES,

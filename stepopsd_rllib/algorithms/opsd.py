@@ -30,13 +30,10 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
+from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig
 from stepopsd_rllib.algorithms.shared.keys import TOP_TOKENS
 from stepopsd_rllib.algorithms.shared.top_tokens import TopTokenLearner, require_tokens
-from stepopsd_rllib.config_keys import (
-    key,
-    one_of,
-)
+from stepopsd_rllib.config_keys import key, one_of
 from stepopsd_rllib.connectors.columns import (
     RESPONSE_MASK,
     TAUGHT_TOP_LOG_PROBS,
@@ -70,11 +67,6 @@ class OPSDConfig(DistillationConfig):
         """Keeps the teacher's most likely tokens."""
         return super().teacher_options() | {"top_tokens": self.teacher_top_tokens}
 
-    @override(DistillationConfig)
-    def get_default_learner_class(self) -> type[DistillationLearner]:
-        """The OPSD learner."""
-        return OPSDLearner
-
 
 class OPSDLearner(TopTokenLearner):
     """The divergence, beside as much of GRPO's loss as `policy_coeff` lets through."""
@@ -104,3 +96,4 @@ class OPSD(GRPO):
     """OPSD as an RLlib algorithm."""
 
     config_class = OPSDConfig
+    learner_class = OPSDLearner

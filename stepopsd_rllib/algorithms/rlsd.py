@@ -24,11 +24,7 @@ from ray.rllib.utils.annotations import override
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.keys import HALF_WIDTH
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
-from stepopsd_rllib.config_keys import (
-    key,
-    number,
-    whole,
-)
+from stepopsd_rllib.config_keys import key, number, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.objectives.rlsd import rlsd_advantages
@@ -41,21 +37,13 @@ class RLSDConfig(SkillTeacherConfig):
 
     teacher = "stale"
     lambda_mix: float = key(
-        0.5,
-        number(0, 1),
-        "share of the weighted advantage; 0 is GRPO",
-        symbol="λ₀",
-        paper="0.5",
+        0.5, number(0, 1), "share of the weighted advantage; 0 is GRPO", symbol="λ₀", paper="0.5"
     )
     lambda_decay_steps: int = key(
         50, whole(1, "updates"), "updates until λ is 0", symbol="W", paper="50"
     )
     weight_clip: float = key(
-        0.2,
-        HALF_WIDTH,
-        "half width of the weights' range",
-        symbol="ε",
-        paper="0.2",
+        0.2, HALF_WIDTH, "half width of the weights' range", symbol="ε", paper="0.2"
     )
 
     @override(SkillTeacherConfig)

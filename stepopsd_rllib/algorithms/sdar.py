@@ -34,11 +34,7 @@ from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
-from stepopsd_rllib.config_keys import (
-    key,
-    number,
-    one_of,
-)
+from stepopsd_rllib.config_keys import key, number, one_of
 from stepopsd_rllib.connectors.columns import (
     TEACHER_LOG_PROBS,
 )
@@ -64,11 +60,6 @@ class SDARConfig(DistillationConfig):
     divergence: sdar.Divergence = key(
         "reverse_kl", one_of(*sdar.TOKEN_LOSSES), "divergence of each token", paper="reverse_kl"
     )
-
-    @override(DistillationConfig)
-    def get_default_learner_class(self) -> type[DistillationLearner]:
-        """The SDAR learner."""
-        return SDARLearner
 
 
 class SDARLearner(DistillationLearner):
@@ -109,3 +100,4 @@ class SDAR(GRPO):
     """SDAR as an RLlib algorithm."""
 
     config_class = SDARConfig
+    learner_class = SDARLearner

@@ -18,13 +18,8 @@ from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import EVAL_SKILLS, SKILL_RETRIEVAL, SKILLS
-from stepopsd_rllib.algorithms.shared.skill_teacher import (
-    skill_choice,
-)
-from stepopsd_rllib.config_keys import (
-    FLAG,
-    key,
-)
+from stepopsd_rllib.algorithms.shared.skill_teacher import skill_choice
+from stepopsd_rllib.config_keys import FLAG, key
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
 from stepopsd_rllib.teachers.skill_retrieval import (
     SkillChoice,

@@ -32,11 +32,6 @@ class SkillSDConfig(DistillationConfig):
 
     distillation_coeff = 0.001
 
-    @override(DistillationConfig)
-    def get_default_learner_class(self) -> type[DistillationLearner]:
-        """The Skill-SD learner."""
-        return SkillSDLearner
-
 
 class SkillSDLearner(DistillationLearner):
     """GRPO's loss plus the importance-weighted k3 loss."""
@@ -63,3 +58,4 @@ class SkillSD(GRPO):
     """Skill-SD as an RLlib algorithm."""
 
     config_class = SkillSDConfig
+    learner_class = SkillSDLearner

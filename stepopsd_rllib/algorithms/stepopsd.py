@@ -37,13 +37,7 @@ from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
 from stepopsd_rllib.algorithms.shared.keys import HALF_WIDTH, REFRESH_INTERVAL, TEACHER
-from stepopsd_rllib.config_keys import (
-    FLAG,
-    key,
-    number,
-    one_of,
-    whole,
-)
+from stepopsd_rllib.config_keys import FLAG, key, number, one_of, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.columns import (
     ADVANTAGES,

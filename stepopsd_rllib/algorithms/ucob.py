@@ -43,19 +43,11 @@ from torch import Tensor
 
 from stepopsd_rllib.algorithms.gigpo import GiGPOConfig
 from stepopsd_rllib.algorithms.grpo import GRPO
-from stepopsd_rllib.algorithms.shared.distillation import DistillationLearner
 from stepopsd_rllib.algorithms.shared.keys import EVAL_SKILLS, SKILL_RETRIEVAL, SKILLS, TOP_TOKENS
-from stepopsd_rllib.algorithms.shared.skill_teacher import (
-    skill_choice,
-)
+from stepopsd_rllib.algorithms.shared.skill_teacher import skill_choice
 from stepopsd_rllib.algorithms.shared.top_tokens import TopTokenLearner, require_tokens
 from stepopsd_rllib.algorithms.skill_grpo import with_skills
-from stepopsd_rllib.config_keys import (
-    FLAG,
-    key,
-    number,
-    whole,
-)
+from stepopsd_rllib.config_keys import FLAG, key, number, whole
 from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
 from stepopsd_rllib.connectors.columns import (
     RESPONSE_MASK,
@@ -105,10 +97,7 @@ class UCOBConfig(GiGPOConfig):
     )
     max_branch_weight: float = key(LARGEST_WEIGHT, number(above=0), "cap of the weight", paper="2")
     gate_beta: float = key(
-        5.0,
-        number(0),
-        "sharpness of the gate per nat; 0 makes it the constant 1/2",
-        paper="5",
+        5.0, number(0), "sharpness of the gate per nat; 0 makes it the constant 1/2", paper="5"
     )
     teacher_top_tokens: int = replace(TOP_TOKENS, default=32, check=whole(2, "tokens"))
     renormalize_top_tokens: bool = key(
@@ -162,11 +151,6 @@ class UCOBConfig(GiGPOConfig):
                 )
             )
         return pieces
-
-    @override(GiGPOConfig)
-    def get_default_learner_class(self) -> type[DistillationLearner]:
-        """The UCOB learner."""
-        return UCOBLearner
 
     def _require_branches(self) -> None:
         num_informed = self.num_informed_rollouts()
@@ -231,3 +215,4 @@ class UCOB(GRPO):
     """UCOB as an RLlib algorithm."""
 
     config_class = UCOBConfig
+    learner_class = UCOBLearner

@@ -46,7 +46,6 @@ HONOURED: Mapping[str, tuple[str, ...]] = {
         "_learner_class",
         "_learner_connector",
         "_rl_module_spec",
-        "_torch_lr_scheduler_classes",
     ),
     "the optimizer": ("lr", "grad_clip", "num_epochs", "minibatch_size"),
     "the main process and its placement group": (
@@ -153,6 +152,10 @@ _REASONS: tuple[tuple[str, str], ...] = (
     (
         "num_consecutive_env_runner_failures_tolerance",
         "a step with too few usable groups raises. Use min_groups_fraction.",
+    ),
+    (
+        "_torch_lr_scheduler_classes",
+        "the learner steps its own optimizer. Use a schedule as lr, and lr_warmup_steps.",
     ),
     ("num_gpus _fake_gpus", "GPUs belong to runners and learners. Use num_gpus_per_learner."),
     (

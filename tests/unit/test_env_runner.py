@@ -68,6 +68,21 @@ def test_two_runs_of_one_seed_are_the_same_and_another_seed_is_not(build):
     assert largest_difference(weights[0], weights[2]) > 0.0
 
 
+def test_a_learning_rate_schedule_counts_the_updates_that_are_done(build):
+    schedule = [[0, 1e-3], [2, 0.0]]
+    algo = build(small_config(training={**ALWAYS_LEARNS, "lr": schedule}))
+    before = weights_of(algo.learner_group._learner)
+    rates, moved = [], []
+    for _ in range(3):
+        result = algo.train()["learners"]["default_policy"]
+        rates.append(result["default_optimizer_learning_rate"])
+        after = weights_of(algo.learner_group._learner)
+        moved.append(largest_difference(before, after))
+        before = after
+    assert rates == pytest.approx([5e-4, 0.0, 0.0])  # what the next update steps with
+    assert moved[0] > moved[1] > 0.0 and moved[2] == 0.0
+
+
 def test_results_carry_what_reports_read(build):
     algo = build(small_config().evaluation(evaluation_interval=2))
     first, second, third = (algo.train() for _ in range(3))

@@ -44,10 +44,7 @@ REFRESH_INTERVAL = key(
     paper="10",
 )
 TOP_TOKENS = key(
-    128,
-    whole(1, "tokens"),
-    "most likely tokens of the teacher that are told apart",
-    symbol="K",
+    128, whole(1, "tokens"), "most likely tokens of the teacher that are told apart", symbol="K"
 )
 ANALYZER = key(
     "rules",

@@ -22,10 +22,7 @@ from stepopsd_rllib.algorithms.shared.keys import (
     SKILLS,
     TEACHER,
 )
-from stepopsd_rllib.config_keys import (
-    key,
-    whole,
-)
+from stepopsd_rllib.config_keys import key, whole
 from stepopsd_rllib.connectors.skill_context import SkillContext
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
