@@ -16,7 +16,7 @@ from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
 from tests.helpers.agents import largest_difference, small_config, weights_of
 from tests.helpers.faulty_endpoint import GOOD, completion, hang, serving, status
 from tests.helpers.houses import BARE
-from tests.unit.test_neutral_methods import SHARED
+from tests.helpers.methods import SHARED
 
 UPDATES = 2
 EPISODES = 12  # of an update

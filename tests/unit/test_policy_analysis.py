@@ -17,7 +17,7 @@ from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
 from tests.helpers.agents import random_groups, same_records, small_config
 from tests.helpers.houses import BARE
-from tests.unit.test_neutral_methods import SHARED
+from tests.helpers.methods import SHARED
 
 TASKS = make_text_env("stepopsd/ALFWorld-v0", BARE).tasks("train")
 REQUESTS = [
