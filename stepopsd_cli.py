@@ -21,11 +21,15 @@ the output has gone, as `head` does."""
 WITHOUT_RAY = ("index", "serve-retriever")
 """Commands that start at once and run where no training does."""
 
-DESCRIPTION = "Train, evaluate and inspect language-model agents with Ray RLlib."
+DESCRIPTION = "Train, evaluate and compare language-model agents with Ray RLlib."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns 0, 1 for a run that failed, 2 for a user's mistake."""
+    """Runs one command and returns its exit status.
+
+    0; 1 for a run that failed; 2 for a user's mistake; 130 and 143 for a run that Ctrl-C and
+    SIGTERM ended, with a checkpoint.
+    """
     options = parser().parse_args(arguments)
     # Modules of the current folder can be named (env: my_game:MyEnv), behind all that is installed.
     if not {"", os.getcwd()} & set(sys.path):
@@ -61,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_compare(commands)
+    _add_runs(commands)
     _add_evaluate(commands)
     _add_report(commands)
     _add_keys(commands)
@@ -76,11 +81,10 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train = commands.add_parser(
         "train",
         help="run a tuned example",
-        description="Run a tuned example (YAML) with Ray Tune; end with a table and a picture.",
+        description="Run a tuned example (YAML) with Ray Tune, or go on with a run (--resume); end "
+        "with a table and a picture.",
     )
-    train.add_argument(
-        "file", metavar="FILE", help="for example tuned_examples/grpo/alfworld_tiny.yaml"
-    )
+    _add_what_to_run(train, "for example tuned_examples/grpo/alfworld_tiny.yaml")
     _add_overrides(train, "lr=1.0e-6, env_config.size=small, stop.training_iteration=5")
     _add_run_options(train, "the example's, with the time")
 
@@ -89,19 +93,53 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     compare = commands.add_parser(
         "compare",
         help="run several methods with several seeds",
-        description="Run a comparison (YAML) as one Tune experiment; end with tables, a picture.",
+        description="Run a comparison (YAML) as one Tune experiment, or go on with one (--resume); "
+        "end with tables, a picture.",
     )
-    compare.add_argument(
-        "file",
-        metavar="FILE",
-        help="for example tuned_examples/compare/alfworld_tiny.yaml; a run folder shows it again",
+    _add_what_to_run(
+        compare,
+        "for example tuned_examples/compare/alfworld_tiny.yaml; a run folder shows it again",
     )
+    _add_overrides(compare, "with --resume alone: stop.training_iteration=80")
     _add_run_options(compare, "the comparison's")
+
+
+def _add_what_to_run(command: argparse.ArgumentParser, example: str) -> None:
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", metavar="FILE", nargs="?", help=example)
+    what.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with the unfinished trials of a run folder, from their last checkpoints",
+    )
+
+
+def _add_runs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    runs = commands.add_parser(
+        "runs",
+        help="list run folders",
+        description="List run folders with state, iteration, success and last checkpoint.",
+    )
+    runs.add_argument(
+        "directory", metavar="DIR", nargs="?", default="runs", help="folder of runs (default: runs)"
+    )
+
+
+def _add_trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="read a checkpoint from outside of a run folder; a checkpoint is code",
+    )
 
 
 def _add_run_options(command: argparse.ArgumentParser, default_name: str) -> None:
     command.add_argument(
-        "--storage", metavar="DIR", default="runs", help="where run folders go (default: runs)"
+        "--storage",
+        metavar="DIR",
+        default="runs",
+        help="where run folders go: a folder, or an address such as s3://bucket/runs "
+        "(default: runs)",
     )
     command.add_argument(
         "--name", metavar="NAME", help=f"name of the run folder (default: {default_name})"
@@ -125,6 +163,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         metavar="N",
         help="N tasks, evenly spaced over the split (default: as trained)",
     )
+    _add_trust(evaluate)
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -190,6 +229,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "checkpoint", metavar="CHECKPOINT", help="a checkpoint, trial or run folder"
     )
     export.add_argument("directory", metavar="DIR", help="folder to write; must not exist yet")
+    _add_trust(export)
 
 
 def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

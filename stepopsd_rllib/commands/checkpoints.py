@@ -3,92 +3,184 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
+import pyarrow.fs
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from transformers.utils.logging import disable_progress_bar
 
-from stepopsd_rllib.commands.ray_start import quiet_ray, start_ray
-from stepopsd_rllib.report.run_files import evaluation_of
+from stepopsd_rllib.commands.kept_checkpoints import FoundCheckpoint, find
+from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
+from stepopsd_rllib.commands.run_file import RUN_FILE
+from stepopsd_rllib.report.run_files import RESULTS, evaluation_of
 from stepopsd_rllib.report.tables import single_table
+from stepopsd_rllib.training import checkpoint_files
+from stepopsd_rllib.training.checkpointed_algorithm import require_known_version
 
 # What RLlib writes into every checkpoint folder of an algorithm.
 CHECKPOINT_FILE = "rllib_checkpoint.json"
+OF_THE_MACHINE: dict[str, Any] = {
+    "num_env_runners": 0,
+    "num_learners": 0,
+    "num_gpus_per_learner": 0,
+    "num_gpus_per_env_runner": 0,
+    "sampler": "auto",
+    "sampler_config": {},
+}
+"""Keys that say how the training machine was used: a checkpoint is measured in one process, with a
+GPU where there is one."""
 
 
-def evaluate(checkpoint: str, *, split: str | None, num_tasks: int | None) -> int:
+def evaluate(
+    checkpoint: str, *, split: str | None, num_tasks: int | None, is_trusted: bool = False
+) -> int:
     """Plays each task of a split once with a checkpoint's model and prints the table.
 
     Args:
-        checkpoint: A checkpoint, trial or run folder; of several checkpoints the newest.
+        checkpoint: A checkpoint, trial or run folder; of several checkpoints the newest whole one.
         split: Split of the tasks; the one of the training config by default.
         num_tasks: So many tasks, evenly spaced; as in the training config by default.
+        is_trusted: Whether one that lies outside of a run folder is read.
     """
+    quiet_ray()
+    disable_progress_bar()
+    folder = whole_checkpoint(checkpoint, is_trusted=is_trusted)
     changes = {"eval_split": split, "eval_num_tasks": num_tasks}
-    algorithm = restored(checkpoint, {k: v for k, v in changes.items() if v is not None})
-    try:
-        print(single_table(evaluation_of({"evaluation": algorithm.evaluate()})))
-    finally:
-        _close(algorithm)
+    with restored(folder, {k: v for k, v in changes.items() if v is not None}) as algorithm:
+        evaluation = evaluation_of({"evaluation": algorithm.evaluate()})
+    iteration = checkpoint_files.describe(folder)["iteration"]
+    print(single_table(replace(evaluation, iteration=iteration)))
     return 0
 
 
-def export(checkpoint: str, directory: str) -> int:
-    """Writes a checkpoint's model in Hugging Face format into a new folder."""
-    target = Path(directory).resolve()
+def export(checkpoint: str, directory: str, *, is_trusted: bool = False) -> int:
+    """Copies a checkpoint's model, in Hugging Face format, into a new folder; needs no Ray."""
+    target = Path(directory).expanduser().resolve()
     if target.exists():
         raise ValueError(f"{target} exists already. Name a folder that does not.")
-    # One process without vLLM is the quickest to start, and nothing is sampled.
-    plain = {"num_env_runners": 0, "num_learners": 0, "sampler": "transformers"}
-    algorithm = restored(checkpoint, plain)
+    folder = whole_checkpoint(checkpoint, is_trusted=is_trusted)
+    aside = target.with_name(target.name + checkpoint_files.PARTIAL)
     try:
-        algorithm.export_hf(str(target))  # type: ignore[attr-defined]
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(folder / checkpoint_files.MODEL, aside)
+        checkpoint_files.put_in_place(aside, target)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise ValueError(f"{target}: cannot be written ({reason}).") from error
     finally:
-        _close(algorithm)
+        shutil.rmtree(aside, ignore_errors=True)
     print(f"model       {target}")
     return 0
 
 
-def newest_checkpoint(path: str) -> Path:
-    """The checkpoint folder that a user means by a checkpoint, trial or run folder.
+def whole_checkpoint(path: str, *, is_trusted: bool) -> Path:
+    """The checkpoint that a user means: the newest whole one; says which others it passes over.
+
+    Args:
+        path: A checkpoint, trial or run folder.
+        is_trusted: Whether one that lies outside of a run folder is read.
 
     Raises:
-        ValueError: There is no checkpoint at or below the path.
+        ValueError: There is none, none is whole, or it lies outside of a run folder.
     """
-    folder = Path(path).resolve()
-    if (folder / CHECKPOINT_FILE).is_file():
-        return folder
-    marks = [*folder.glob(f"checkpoint_*/{CHECKPOINT_FILE}")]
-    marks = marks or [*folder.glob(f"*/checkpoint_*/{CHECKPOINT_FILE}")]
-    if not marks:
+    given = Path(path).expanduser().resolve()
+    if _is_checkpoint(given):
+        damage = checkpoint_files.damage(given)
+        if damage is not None:
+            raise ValueError(f"{path}: is no whole checkpoint: {damage}. Name an older one.")
+        chosen = given
+    else:
+        chosen = newest_whole(_candidates(given), print)
+        if chosen is None:
+            raise ValueError(
+                f"{path}: no whole checkpoint there. Name a checkpoint_* folder, or the trial or "
+                "run folder that holds some."
+            )
+    require_trust(chosen, is_trusted=is_trusted)
+    package = str(checkpoint_files.describe(chosen).get("package", "0"))
+    require_known_version(str(chosen), package)
+    print(f"checkpoint  {chosen}", flush=True)
+    return chosen
+
+
+def newest_whole(
+    candidates: list[Path], write: Callable[[str], None], below: str = ""
+) -> Path | None:
+    """The last of some checkpoint folders that is whole; the damaged ones before it are named.
+
+    Args:
+        candidates: Oldest first.
+        write: Takes a line about each that is passed over.
+        below: Only files whose name begins so are checked.
+    """
+    for folder in reversed(candidates):
+        damage = checkpoint_files.damage(folder, below)
+        if damage is None:
+            return folder
+        write(f"passed over {folder}: {damage}")
+    return None
+
+
+def require_trust(checkpoint: Path, *, is_trusted: bool) -> None:
+    """Refuses a checkpoint that was not written by a run here.
+
+    Raises:
+        ValueError: It lies in no run folder, and the user did not say --trust.
+    """
+    trial = checkpoint.parent
+    is_of_run = (trial / RESULTS).is_file() or (trial / "params.json").is_file()
+    is_in_run = (trial.parent / RUN_FILE).is_file() or any(
+        trial.parent.glob("experiment_state-*.json")
+    )
+    if not is_trusted and not (is_of_run and is_in_run):
         raise ValueError(
-            f"{path}: no checkpoint there ({CHECKPOINT_FILE}). Name a checkpoint_* folder, or the "
-            "trial or run folder that holds some."
+            f"{checkpoint}: lies outside of a run folder. A checkpoint is code: reading it runs "
+            "what its author put there. If you trust where it comes from, add --trust."
         )
-    return max(marks, key=lambda mark: mark.stat().st_mtime).parent
 
 
-def restored(checkpoint: str, changes: dict[str, Any]) -> Algorithm:
-    """The algorithm of a checkpoint with some keys of its config changed; starts Ray."""
-    quiet_ray()
-    disable_progress_bar()
-    folder = newest_checkpoint(checkpoint)
-    print(f"checkpoint  {folder}", flush=True)
+@contextmanager
+def restored(folder: Path, changes: Mapping[str, Any]) -> Iterator[Algorithm]:
+    """An algorithm that plays with a checkpoint's model, on whatever this machine has.
+
+    Config and model come from the checkpoint alone; optimizer, teacher and counters are not read.
+
+    Args:
+        folder: A whole checkpoint.
+        changes: Keys of the config that differ from training.
+    """
     # The state of the config is the first of the constructor's arguments that RLlib writes down.
     written = pickle.loads((folder / Algorithm.CLASS_AND_CTOR_ARGS_FILE_NAME).read_bytes())
     algorithm_class: type[Algorithm] = written["class"]
     state = dict(written["ctor_args_and_kwargs"][0][0])
     config: AlgorithmConfig = state["class"]()
     vars(config).update({key: value for key, value in state.items() if key != "class"})
-    config.update_from_dict(changes)
+    model = {"model": str(folder / checkpoint_files.MODEL)}
+    config.update_from_dict({**OF_THE_MACHINE, **model, **changes})
     config.validate()
-    start_ray(algorithm_class, [config])
-    return algorithm_class.from_checkpoint(str(folder), config=config)
+    with running_ray(algorithm_class, [config]):
+        algorithm = config.build_algo()
+        try:
+            yield algorithm
+        finally:
+            algorithm.stop()
 
 
-def _close(algorithm: Algorithm) -> None:
-    algorithm.stop()
-    ray.shutdown()
+def _is_checkpoint(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (CHECKPOINT_FILE, checkpoint_files.MANIFEST))
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Checkpoint folders of a trial folder, or of all trials of a run folder, oldest first."""
+    local = pyarrow.fs.LocalFileSystem()
+    found: list[FoundCheckpoint] = find(local, str(folder))
+    if not found and folder.is_dir():
+        for trial in sorted(folder.iterdir()):
+            found += find(local, str(trial)) if trial.is_dir() else []
+    return sorted((Path(c.path) for c in found), key=lambda path: (path.stat().st_mtime, path))

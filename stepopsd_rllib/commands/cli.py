@@ -15,6 +15,8 @@ def run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import training_run
 
+    if options.resume:
+        return _resume(options)
     return training_run.train(
         options.file,
         options.overrides,
@@ -27,9 +29,30 @@ def _train(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import comparison
 
+    if options.resume:
+        return _resume(options)
+    if options.overrides:
+        raise ValueError(
+            f"--set {options.overrides[0]}: a comparison takes it with --resume alone. Write the "
+            "key into the file."
+        )
     return comparison.run(
         options.file, storage=options.storage, name=options.name, dashboard=options.dashboard
     )
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import resume
+
+    if options.name or options.storage != "runs":
+        raise ValueError("--resume: a run stays in its folder; leave --name and --storage out.")
+    return resume.resume(options.resume, options.overrides, dashboard=options.dashboard)
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import runs
+
+    return runs.show(options.directory)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -51,13 +74,18 @@ def _report(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import checkpoints
 
-    return checkpoints.evaluate(options.checkpoint, split=options.split, num_tasks=options.tasks)
+    return checkpoints.evaluate(
+        options.checkpoint,
+        split=options.split,
+        num_tasks=options.tasks,
+        is_trusted=options.trust,
+    )
 
 
 def _export(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import checkpoints
 
-    return checkpoints.export(options.checkpoint, options.directory)
+    return checkpoints.export(options.checkpoint, options.directory, is_trusted=options.trust)
 
 
 def _keys(options: argparse.Namespace) -> int:
@@ -90,6 +118,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "compare": _compare,
     "evaluate": _evaluate,
+    "runs": _runs,
     "report": _report,
     "keys": _keys,
     "play": _play,

@@ -20,19 +20,20 @@ evaluation is what is compared, so a run has to end with one.
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-import yaml
-from ray import tune
-from ray.tune.experiment import Experiment, Trial
+from ray.tune.experiment import Trial
 
-from stepopsd_rllib.commands import training_run, tuned
-from stepopsd_rllib.commands.progress import ProgressLines, StopConditions
-from stepopsd_rllib.commands.ray_start import start_ray
+from stepopsd_rllib.commands import preflight, training_run, tuned, yaml_files
+from stepopsd_rllib.commands.ray_start import running_ray
+from stepopsd_rllib.commands.run_file import COMPARE, Run, planned
+from stepopsd_rllib.commands.storage import Storage, locked, open_storage, require_free
+from stepopsd_rllib.commands.trials import run_trials
 from stepopsd_rllib.report.comparison import (
     comparison_table,
     read_methods,
@@ -43,8 +44,6 @@ from stepopsd_rllib.report.comparison_curves import PICTURE, draw_comparison
 
 KEYS = ("base", "seeds", "stop", "config", "baseline", "max_concurrent", "methods")
 DEFAULT_BASELINE = "GRPO"
-ERROR_FILE = "error.txt"
-"""Where Tune writes what a trial died of, in the trial's folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,15 +76,7 @@ def read(path: str | Path) -> Comparison:
     source = str(path)
     if not Path(path).is_file():
         path = tuned.locate(path)
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict) or len(document) != 1:
-        raise ValueError(f"{source}: a comparison has one top-level key, its name.")
-    name, body = next(iter(document.items()))
-    if not isinstance(body, dict):
-        raise ValueError(f"{source}: {name} holds no keys. Write base, seeds and methods.")
+    name, body = tuned.experiment(yaml_files.read(Path(path), source), source)
     for key in body:
         if key not in KEYS:
             raise ValueError(
@@ -94,6 +85,8 @@ def read(path: str | Path) -> Comparison:
     seeds, methods = body.get("seeds"), body.get("methods")
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise ValueError(f"{source}: {name}.seeds={seeds!r}: write whole numbers: [0, 1, 2].")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{source}: {name}.seeds={seeds!r}: a seed is written twice.")
     if not isinstance(methods, dict) or not methods:
         raise ValueError(f"{source}: {name}.methods={methods!r}: write label: {{keys}} for each.")
     base = _base(source, body)
@@ -136,52 +129,64 @@ def run(file: str, *, storage: str, name: str | None, dashboard: bool) -> int:
         return training_run.SUCCESS
     training_run.quiet_ray()
     comparison = read(file)
-    folder = Path(storage).resolve() / (name or comparison.name)
-    if folder.exists():
-        raise ValueError(f"--name {folder.name}: {folder} exists already. Choose another name.")
+    where = open_storage(storage)
+    name = name or comparison.name
+    require_free(where, name)
+    run_ = _planned(comparison)
     examples = list(comparison.methods.values())
     configs = [config for example in examples for config in tuned.configs(example)]
-    training_run.say(
-        f"{comparison.name}: {', '.join(comparison.methods)}; seeds "
-        f"{', '.join(map(str, comparison.seeds))}\nrun folder  {folder}\n"
-        f"versions    {training_run.versions()}\n"
-    )
-    start_ray(tuned.algorithm_class(examples[0]), configs, dashboard=dashboard)
-    stop = StopConditions(examples[0].stop)
-    try:
-        with training_run.ending_on_ctrl_c(stop):
-            trials = tune.run(
-                experiments(comparison, folder, stop),
-                callbacks=[ProgressLines(stop, training_run.say, label=_label)],
-                max_concurrent_trials=comparison.max_concurrent or None,
-                raise_on_failed_trial=False,
-                verbose=0,
-            ).trials
-    finally:
-        ray.shutdown()
-    failed = [trial for trial in trials or [] if trial.status == Trial.ERROR]
+    with training_run.beginning(run_, where, name, comparison.name):
+        training_run.say(
+            f"{comparison.name}: {', '.join(comparison.methods)}; seeds "
+            f"{', '.join(map(str, comparison.seeds))}\nrun folder  {where.run(name)}\n"
+            f"versions    {training_run.versions()}\n"
+        )
+        algorithm = tuned.algorithm_class(examples[0])
+        with running_ray(algorithm, configs, dashboard=dashboard):
+            return run_and_show(run_, where, name)
+
+
+def run_and_show(
+    run_: Run, storage: Storage, name: str, restore: Mapping[str, str | None] | None = None
+) -> int:
+    """Runs the trials of a comparison and shows its tables; returns the exit status.
+
+    Args:
+        run_: The comparison's run.
+        storage: Where run folders are.
+        name: The run folder.
+        restore: As `trials.run_trials` takes it.
+    """
+    with locked(storage, name):
+        trials, interruption, _ = run_trials(run_, storage, name, training_run.say, restore)
+    failed = [trial for trial in trials if trial.status == Trial.ERROR]
     for trial in failed:
-        name = str(trial.custom_dirname)
-        training_run.say(f"failed: {name}: {folder / name / ERROR_FILE}")
-    show(folder, comparison.baseline)
+        training_run.say(f"failed: {trial.custom_dirname}: {trial.path}/{training_run.ERROR_FILE}")
+    if interruption.status is not None:
+        where = shlex.quote(storage.run(name))
+        training_run.say(f"go on       stepopsd {run_.kind} --resume {where}")
+        return interruption.status
+    if storage.is_local:
+        show(Path(storage.path, name), run_.baseline)
+    else:
+        training_run.say(f"results     {storage.run(name)} (copy it here for `stepopsd compare`)")
     return training_run.RUN_FAILED if failed else training_run.SUCCESS
 
 
-def experiments(comparison: Comparison, folder: Path, stop: tune.Stopper) -> Any:
-    """One `Experiment` a method (a list), all in one run folder and in one scheduling loop."""
-    return [
-        Experiment(
-            name=folder.name,
-            run=tuned.algorithm_class(example),
-            config=tuned.param_space(example),
-            stop=stop,
-            storage_path=str(folder.parent),
-            max_failures=example.max_failures,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True, num_to_keep=1),
-            trial_dirname_creator=_folder_namer(label),
-        )
-        for label, example in comparison.methods.items()
-    ]
+def _planned(comparison: Comparison) -> Run:
+    """A trial for each method and seed."""
+    trials = []
+    for label, example in comparison.methods.items():
+        tasks = preflight.check(comparison.source, tuned.configs(example))
+        for trial in planned(example, tasks):
+            folder = trial_folder(label, trial.example.config["seed"])
+            trials.append(dataclasses.replace(trial, folder=folder, label=folder))
+    return Run(
+        kind=COMPARE,
+        trials=trials,
+        baseline=comparison.baseline,
+        max_concurrent=comparison.max_concurrent,
+    )
 
 
 def show(folder: Path, baseline: str | None) -> None:
@@ -192,14 +197,6 @@ def show(folder: Path, baseline: str | None) -> None:
     training_run.say(f"\n{comparison_table(methods, baseline)}\n\n{type_table(methods)}\n")
     picture = draw_comparison(methods, folder / PICTURE, folder.name)
     training_run.say(f"curves      {picture}")
-
-
-def _label(trial: Trial) -> str:
-    return str(trial.custom_dirname)  # method and seed
-
-
-def _folder_namer(label: str) -> Any:
-    return lambda trial: trial_folder(label, trial.config["seed"])
 
 
 def _base(source: str, body: Mapping[str, Any]) -> tuned.TunedExample:

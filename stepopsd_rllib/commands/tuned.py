@@ -15,16 +15,13 @@ know. Here each such message gets the name of the file in front.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import difflib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -32,10 +29,12 @@ from ray.tune.experiment import Trial
 from ray.tune.search.variant_generator import generate_variants
 
 from stepopsd_rllib.algorithms import ALGORITHMS
+from stepopsd_rllib.commands import yaml_files
 from stepopsd_rllib.commands.failures import one_line
-
-STOP_KEYS = ("training_iteration", "time_total_s", "num_env_steps_sampled_lifetime")
-STOP_SECTIONS = ("env_runners/", "evaluation/", "learners/")
+from stepopsd_rllib.commands.kept_checkpoints import KeptCheckpoints
+from stepopsd_rllib.commands.paths import with_absolute_paths
+from stepopsd_rllib.commands.stop_keys import check_number, check_stop, nearest
+from stepopsd_rllib.commands.storage import open_storage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +50,12 @@ class TunedExample:
         config: Attributes of the algorithm's config; values may be {"grid_search": [...]}.
         num_samples: How often each variant of the grid runs.
         checkpoint_freq: Iterations between checkpoints; 0 writes only the last one.
-        keep_checkpoints_num: Newest checkpoints kept in each trial; None keeps all.
+        keep_checkpoints_num: Checkpoints kept in each trial; None keeps all.
+        checkpoint_score_attribute: Result whose largest values decide which checkpoints are kept,
+            such as evaluation/success_rate; the newest is kept as well. Without it the newest are.
         max_failures: How often a failed trial resumes from its checkpoint; -1 is without end.
+        preemption_grace_s: Seconds that an iteration and its checkpoint may take after Ctrl-C or
+            SIGTERM; then the iteration is dropped and the last checkpoint stands.
     """
 
     source: str
@@ -62,13 +65,16 @@ class TunedExample:
     stop: Mapping[str, float]
     config: Mapping[str, Any] = field(default_factory=dict)
     num_samples: int = 1
-    checkpoint_freq: int = 0
-    keep_checkpoints_num: int | None = None
+    checkpoint_freq: int = 10
+    keep_checkpoints_num: int | None = 2
+    checkpoint_score_attribute: str | None = None
     max_failures: int = 0
+    preemption_grace_s: float = 120.0
 
 
 RUN_KEYS = tuple(item.name for item in fields(TunedExample) if item.name not in ("source", "name"))
-WHOLE_NUMBERS = ("num_samples", "checkpoint_freq", "keep_checkpoints_num", "max_failures")
+LEAST = {"num_samples": 1, "checkpoint_freq": 0, "keep_checkpoints_num": 1, "max_failures": -1}
+"""Whole numbers among the keys, and the least that each can be."""
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> TunedExample:
@@ -84,23 +90,31 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> TunedExample:
         ValueError: For a missing file, broken YAML, an unknown key or a value of wrong type.
     """
     source = str(path)
-    try:
-        text = locate(path).read_text(encoding="utf-8")
-        document = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: is not valid YAML: {_one_line(error)}") from error
-    if not isinstance(document, dict) or len(document) != 1:
-        keys = len(document) if isinstance(document, dict) else "no"
+    name, body = experiment(yaml_files.read(locate(path), source), source)
+    apply_overrides(overrides, body)
+    return checked(source, name, body)
+
+
+def experiment(document: Any, source: str) -> tuple[str, dict[str, Any]]:
+    """Name and keys of the one experiment in a document.
+
+    Top-level keys that begin with "x-" or "." only hold what aliases refer to.
+    """
+    found = (
+        {k: v for k, v in document.items() if not str(k).startswith((".", "x-"))}
+        if isinstance(document, dict)
+        else {}
+    )
+    if len(found) != 1:
         raise ValueError(
-            f"{source}: has {keys} top-level keys; a tuned example has one, the name of the "
-            "experiment, with run, env, stop and config under it."
+            f"{source}: has {len(found) or 'no'} top-level keys; a tuned example has one, the name "
+            "of the experiment, with run, env, stop and config under it."
         )
-    name, body = next(iter(document.items()))
+    name, body = next(iter(found.items()))
     if not isinstance(body, dict):
         raise ValueError(f"{source}: {name} holds no keys. Write run, env, stop and config.")
-    for override in overrides:
-        _apply(override, body)
-    return checked(source, str(name), body)
+    # What an alias shares with another place is copied before anything is written into it.
+    return str(name), copy.deepcopy(body)
 
 
 def locate(path: str | Path) -> Path:
@@ -130,9 +144,9 @@ def algorithm_class(example: TunedExample) -> type[Algorithm]:
         if isinstance(found, type) and issubclass(found, Algorithm):
             return found
         raise ValueError(f"{example.source}: run={example.run!r} is not an RLlib Algorithm.")
-    nearest = _nearest(example.run, ALGORITHMS)
     raise ValueError(
-        f"{example.source}: run={example.run!r} is not an algorithm{nearest}. "
+        f"{example.source}: run={example.run!r} is not an algorithm"
+        f"{nearest(example.run, ALGORITHMS)}. "
         f"Known: {', '.join(sorted(ALGORITHMS))}; your own is named 'module:Class'."
     )
 
@@ -148,8 +162,12 @@ def configs(example: TunedExample) -> list[AlgorithmConfig]:
 
 def variants(example: TunedExample) -> Iterator[dict[str, Any]]:
     """The param_space of every variant of the grid, in Tune's order."""
-    for _, variant in generate_variants(param_space(example)):
-        yield variant
+    try:
+        for _, variant in generate_variants(param_space(example)):
+            yield variant
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        problem = one_line(str(error))
+        raise ValueError(f"{example.source}: config: its grid is none: {problem}") from error
 
 
 def param_space(example: TunedExample) -> dict[str, Any]:
@@ -172,11 +190,15 @@ def tuner(
 
     Args:
         example: What to run.
-        storage: Folder of all runs.
+        storage: Folder of all runs, or an address that pyarrow opens.
         name: Folder of this run in `storage`; the example's name by default.
         callbacks: Tune callbacks of the driver.
         stopper: Takes the place of `example.stop`.
+
+    Raises:
+        ValueError: The storage cannot be opened.
     """
+    where = open_storage(str(storage))
     return tune.Tuner(
         algorithm_class(example),
         param_space=param_space(example),
@@ -185,15 +207,17 @@ def tuner(
         ),
         run_config=tune.RunConfig(
             name=name or example.name,
-            storage_path=str(Path(storage).resolve()),
+            storage_path=where.location,
             stop=stopper if stopper is not None else dict(example.stop),
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=example.checkpoint_freq,
                 checkpoint_at_end=True,
-                num_to_keep=example.keep_checkpoints_num,
             ),
             failure_config=tune.FailureConfig(max_failures=example.max_failures),
-            callbacks=list(callbacks),
+            callbacks=[
+                *callbacks,
+                KeptCheckpoints(example.keep_checkpoints_num, example.checkpoint_score_attribute),
+            ],
             verbose=0,
         ),
     )
@@ -224,7 +248,7 @@ def checked(source: str, name: str, body: dict[str, Any]) -> TunedExample:
     for key in body:
         if key not in RUN_KEYS:
             raise ValueError(
-                f"{source}: {name}.{key} is not a key of a tuned example{_nearest(key, RUN_KEYS)}. "
+                f"{source}: {name}.{key} is not a key of a tuned example{nearest(key, RUN_KEYS)}. "
                 f"Known: {', '.join(RUN_KEYS)}; keys of the algorithm stand under config."
             )
     for key in ("run", "stop"):
@@ -233,35 +257,57 @@ def checked(source: str, name: str, body: dict[str, Any]) -> TunedExample:
     for key in ("stop", "config"):
         if not isinstance(body.get(key, {}), dict):
             raise ValueError(f"{source}: {name}.{key}={body[key]!r} is not a mapping of keys.")
-    for key, value in body["stop"].items():
-        _check_stop(source, key, value)
-    for key in WHOLE_NUMBERS:
+    for key in ("run", "env"):
+        if not isinstance(body.get(key, ""), str):
+            raise ValueError(f"{source}: {name}.{key}={body[key]!r} is not a name.")
+    for key, lowest in LEAST.items():
         value = body.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ValueError(f"{source}: {name}.{key}={value!r} is not a whole number.")
+        if value is not None and (type(value) is not int or value < lowest):
+            raise ValueError(
+                f"{source}: {name}.{key}={value!r} is not a whole number of at least {lowest}."
+            )
+    score = body.get("checkpoint_score_attribute")
+    if score is not None:
+        check_stop(source, {score: 0.0}, body.get("config", {}), key="checkpoint_score_attribute")
+    grace = body.get("preemption_grace_s", 0)
+    check_number(f"{source}: {name}.preemption_grace_s", grace)
+    if not 0 <= grace < float("inf"):
+        raise ValueError(f"{source}: {name}.preemption_grace_s={grace}: seconds, at least 0.")
+    config = with_absolute_paths(body.get("config", {}), source)
+    _require_plain_config(source, config)
+    check_stop(source, body["stop"], config)
     example = TunedExample(source=source, name=name, env=None, **_without(body, "env"))
-    return replace(example, env=body.get("env"))
+    return replace(example, env=body.get("env"), config=config)
 
 
-def _check_stop(source: str, key: str, value: object) -> None:
-    if key not in STOP_KEYS and not str(key).startswith(STOP_SECTIONS):
+def _require_plain_config(source: str, config: Mapping[str, Any]) -> None:
+    """Refuses keys that are no names, a key written under two names, and code."""
+    if "model" in config and "language_model" in config:
         raise ValueError(
-            f"{source}: stop.{key} is not a result that can end a run{_nearest(key, STOP_KEYS)}. "
-            f"Known: {', '.join(STOP_KEYS)}, and paths such as evaluation/success_rate."
+            f"{source}: config.model is written twice, once as language_model. Keep one."
         )
-    check_number(f"{source}: stop.{key}", value)
-
-
-def check_number(where: str, value: object) -> None:
-    """Refuses text where a number belongs; YAML reads `1e-6`, without a point, as text."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return
-    advice = "Write a number."
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            advice = f"Write {yaml_number(float(value))}."
-        raise ValueError(f"{where}={value!r} is text. {advice}")
-    raise ValueError(f"{where}={value!r} is not a number. {advice}")
+    waiting: list[Any] = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if list(value) == ["eval"]:
+                raise ValueError(
+                    f"{source}: config: {{eval: ...}} is Python code for Tune to run. Write values."
+                )
+            for key in value:
+                if not isinstance(key, str):
+                    raise ValueError(
+                        f"{source}: config: {key!r} is not the name of a key. Write a word, "
+                        "in quotes if YAML takes it for a number or for true and false."
+                    )
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif not isinstance(value, str | int | float | None):
+            raise ValueError(
+                f"{source}: config: {value!r} is a {type(value).__name__}. Write a number, true or "
+                "false, or a text in quotes."
+            )
 
 
 def parse_override(override: str) -> tuple[str, Any]:
@@ -269,63 +315,35 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ValueError(f"--set {override}: is not KEY=VALUE. Write --set lr=1.0e-6.")
-    try:
-        return key.strip(), yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        problem = _one_line(error)
-        raise ValueError(f"--set {override}: the value is not YAML: {problem}") from error
+    return key.strip(), yaml_files.parse(text, f"--set {override}")
 
 
-def _apply(override: str, body: dict[str, Any]) -> None:
-    """Writes one `KEY=VALUE` into the experiment; dotted keys reach into nested mappings."""
-    key, value = parse_override(override)
-    steps = key.split(".")
-    path = steps if steps[0] in RUN_KEYS else ["config", *steps]
-    target = body
-    for step in path[:-1]:
-        target = target.setdefault(step, {})
-        if not isinstance(target, dict):
-            raise ValueError(f"--set {override}: {step} holds one value, not keys.")
-    target[path[-1]] = value
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, of which YAML would keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key} is written twice", problem_mark=key_node.start_mark
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep)
+def apply_overrides(overrides: Sequence[str], body: dict[str, Any]) -> None:
+    """Writes each `KEY=VALUE` into the experiment; dotted keys reach into nested mappings."""
+    given: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        key, value = parse_override(override)
+        steps = key.split(".")
+        path = steps if steps[0] in RUN_KEYS else ["config", *steps]
+        if tuple(path) in given:
+            raise ValueError(
+                f"--set {override}: {key} is set twice, before by --set {given[tuple(path)]}."
+            )
+        given[tuple(path)] = override
+        target = body
+        for step in path[:-1]:
+            if target.get(step) is None:
+                target[step] = {}
+            target = target[step]
+            if not isinstance(target, dict):
+                raise ValueError(f"--set {override}: {step} holds one value, not keys.")
+        target[path[-1]] = value
 
 
 _MISSING = {
     "run": "Name the algorithm, for example run: GRPO.",
     "stop": "Say when to end, for example stop: {training_iteration: 60}.",
 }
-
-
-def _nearest(name: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def yaml_number(value: float) -> str:
-    """A number as YAML 1.1 reads it: an exponent needs a decimal point before it."""
-    text = repr(value)
-    mantissa, separator, exponent = text.partition("e")
-    return f"{mantissa}.0e{exponent}" if separator and "." not in mantissa else text
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return f"{problem} (line {mark.line + 1})." if mark else " ".join(problem.split())
 
 
 def _without(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:

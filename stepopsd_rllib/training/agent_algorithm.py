@@ -6,11 +6,9 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow.fs
 import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -35,6 +33,8 @@ from stepopsd_rllib.evaluation.success import (
 from stepopsd_rllib.objectives.advantages import is_informative
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.training.agent_config import AgentConfig
+from stepopsd_rllib.training.checkpointed_algorithm import CheckpointedAlgorithm
+from stepopsd_rllib.training.first_prompt import check_first_prompt, tasks_of
 from stepopsd_rllib.training.group_sampling import Groups, RolloutError, sample_groups
 from stepopsd_rllib.training.placement import sampler_dtype
 from stepopsd_rllib.training.task_cursor import TaskCursor
@@ -48,7 +48,7 @@ CREDIT_FILE = "credit.jsonl"
 _EVALUATION_GROUP = 1 << 40
 
 
-class AgentAlgorithm(Algorithm):
+class AgentAlgorithm(CheckpointedAlgorithm):
     """Samples groups of episodes, updates on whole groups, hands verified weights to samplers."""
 
     config_class: ClassVar[type[AgentConfig]] = AgentConfig
@@ -74,14 +74,15 @@ class AgentAlgorithm(Algorithm):
         """Builds runners and learners, checks a first prompt, syncs the initial weights."""
         super().setup(config)
         self._env = self.config.make_env()
-        self._tasks = TaskCursor(_tasks_of(self._env, "train"), seed=self.config.seed)
-        split_tasks = _tasks_of(self._env, self.config.eval_split)
+        self._tasks = TaskCursor(tasks_of(self._env, "train"), seed=self.config.seed)
+        split_tasks = tasks_of(self._env, self.config.eval_split)
         self._eval_tasks = evenly_spaced(split_tasks, self.config.eval_num_tasks)
         self._num_split_tasks = len(split_tasks)
         self._num_updates = 0
         self._num_groups_sampled = 0
         self._evaluation_at_start: dict[str, Any] | None = None
-        self._check_first_prompt()
+        check_first_prompt(self.config, self._env, self._tasks.next(1)[0])
+        self._tasks.visited -= 1
         self._sync()
 
     def __repr__(self) -> str:
@@ -188,17 +189,6 @@ class AgentAlgorithm(Algorithm):
     def _should_create_evaluation_env_runners(cls, eval_config: Any) -> bool:
         """Never: evaluation runs on the training runners, whose engines are there already."""
         return False
-
-    def export_hf(self, path: str) -> None:
-        """Writes the trained model in the Hugging Face format, for vLLM and transformers.
-
-        Args:
-            path: Folder; made if missing.
-        """
-        absolute = str(Path(path).resolve())
-        self.learner_group.foreach_learner(
-            lambda learner: learner.export_hf(absolute), remote_actor_ids=[0]
-        )
 
     def _sample_step(self) -> Groups:
         """The groups of one update; what is broken or without signal is dropped and counted."""
@@ -332,60 +322,12 @@ class AgentAlgorithm(Algorithm):
             with (self.run_folder() / name).open("a", encoding="utf-8") as file:
                 file.writelines(json_line(row) for row in rows)
 
-    def run_folder(self) -> Path:
-        """The trial's folder where Tune keeps results; RLlib's log folder outside of Tune."""
-        storage = getattr(self, "_storage", None)
-        if storage is not None and isinstance(
-            storage.storage_filesystem, pyarrow.fs.LocalFileSystem
-        ):
-            folder = Path(storage.trial_fs_path)
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-        return Path(str(self.logdir))
-
-    def _check_first_prompt(self) -> None:
-        """Refuses a context budget below a first prompt or question, before any engine starts."""
-        task = self._tasks.next(1)[0]
-        self._tasks.visited -= 1
-        observation, info = self._env.reset(seed=0, options={"task": task})
-        system = (
-            [{"role": "system", "content": self._env.system_prompt}]
-            if self._env.system_prompt
-            else []
-        )
-        preamble = self.config.rollout_settings(explore=True).preamble
-        text = self._env.first_message(observation, info)
-        if preamble is not None:
-            request = EpisodeRequest(task_id=task, group=0, rollout=0, seed=0)
-            text = preamble(request, info, observation) + text
-        message = {"role": "user", "content": text}
-        chat = self.config.chat_format()
-        length = len(chat.first_prompt([*system, message]))
-        if length >= self.config.max_context_tokens:
-            raise ValueError(
-                f"config.max_context_tokens={self.config.max_context_tokens}: the first prompt of "
-                f"task {task!r} has {length} tokens. Raise it to "
-                f"{length + self.config.max_response_tokens} or more."
-            )
-        analysis = self.config.policy_analysis()
-        if analysis is not None:
-            analysis.require_room(observation, chat)
-
 
 def evenly_spaced(tasks: Sequence[str], count: int | None) -> tuple[str, ...]:
     """At most `count` tasks, evenly spaced over a sorted list, so that no task type is left out."""
     if count is None or count >= len(tasks):
         return tuple(tasks)
     return tuple(tasks[i * len(tasks) // count] for i in range(count))
-
-
-def _tasks_of(env: Any, split: str) -> tuple[str, ...]:
-    tasks = env.tasks(split)
-    if not tasks:
-        raise ValueError(
-            f"config.env_config: split {split!r} has no tasks. Choose another split or other data."
-        )
-    return tasks
 
 
 def _is_flat(group: list[SingleAgentEpisode]) -> bool:

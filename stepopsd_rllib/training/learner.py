@@ -98,11 +98,6 @@ class TokenLearner(TorchLearner):
         """Weights for the samplers, by checkpoint name."""
         return self.language_module.sampler_weights()
 
-    def export_hf(self, path: str) -> None:
-        """Writes model and tokenizer in the Hugging Face format."""
-        self.language_module.language_model.save_pretrained(path)
-        self.config.tokenizer().save_pretrained(path)
-
     @override(TorchLearner)
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Takes a new snapshot for the teacher after every `teacher_refresh_interval` updates."""

@@ -54,11 +54,11 @@ def sync_weights(
         ValueError: What it raised was a refusal of bad input.
     """
     if env_runner_group.num_remote_env_runners() == 0:
-        weights = _learner_weights(learner_group, as_reference=False, dtype=dtype)
+        weights = learner_weights(learner_group, as_reference=False, dtype=dtype)
         loaded = [(0, env_runner_group.local_env_runner.load_weights(weights, version))]
         expected = {0}
     else:
-        reference = _learner_weights(learner_group, as_reference=True, dtype=dtype)
+        reference = learner_weights(learner_group, as_reference=True, dtype=dtype)
         loaded = env_runner_group.foreach_env_runner(
             _loading_call(reference, version),
             local_env_runner=False,
@@ -96,7 +96,7 @@ def _loading_call(
     return call
 
 
-def _learner_weights(learner_group: Any, *, as_reference: bool, dtype: str) -> Any:
+def learner_weights(learner_group: Any, *, as_reference: bool, dtype: str) -> Any:
     """The first learner's weights, as a reference into the store or as live tensors."""
     if not as_reference and learner_group.is_local:
         return learner_group._learner.sampler_weights()

@@ -9,7 +9,7 @@ from stepopsd_envs.alfworld.env import ALFWorldEnv
 from stepopsd_envs.search_qa.env import SearchQAEnv
 
 import stepopsd_cli
-from stepopsd_rllib.commands import checkpoints, keys, play, progress
+from stepopsd_rllib.commands import keys, play, progress
 
 ROOT = Path(__file__).parents[2]
 TINY = "tuned_examples/grpo/alfworld_tiny.yaml"
@@ -20,13 +20,19 @@ TINY = "tuned_examples/grpo/alfworld_tiny.yaml"
     [
         (["train", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["train", TINY, "--set", "grop_size=4"], "config.grop_size is not a key of GRPOConfig"),
-        (["train", TINY, "--set", "lr=1e-6"], "config.lr='1e-6' is text. Write 1.0e-6."),
+        (["train", TINY, "--set", "lr='1e-6'"], "config.lr='1e-6' is text. Write 1.0e-6."),
+        (["train", TINY, "--set", "model=~"], "config."),
+        (["train", TINY, "--set", "stop.evaluation/sucess_rate=1"], "'evaluation/success_rate'"),
+        (["train", "--resume", "no_run"], "no_run: no such run folder"),
+        (["train", "--resume", "tests"], "tests: is no run folder of this package (no run.json)"),
+        (["runs", "no_folder"], "no_folder: is not a folder"),
+        (["export", "no_checkpoint", "out"], "no_checkpoint: no whole checkpoint there"),
         (["train", TINY, "--set", "group_size=1"], "config.group_size=1: "),
         (["train", TINY, "--set", "model=/no/such/model"], "no Hugging Face model there"),
         (["keys", "StepOPDS"], "did you mean 'StepOPSD'"),
         (["keys", "StepOPSD", "alpha_clop"], "Did you mean 'alpha_clip'?"),
         (["report", "no_run"], "no_run: is not a folder"),
-        (["evaluate", "no_checkpoint"], "no_checkpoint: no checkpoint there"),
+        (["evaluate", "no_checkpoint"], "no_checkpoint: no whole checkpoint there"),
         (["play", "stepopsd/ALFWorld-v0", "--set", "size=huge"], "size='huge'"),
         (["play", "stepopsd/AlfWorld-v0"], "ALFWorld"),
     ],
@@ -87,16 +93,6 @@ def test_bare_actions_get_tags_and_texts_with_tags_stay_as_they_are():
     assert play.response_of(questions, "Answer Lisbon") == "<answer>Lisbon</answer>"
 
 
-def test_the_newest_checkpoint_of_a_run_folder_is_meant(tmp_path):
-    for number in range(2):
-        folder = tmp_path / "GRPO_0" / f"checkpoint_{number:06d}"
-        folder.mkdir(parents=True)
-        (folder / checkpoints.CHECKPOINT_FILE).write_text("{}")
-    newest = tmp_path / "GRPO_0" / "checkpoint_000001"
-    for path in (tmp_path, newest.parent, newest):
-        assert checkpoints.newest_checkpoint(str(path)) == newest
-
-
 RESULT = {
     "training_iteration": 9,
     "time_this_iter_s": 4.0,
@@ -155,6 +151,22 @@ def test_the_nearest_limit_gives_the_time_left():
 
 def test_hours_are_shown_where_there_are_some():
     assert [progress.clock(seconds) for seconds in (5, 65.4, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_a_criterion_whose_result_never_comes_is_named_and_ends_a_run_that_has_no_other():
+    said = []
+    stop = progress.StopConditions({"env_runners/reward": 0.5}, said.append)
+    assert not stop("a", {"training_iteration": 1})
+    assert stop("a", {"env_runners": {"rewards": 0.1}})
+    assert said == [
+        "stop.env_runners/reward: no result has this; did you mean 'env_runners/rewards'?"
+    ]
+    said.clear()
+    stop = progress.StopConditions(
+        {"env_runners/reward": 0.5, "training_iteration": 9}, said.append
+    )
+    assert not any(stop("a", {"env_runners": {"rewards": 0.1}}) for _ in range(3))
+    assert len(said) == 1
 
 
 def test_stop_conditions_reach_nested_results_and_interrupts():

@@ -54,3 +54,36 @@ def test_an_error_raised_here_is_recognised():
     with pytest.raises(ValueError) as fault:
         int("not a number")
     assert users_mistake(fault.value) is None
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/home/user/miniconda3/envs/rl/lib/python3.11/site-packages",
+        "/home/user/stepopsd_rllib/.venv/lib/python3.11/site-packages",
+        "/home/user/stepopsd_envs/lib",
+        "/usr/lib/python3.11/site-packages",
+    ],
+)
+def test_a_librarys_error_is_a_fault_wherever_the_library_lies(place):
+    text = textwrap.dedent(
+        f"""\
+        Traceback (most recent call last):
+          File "{place}/torch/nn/functional.py", line 9, in batch_norm
+            raise ValueError("no")
+        ValueError: Expected more than 1 value per channel
+        """
+    )
+    assert refusal(text) is None
+
+
+def test_a_disk_without_room_is_no_fault_of_the_program():
+    text = textwrap.dedent(
+        """\
+        Traceback (most recent call last):
+          File "/usr/lib/python3.11/pathlib.py", line 9, in write_text
+            return f.write(data)
+        OSError: [Errno 28] No space left on device: '/runs/a'
+        """
+    )
+    assert "No space left on device: '/runs/a'" in str(refusal(text))

@@ -1,0 +1,215 @@
+"""An Algorithm whose checkpoints are whole or absent, and stand on their own."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+from packaging.version import InvalidVersion, Version
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.utils.annotations import override
+from ray.tune import Checkpoint
+from ray.tune.utils import flatten_dict
+
+from stepopsd_rllib.sampling.sent_weights import SentWeights
+from stepopsd_rllib.training import checkpoint_files as files
+from stepopsd_rllib.training.weight_sync import learner_weights
+
+_KEPT_METRICS = ("env_runners/", "evaluation/")
+"""Results that a checkpoint repeats, so that the best one can be found without the run's files."""
+
+
+class CheckpointedAlgorithm(Algorithm):
+    """Writes `checkpoint_files` into every checkpoint, and checks them before it reads one.
+
+    On a local storage a checkpoint is written beside its final place and renamed when it is whole:
+    whatever kills the process leaves no folder that looks like one.
+    """
+
+    config: Any
+    learner_group: Any
+
+    @override(Algorithm)
+    def setup(self, config: Any) -> None:
+        """Keeps the model's small files: its folder may move while the run goes on."""
+        super().setup(config)
+        self._model_files = files.small_files(self.config.model_path())
+
+    @override(Algorithm)
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Writes a checkpoint for Tune; see the class.
+
+        Raises:
+            ValueError: The storage cannot be written; what was begun is removed.
+        """
+        storage: Any = self._storage
+        if storage is None or checkpoint_dir is not None:
+            return super().save(checkpoint_dir)
+        _count_on(storage)
+        is_local = isinstance(storage.storage_filesystem, pyarrow.fs.LocalFileSystem)
+        aside = None
+        if is_local:
+            trial = Path(storage.trial_fs_path)
+            remove_partial(trial)
+            aside = trial / f"checkpoint{files.PARTIAL}"
+            storage.persist_current_checkpoint = self._rename_into_place
+        try:
+            return super().save(str(aside) if aside else None)
+        except OSError as error:
+            reason = error.strerror or " ".join(str(error).split())
+            raise ValueError(
+                f"{storage.trial_fs_path}: the checkpoint after {self.iteration} iterations cannot "
+                f"be written ({reason}). Make room there and go on: stepopsd train --resume "
+                f"{storage.experiment_fs_path}"
+            ) from error
+        finally:
+            if aside is not None:
+                shutil.rmtree(aside, ignore_errors=True)
+                del storage.persist_current_checkpoint  # the class's own again
+
+    @override(Algorithm)
+    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+        """Writes RLlib's state, then the model, the description and the manifest."""
+        saved = super().save_to_path(path, **kwargs)
+        if isinstance(kwargs.get("filesystem"), pyarrow.fs.LocalFileSystem | None):
+            self._complete(Path(saved))
+        return saved
+
+    @override(Algorithm)
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Restores everything, Tune's counters too.
+
+        Raises:
+            ValueError: The checkpoint is not whole, or a newer version of this package wrote it.
+        """
+        folder = Path(checkpoint_dir)
+        damage = files.damage(folder)
+        if damage is not None:
+            raise ValueError(f"{folder}: {damage}. Go on from an older checkpoint.")
+        description = files.describe(folder)
+        require_known_version(str(folder), description.get("package", "0"))
+        super().load_checkpoint(checkpoint_dir)
+        # Tune hands these over in the process that wrote the checkpoint, and in no other.
+        self._iteration = description["iteration"]
+        self._time_total = description["time_total_s"]
+
+    def export_hf(self, path: str) -> None:
+        """Writes the trained model in the Hugging Face format, for vLLM and Transformers.
+
+        Args:
+            path: Folder; written aside and renamed, so that it is whole or absent.
+        """
+        target = Path(path).resolve()
+        aside = target.with_name(target.name + files.PARTIAL)
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            files.write_model(aside, self._policy_weights(), self._model_files)
+            files.put_in_place(aside, target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def run_folder(self) -> Path:
+        """Where the trial writes its own files: Tune's folder, or RLlib's log folder without Tune.
+
+        On a storage that is not local it is Tune's working directory of the trial, which Tune
+        copies to the storage.
+        """
+        storage = self._storage
+        if storage is None:
+            return Path(str(self.logdir))
+        if isinstance(storage.storage_filesystem, pyarrow.fs.LocalFileSystem):
+            folder = Path(storage.trial_fs_path)
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        folder = Path(storage.trial_working_directory)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            _fetch_own_files(storage, folder)
+        return folder
+
+    def _complete(self, folder: Path) -> None:
+        model = folder / files.MODEL
+        shutil.rmtree(model, ignore_errors=True)
+        files.write_model(model, self._policy_weights(), self._model_files)
+        flat = flatten_dict(self._last_result or {})
+        description = {
+            "format": files.FORMAT,
+            "package": files.package_version(),
+            "algorithm": f"{type(self).__module__}:{type(self).__qualname__}",
+            "iteration": self.iteration,
+            "time_total_s": self._time_total,
+            # What the trial appends to them after this comes again when a run goes on from here.
+            "file_bytes": {
+                file.name: file.stat().st_size for file in self.run_folder().glob("*.jsonl")
+            },
+            "metrics": {
+                key: value
+                for key, value in flat.items()
+                if key.startswith(_KEPT_METRICS)
+                and isinstance(value, int | float)
+                and math.isfinite(value)
+            },
+        }
+        (folder / files.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        files.write_manifest(folder)
+
+    def _policy_weights(self) -> dict[str, Any]:
+        weights = learner_weights(self.learner_group, as_reference=False, dtype="float32")
+        return weights.tensors() if isinstance(weights, SentWeights) else weights
+
+    def _rename_into_place(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Takes the place of Tune's copy from a temporary folder."""
+        storage: Any = self._storage
+        storage._check_validation_file()
+        target = Path(storage.checkpoint_fs_path)
+        files.put_in_place(Path(checkpoint.path), target)
+        return Checkpoint(filesystem=storage.storage_filesystem, path=str(target))
+
+
+def _fetch_own_files(storage: Any, folder: Path) -> None:
+    """Brings what an earlier session of the trial wrote: Tune copies whole files over it."""
+    selector = pyarrow.fs.FileSelector(storage.trial_fs_path, allow_not_found=True)
+    for info in storage.storage_filesystem.get_file_info(selector):
+        if info.base_name.endswith(".jsonl"):
+            pyarrow.fs.copy_files(
+                info.path,
+                str(folder / info.base_name),
+                source_filesystem=storage.storage_filesystem,
+            )
+
+
+def _count_on(storage: Any) -> None:
+    """Numbers the next checkpoint after those that the trial's folder has, of earlier sessions."""
+    selector = pyarrow.fs.FileSelector(storage.trial_fs_path, allow_not_found=True)
+    for info in storage.storage_filesystem.get_file_info(selector):
+        number = info.base_name.removeprefix("checkpoint_")
+        if number.isdigit():
+            storage.current_checkpoint_index = max(storage.current_checkpoint_index, int(number))
+
+
+def remove_partial(trial: Path) -> None:
+    """Removes what a killed process left half written in a trial folder."""
+    for folder in trial.glob(f"*{files.PARTIAL}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_known_version(where: str, package: str) -> None:
+    """Refuses what a newer version of this package wrote.
+
+    Raises:
+        ValueError: With both versions.
+    """
+    own = files.package_version()
+    try:
+        is_newer = Version(package) > Version(own)
+    except InvalidVersion:
+        is_newer = True
+    if is_newer:
+        raise ValueError(
+            f"{where}: was written by {files.PACKAGE} {package}, this is {own}. Install that "
+            f"version: pip install '{files.PACKAGE}>={package}'"
+        )
