@@ -11,11 +11,12 @@ Spans are half-open (start, end).
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from stepopsd_envs.tag_blocks import first_tag_block, tag_blocks
 
 Span = tuple[int, int]
 SpanMode = Literal["clean_step_no_observation", "action_only", "answer_only", "final_answer_only"]
@@ -27,7 +28,6 @@ ANSWER_TAGS = ("answer",)
 FEEDBACK_OPENING = "My previous action is invalid."
 FEEDBACK_CLOSING = "Let me try again.\n"
 
-_SEARCH_ACTION = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL)
 # How tokenizers decode a character of which some bytes are still missing.
 _REPLACEMENT = "\ufffd"
 _OBSERVATION_OPENING = "<information>"
@@ -89,25 +89,25 @@ def search_steps(text: str) -> list[SearchStep]:
     """
     feedback = feedback_spans(text)
     actions = [
-        match
-        for match in _SEARCH_ACTION.finditer(text)
-        if not any(start <= match.start() < end for start, end in feedback)
+        block
+        for block in tag_blocks(text, ("search", "answer"))
+        if not any(start <= block.start < end for start, end in feedback)
     ]
-    final_answer = next((match for match in reversed(actions) if match[1] == "answer"), None)
+    final_answer = next((block for block in reversed(actions) if block.name == "answer"), None)
     steps: list[SearchStep] = []
     cursor = 0
     for i, action in enumerate(actions):
-        next_start = actions[i + 1].start() if i + 1 < len(actions) else len(text)
-        observation = _first_observation(text, action.end(), next_start, feedback)
+        next_start = actions[i + 1].start if i + 1 < len(actions) else len(text)
+        observation = _first_observation(text, action.end, next_start, feedback)
         clean_end, step_end = observation or (next_start, next_start)
         steps.append(
             SearchStep(
                 step_start=_after_feedback(text, cursor, feedback),
                 clean_end=clean_end,
                 step_end=step_end,
-                action_start=action.start(),
-                action_end=action.end(),
-                action_type=action[1],
+                action_start=action.start,
+                action_end=action.end,
+                action_type=action.name,
                 is_final_answer=action is final_answer,
             )
         )
@@ -166,10 +166,8 @@ def turn_targets(
     if mode == "clean_step_no_observation":
         return [(0, len(response)) if response else None for response in responses]
     # Environments accept the tags of an action in any case.
-    names = "|".join(map(re.escape, action_tags))
-    action = re.compile(rf"<({names})>.*?</\1>", re.DOTALL | re.IGNORECASE)
-    actions = [action.search(response) for response in responses]
-    answers = [i for i, match in enumerate(actions) if match and match[1].lower() in answer_tags]
+    actions = [first_tag_block(text, action_tags, ignore_case=True) for text in responses]
+    answers = [i for i, block in enumerate(actions) if block and block.name in answer_tags]
     chosen: Sequence[int] = range(len(actions))
     if mode == "answer_only":
         chosen = answers
@@ -177,8 +175,8 @@ def turn_targets(
         chosen = answers[-1:]
     spans: list[Span | None] = [None] * len(actions)
     for i in chosen:
-        match = actions[i]
-        spans[i] = match.span() if match else None
+        block = actions[i]
+        spans[i] = (block.start, block.end) if block else None
     return spans
 
 

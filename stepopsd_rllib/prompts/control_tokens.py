@@ -15,6 +15,8 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from stepopsd_envs.text_files import whole_characters
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
@@ -25,8 +27,7 @@ THOUGHT_TAGS = ("<think>", "</think>")
 # Noncharacters (U+FDD0 to U+FDEF): never part of a text, and no white space to any template.
 _MARK, _HIDDEN, _END = "\ufdd0", "\ufdd1", "\ufdd2"
 _DIGITS = tuple(chr(0xFDE0 + digit) for digit in range(16))
-_NONCHARACTER_OR_SURROGATE = re.compile("[\ufdd0-\ufdef\ud800-\udfff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_NONCHARACTER = re.compile("[\ufdd0-\ufdef]")
 
 
 class ControlTokens:
@@ -180,11 +181,7 @@ def clean(text: str) -> str:
     Neither is text: no tokenizer or UTF-8 file takes the one, and the other marks tokens here.
     Halves that stand together become the character that they are.
     """
-    if _NONCHARACTER_OR_SURROGATE.search(text) is None:
-        return text
-    if _SURROGATE.search(text):
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return _NONCHARACTER_OR_SURROGATE.sub("\ufffd", text)
+    return _NONCHARACTER.sub("\ufffd", whole_characters(text))
 
 
 def _control_ids(tokenizer: PreTrainedTokenizerBase, written: str) -> dict[str, int]:

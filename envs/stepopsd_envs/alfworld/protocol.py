@@ -21,6 +21,7 @@ _TASK_MARKER = "Your task is to: "
 # Where advice goes in a prompt (see `TextEnv`).
 TASK_PHRASES = (_TASK_MARKER.strip(),)
 TURN_PHRASES = ("Now it's your turn to",)
+_OPENED = re.compile("<action>", re.IGNORECASE)
 _CJK_IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
 
 _ROLE = "You control a household robot through text commands, one command a turn."
@@ -78,7 +79,8 @@ def project_action(
         return ProjectedAction(lowered[-fallback_characters:], False)
     action = lowered[start + len("<action>") : end].strip()
     has_end = "</think>" in response
-    has_start = "<think>" in response or "</think>" in response[:start]
+    # Not response[:start]: a few letters are longer in lower case.
+    has_start = "<think>" in response or "</think>" in _OPENED.split(response, maxsplit=1)[0]
     is_thought_well_formed = {
         "required": has_start and has_end,
         "optional": has_start == has_end,

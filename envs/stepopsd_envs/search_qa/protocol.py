@@ -8,11 +8,11 @@ to" where they insert skills.
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from stepopsd_envs.search_qa.retriever import Passage
+from stepopsd_envs.tag_blocks import first_tag_block
 from stepopsd_envs.text_env import HistoryTurn
 
 Protocol = Literal["append", "window"]
@@ -27,11 +27,7 @@ INVALID_FEEDBACK = (
     "To answer, the final answer belongs between <answer> and </answer>. Let me try again.\n"
 )
 
-_ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
-_BLOCKS = {
-    kind: re.compile(rf"<{kind}>(.*?)</{kind}>", re.DOTALL | re.IGNORECASE)
-    for kind in ("search", "answer")
-}
+_KINDS: tuple[Literal["search", "answer"], ...] = ("search", "answer")
 
 _FORMAT = (
     "Whenever you learn something new, first reason inside <think> and </think>. If you lack a "
@@ -72,17 +68,17 @@ class SearchAction(NamedTuple):
 
 def cut_after_action(response: str) -> str:
     """Ends a response after its first complete action (`append`); whole without one."""
-    match = _ACTION.search(response)
-    return response[: match.end()] if match else response
+    block = first_tag_block(response, _KINDS)
+    return response[: block.end] if block else response
 
 
 def parse_append(response: str) -> SearchAction:
     """Finds the first complete action, tags in lower case, as Search-R1 does."""
-    match = _ACTION.search(response)
-    if match is None:
+    block = first_tag_block(response, _KINDS)
+    if block is None:
         return SearchAction(None, "", False)
-    kind: Literal["search", "answer"] = "search" if match[1] == "search" else "answer"
-    return SearchAction(kind, match[2].strip(), True)
+    kind: Literal["search", "answer"] = "search" if block.name == "search" else "answer"
+    return SearchAction(kind, block.content.strip(), True)
 
 
 def parse_window(response: str) -> SearchAction:
@@ -99,12 +95,12 @@ def parse_window(response: str) -> SearchAction:
         if end >= 0:
             cut = response[: end + len(closing)]
             break
-    counts = [response.lower().count(f"<{kind}>") for kind in ("search", "answer")]
+    counts = [response.lower().count(f"<{kind}>") for kind in _KINDS]
     is_single = sum(counts) <= 1
-    for kind in ("search", "answer"):
-        match = _BLOCKS[kind].search(cut)
-        if match:
-            return SearchAction(kind, match[1].strip(), is_single)
+    for kind in _KINDS:
+        block = first_tag_block(cut, (kind,), ignore_case=True)
+        if block:
+            return SearchAction(kind, block.content.strip(), is_single)
     return SearchAction(None, "", False)
 
 

@@ -8,9 +8,10 @@ import re
 import string
 from collections.abc import Sequence
 
+from stepopsd_envs.tag_blocks import tag_blocks
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def normalize_answer(text: str) -> str:
@@ -64,7 +65,7 @@ def last_answer(text: str, *, required_matches: int = 1) -> str | None:
     Returns:
         None if there are fewer blocks.
     """
-    answers = _ANSWER.findall(text)
+    answers = [block.content for block in tag_blocks(text, ("answer",))]
     return answers[-1].strip() if len(answers) >= required_matches else None
 
 
