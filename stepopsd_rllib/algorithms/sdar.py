@@ -44,14 +44,14 @@ from stepopsd_rllib.objectives import sdar
 class SDARConfig(DistillationConfig):
     """Configuration of SDAR; defaults follow the paper."""
 
-    distillation_coeff = sdar.SDAR.distillation_coefficient
+    distillation_coeff = 0.01
     gate: sdar.GateName = key(
-        sdar.SDAR.gate,
+        "gap",
         one_of(*get_args(sdar.GateName)),
         "gate of the loss: the paper's gap, its other two, or none (constant 1)",
     )
     gate_beta: float = key(
-        sdar.SDAR.gate_beta,
+        5.0,
         number(0),
         "sharpness of the gate per nat; 0 makes it the constant 1/2",
         symbol="β",

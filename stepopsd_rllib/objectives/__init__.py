@@ -17,13 +17,12 @@ text), `student_`.
 """
 
 from stepopsd_rllib.objectives.advantages import (
-    add_at_last_token,
     group_advantages,
     invalid_action_penalties,
     is_informative,
     turn_index,
 )
-from stepopsd_rllib.objectives.divergence import KLEstimator, kl_divergence, token_entropy
+from stepopsd_rllib.objectives.divergence import KLEstimator, kl_divergence
 from stepopsd_rllib.objectives.gap_diagnostics import (
     effect_diagnostics,
     gap_diagnostics,
@@ -64,7 +63,6 @@ __all__ = [
     "LossCounts",
     "ShapedAdvantages",
     "StepTokens",
-    "add_at_last_token",
     "aggregate",
     "clipped_surrogate",
     "effect_diagnostics",
@@ -85,7 +83,6 @@ __all__ = [
     "same_shape",
     "sequence_log_ratio",
     "stepopsd_advantages",
-    "token_entropy",
     "token_log_ratio",
     "token_weights",
     "truncated_importance_weights",

@@ -128,24 +128,6 @@ def invalid_action_penalties(is_action_valid_B: Tensor, *, coefficient: float) -
     return (is_action_valid_B == 0).float() * -coefficient
 
 
-def add_at_last_token(rewards_BT: Tensor, response_mask_BT: Tensor, amounts_B: Tensor) -> Tensor:
-    """Adds an amount to the last token of the response mask of each row.
-
-    Args:
-        rewards_BT: Token rewards, float [B, T].
-        response_mask_BT: 0/1 of any dtype, [B, T].
-        amounts_B: Float [B]. A row without response tokens takes nothing.
-
-    Returns:
-        Float [B, T], a new tensor.
-    """
-    same_shape(rewards_BT=rewards_BT, response_mask_BT=response_mask_BT)
-    is_response_BT = response_mask_BT != 0
-    num_later_BT = is_response_BT.flip(1).cumsum(1).flip(1)
-    is_last_BT = is_response_BT & (num_later_BT == 1)
-    return torch.where(is_last_BT, rewards_BT + amounts_B[:, None].to(rewards_BT.dtype), rewards_BT)
-
-
 def turn_index(episode_B: Tensor) -> Tensor:
     """0-based turn of each row inside its episode, for rows of one turn in row order.
 

@@ -97,17 +97,3 @@ def exact_kl(log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:
         Float [N] in nats.
     """
     return (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(dim=-1)
-
-
-def token_entropy(logits_NV: Tensor) -> Tensor:
-    """Exact entropy of the next-token distribution, H = log Σ exp(z) − Σ p·z.
-
-    Args:
-        logits_NV: Float [N, V], any number of leading axes.
-
-    Returns:
-        Float [N] in nats.
-    """
-    log_probs_NV = logits_NV.log_softmax(-1)
-    # A logit of −inf has probability 0 and adds nothing, but 0 · −inf is NaN.
-    return -(log_probs_NV.exp() * log_probs_NV.masked_fill(log_probs_NV.isinf(), 0.0)).sum(-1)

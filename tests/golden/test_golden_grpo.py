@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from stepopsd_rllib.episodes.trajectory_row import search_trajectory_rows
 from stepopsd_rllib.objectives import (
     LossCounts,
-    add_at_last_token,
     aggregate,
     clipped_surrogate,
     group_advantages,
@@ -19,6 +17,8 @@ from stepopsd_rllib.objectives import (
     weighted_sum,
 )
 from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, kl_divergence
+from stepopsd_rllib.reference.token_rewards import add_at_last_token
+from stepopsd_rllib.reference.trajectory_row import search_trajectory_rows
 from tests.helpers.golden_vectors import golden, numbered, tensor
 
 

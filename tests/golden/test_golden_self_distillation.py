@@ -6,13 +6,10 @@ import torch
 
 from stepopsd_rllib.objectives import Aggregation, aggregate
 from stepopsd_rllib.objectives.rlsd import rlsd_advantages
-from stepopsd_rllib.objectives.sdar import (
-    gap_gate,
-    gate_diagnostics,
-    gated_token_loss,
-)
+from stepopsd_rllib.objectives.sdar import gap_gate, gated_token_loss
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 from stepopsd_rllib.objectives.ucob import top_k_log_probs, ucob_token_loss
+from stepopsd_rllib.reference.sdar_settings import gate_diagnostics
 from tests.helpers.golden_vectors import GoldenCase, golden, tensor
 
 

@@ -4,18 +4,18 @@ import pytest
 import torch
 from stepopsd_envs.search_qa.scoring import exact_match, last_answer
 
-from stepopsd_rllib.episodes.segmentation import (
-    SPAN_MODES,
+from stepopsd_rllib.episodes.segmentation import SPAN_MODES, token_span
+from stepopsd_rllib.objectives.schedules import linear_decay, linear_warm_down
+from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
+from stepopsd_rllib.objectives.steps import StepTokens
+from stepopsd_rllib.reference.hindsight_names import info_mode
+from stepopsd_rllib.reference.search_segmentation import (
     feedback_spans,
     reencoded_token_span,
     search_steps,
     target_spans,
-    token_span,
 )
-from stepopsd_rllib.objectives.schedules import linear_decay, linear_warm_down
-from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
-from stepopsd_rllib.objectives.steps import StepTokens
-from stepopsd_rllib.teachers.contexts import hindsight_texts, info_mode
+from stepopsd_rllib.teachers.contexts import hindsight_texts
 from tests.helpers.golden_vectors import golden, load_cases, tensor
 
 WORKED_EXAMPLE = "For example <answer> Beijing </answer>. Question: who? "

@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 
 from stepopsd_rllib.objectives import (
     LossCounts,
-    add_at_last_token,
     clipped_surrogate,
     group_advantages,
     invalid_action_penalties,
     is_informative,
     kl_divergence,
     sequence_log_ratio,
-    token_entropy,
     token_log_ratio,
     token_weights,
     truncated_importance_weights,
@@ -24,6 +22,7 @@ from stepopsd_rllib.objectives import (
     weighted_sum,
 )
 from stepopsd_rllib.objectives.reduction import AGGREGATIONS
+from stepopsd_rllib.reference.token_rewards import add_at_last_token, token_entropy
 from tests.helpers.batches import batches
 
 groups_of_returns = st.lists(

@@ -7,13 +7,11 @@ from stepopsd_rllib.episodes.segmentation import (
     FEEDBACK_CLOSING,
     FEEDBACK_OPENING,
     SPAN_MODES,
-    feedback_spans,
-    search_steps,
-    target_spans,
     token_span,
     turn_targets,
 )
-from stepopsd_rllib.episodes.trajectory_row import search_trajectory_rows
+from stepopsd_rllib.reference.search_segmentation import feedback_spans, search_steps, target_spans
+from stepopsd_rllib.reference.trajectory_row import search_trajectory_rows
 
 pieces = st.sampled_from(
     [

@@ -15,8 +15,6 @@ from stepopsd_rllib.objectives import (
     weighted_sum,
 )
 from stepopsd_rllib.objectives.opid import (
-    delta_token_loss,
-    importance_token_loss,
     opid_advantages,
     opid_diagnostics,
     route_skills,
@@ -24,9 +22,6 @@ from stepopsd_rllib.objectives.opid import (
 )
 from stepopsd_rllib.objectives.rlsd import rlsd_advantages
 from stepopsd_rllib.objectives.sdar import (
-    GRPO_OPSD_AS_CODED,
-    OPSD_AS_CODED,
-    SDAR,
     TOKEN_LOSSES,
     entropy_gate,
     forward_kl_loss,
@@ -39,6 +34,8 @@ from stepopsd_rllib.objectives.sdar import (
 )
 from stepopsd_rllib.objectives.skill_sd import skill_sd_token_loss
 from stepopsd_rllib.objectives.ucob import branch_weights, top_k_log_probs, ucob_token_loss
+from stepopsd_rllib.reference.opid_losses import delta_token_loss, importance_token_loss
+from stepopsd_rllib.reference.sdar_settings import GRPO_OPSD_AS_CODED, OPSD_AS_CODED, SDAR
 from tests.helpers.batches import batches
 
 betas = st.sampled_from([0.0, 1.0, 5.0, 10.0])

@@ -2,18 +2,17 @@
 
 import pytest
 
-from stepopsd_rllib.episodes.segmentation import (
+from stepopsd_rllib.episodes.segmentation import token_span, turn_targets
+from stepopsd_rllib.reference.hindsight_names import info_mode
+from stepopsd_rllib.reference.search_segmentation import (
     reencoded_token_span,
     search_steps,
     target_spans,
-    token_span,
-    turn_targets,
 )
 from stepopsd_rllib.teachers.contexts import (
     choose_peers,
     hindsight_text,
     hindsight_texts,
-    info_mode,
     render_episode,
 )
 

@@ -30,6 +30,8 @@ ORDER = (
     "algorithms",
     "tiny",
     "commands",
+    # For comparison only: nothing of the package imports it.
+    "reference",
 )
 
 

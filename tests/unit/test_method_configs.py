@@ -10,7 +10,7 @@ from stepopsd_envs.search_qa.env import SearchQAEnv
 
 from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.commands import tuned
-from stepopsd_rllib.objectives import sdar
+from stepopsd_rllib.reference import sdar_settings
 from stepopsd_rllib.teachers.skill_retrieval import SkillChoice
 from stepopsd_rllib.teachers.skills import environment_library
 from tests.helpers.agents import SMALL
@@ -30,9 +30,9 @@ FOLDERS = (
     "ucob",
 )
 SETTINGS = {
-    "": sdar.SDAR,
-    "_opsd_as_coded": sdar.OPSD_AS_CODED,
-    "_grpo_opsd_as_coded": sdar.GRPO_OPSD_AS_CODED,
+    "": sdar_settings.SDAR,
+    "_opsd_as_coded": sdar_settings.OPSD_AS_CODED,
+    "_grpo_opsd_as_coded": sdar_settings.GRPO_OPSD_AS_CODED,
 }
 
 
@@ -70,7 +70,7 @@ def test_opsd_acts_alone_or_beside_grpo():
     assert (alone.policy_coeff, alone.distillation_coeff) == (0.0, 1.0)
     (beside,) = tuned.configs(tuned.read("tuned_examples/opsd/alfworld_tiny_grpo.yaml"))
     assert beside.policy_coeff == 1.0
-    assert beside.distillation_coeff == sdar.SDAR.distillation_coefficient
+    assert beside.distillation_coeff == sdar_settings.SDAR.distillation_coefficient
 
 
 def test_the_comparison_on_search_qa_is_valid():

@@ -17,12 +17,12 @@ from stepopsd_rllib.objectives import (
     masked_sum,
     same_shape,
     sequence_log_ratio,
-    token_entropy,
     token_log_ratio,
     token_weights,
     turn_index,
     weighted_sum,
 )
+from stepopsd_rllib.reference.token_rewards import token_entropy
 
 ONES = torch.ones(1, 1)
 
