@@ -4,8 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepopsd_rllib.episodes.segmentation import (
-    FEEDBACK_CLOSING,
-    FEEDBACK_OPENING,
     SPAN_MODES,
     token_span,
     turn_targets,
