@@ -8,7 +8,13 @@ from stepopsd_rllib.episodes.segmentation import (
     token_span,
     turn_targets,
 )
-from stepopsd_rllib.reference.search_segmentation import feedback_spans, search_steps, target_spans
+from stepopsd_rllib.reference.search_segmentation import (
+    FEEDBACK_CLOSING,
+    FEEDBACK_OPENING,
+    feedback_spans,
+    search_steps,
+    target_spans,
+)
 from stepopsd_rllib.reference.trajectory_row import search_trajectory_rows
 
 pieces = st.sampled_from(
