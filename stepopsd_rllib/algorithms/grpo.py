@@ -31,6 +31,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal
 
+import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.connectors.common import NumpyToTensor
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -295,6 +296,13 @@ class GRPOLearner(TokenLearner):
         if self.config.kl_coeff > 0 or self.config.entropy_coeff > 0:
             return super().rows_with_gradient(columns)
         return (columns[ADVANTAGES] != 0).any(dim=1).nonzero()[:, 0].cpu()
+
+    @override(TokenLearner)
+    def has_signal(self, columns: dict[str, Tensor]) -> bool:
+        """Whether a term with a weight above 0 has a gradient somewhere."""
+        if self.config.policy_coeff == 0:
+            columns = columns | {"advantages": torch.zeros_like(columns["advantages"])}
+        return super().has_signal(columns)
 
     def _log_sampler_difference(self, batch: dict[str, Any], learner_BT: Tensor) -> None:
         mask_BT = batch[RESPONSE_MASK]

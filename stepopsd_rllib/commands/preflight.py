@@ -11,7 +11,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from stepopsd_rllib.commands.ray_start import cluster_address
 from stepopsd_rllib.commands.run_file import tasks_fingerprint
 from stepopsd_rllib.training.agent_config import AgentConfig
-from stepopsd_rllib.training.first_prompt import check_first_prompt, tasks_of
+from stepopsd_rllib.training.first_prompt import TASKS_TRIED, check_first_prompt, tasks_of
 
 
 def check(source: str, configs: Iterable[AlgorithmConfig]) -> list[str]:
@@ -65,7 +65,7 @@ def _check_environment(source: str, config: AgentConfig) -> str:
         env = config.make_env()
         tasks = tasks_of(env, "train")
         evaluation = tasks_of(env, config.eval_split)
-        check_first_prompt(config, env, tasks[0])
+        check_first_prompt(config, env, tasks[:TASKS_TRIED])
     except ValueError as error:
         text = " ".join(str(error).split())
         where = "" if text.startswith(("config.", "env_config.")) else "config.env_config: "

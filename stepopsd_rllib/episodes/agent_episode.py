@@ -6,6 +6,7 @@ and log-probs are extra model outputs, everything else is custom data (which sur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -92,14 +93,22 @@ class AgentEpisode:
         return sum(len(turn.response_ids) for turn in self.turns)
 
 
-def to_rllib(episode: AgentEpisode) -> SingleAgentEpisode:
-    """The RLlib view of an episode: one environment step a turn."""
+def to_rllib(
+    episode: AgentEpisode, *, infos: Sequence[dict[str, Any]] | None = None
+) -> SingleAgentEpisode:
+    """The RLlib view of an episode: one environment step a turn.
+
+    Args:
+        episode: A finished episode.
+        infos: What the environment said beside each observation; left out by default.
+    """
     turns = episode.turns
     ended_by_task = episode.status in (Status.SUCCESS, Status.FAILURE)
     rllib_episode = SingleAgentEpisode(
         observations=[*(turn.observation for turn in turns), episode.final_observation],
         actions=[turn.response for turn in turns],
         rewards=[turn.reward for turn in turns],
+        infos=None if infos is None else list(infos),
         terminated=ended_by_task,
         truncated=not ended_by_task,
         extra_model_outputs={

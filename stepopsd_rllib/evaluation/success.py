@@ -18,26 +18,27 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
 
     Returns:
         A nested dict: `num_episodes`, `episode_return_mean`, `success_rate`, `valid_action_ratio`
-        (over turns), `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`, and,
-        where tools failed, `tool_error` (episodes by the first word of the error). Means without
-        episodes are NaN.
+        (over turns), `response_limit_rate` (turns whose response ran into its token limit),
+        `malformed_response_rate` (turns that ended by themselves without a valid action),
+        `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`, and, where tools or
+        environments failed, `tool_error` and `environment_error` (episodes by the first word of the
+        error). Means without episodes are NaN.
     """
     outcomes = [episode for episode in episodes if episode.status.is_outcome]
     turns = [turn for episode in outcomes for turn in episode.turns]
     by_type: dict[str, list[AgentEpisode]] = defaultdict(list)
     for episode in outcomes:
         by_type[episode.task_type].append(episode)
-    tool_errors = Counter(
-        episode.error.partition(":")[0]
-        for episode in episodes
-        if episode.status is Status.TOOL_ERROR
-    )
     return {
-        **({"tool_error": dict(sorted(tool_errors.items()))} if tool_errors else {}),
+        **_errors_by_kind(episodes),
         "num_episodes": len(outcomes),
         "episode_return_mean": _mean([episode.return_ for episode in outcomes]),
         "success_rate": _mean([episode.won for episode in outcomes]),
         "valid_action_ratio": _mean([turn.is_action_valid for turn in turns]),
+        "response_limit_rate": _mean([turn.finish_reason == "length" for turn in turns]),
+        "malformed_response_rate": _mean(
+            [not turn.is_action_valid and turn.finish_reason != "length" for turn in turns]
+        ),
         "turns_mean": _mean([len(episode.turns) for episode in outcomes]),
         "response_tokens_mean": _mean([len(turn.response_ids) for turn in turns]),
         "status": {str(status): sum(e.status is status for e in episodes) for status in Status},
@@ -49,6 +50,21 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
             for name, group in sorted(by_type.items())
         },
     }
+
+
+def _errors_by_kind(episodes: Sequence[AgentEpisode]) -> dict[str, dict[str, int]]:
+    """Broken episodes by the first word of their error, where there are any."""
+    counts: dict[str, dict[str, int]] = {}
+    for status in (Status.TOOL_ERROR, Status.ENVIRONMENT_ERROR):
+        kinds = Counter(_kind(e.error) for e in episodes if e.status is status)
+        if kinds:
+            counts[str(status)] = dict(sorted(kinds.items()))
+    return counts
+
+
+def _kind(error: str) -> str:
+    word = error.partition(":")[0]
+    return word if word.isidentifier() else "other"
 
 
 def evaluation_metrics(episodes: Sequence[AgentEpisode], *, iteration: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -15,10 +17,14 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 from stepopsd_envs.text_env import TextEnv
 
-from stepopsd_rllib.episodes import to_rllib
+from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.rollout.callbacks import RunnerCallbacks
+from stepopsd_rllib.rollout.env_calls import EnvTimeout
+from stepopsd_rllib.rollout.env_threads import within
 from stepopsd_rllib.rollout.policy_analysis import with_replies
+from stepopsd_rllib.rollout.sampler_watch import SamplerFailure, WatchedSampler, watched
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
-from stepopsd_rllib.sampling.sampler import NO_VERSION, Sampler
+from stepopsd_rllib.sampling.sampler import NO_VERSION
 from stepopsd_rllib.sampling.sent_weights import SentWeights
 
 if TYPE_CHECKING:
@@ -39,8 +45,10 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self.config: Any  # a GRPOConfig, as a mutable copy
         self.module = None
+        self._callbacks = RunnerCallbacks(self)
         self.env: TextEnv = self.config.make_env()
-        self._sampler: Sampler | None = None
+        self._callbacks.environment_created(self.env)
+        self._sampler: WatchedSampler | None = None
         self._chat: ChatFormat | None = None
         self._loop: TurnLoop | None = None
 
@@ -64,18 +72,31 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         Returns:
             One episode a request, errors included, in the order of the requests. Training episodes
             come with the policy's replies where the algorithm has questions about them.
+
+        Raises:
+            SamplerFailure: The sampler raised, hung or got nowhere. It is gone; the next call
+                starts another, which holds no weights of the run.
         """
         del kwargs
         if requests is None:
             requests = self._draw_requests(num_episodes or self.config.group_size)
-        settings = self.config.rollout_settings(explore=explore)
-        played = {(e.group, e.rollout): e for e in self._started_loop().run(requests, settings)}
-        episodes = [played[request.group, request.rollout] for request in requests]
-        analysis = self.config.policy_analysis() if explore else None
-        if analysis is not None:
-            assert self._sampler is not None and self._chat is not None
-            episodes = with_replies(episodes, analysis, sampler=self._sampler, chat=self._chat)
-        return [to_rllib(episode) for episode in episodes]
+        self._started_loop()
+        assert self._sampler is not None
+        try:
+            episodes = watched(
+                partial(self._play, requests, explore=explore),
+                self._sampler,
+                step_timeout_s=self.config.sampler_timeout_s,
+                timeout_s=self.config.sample_timeout_s,
+            )
+        except SamplerFailure as failure:
+            self._drop_sampler(is_stuck=failure.is_stuck)
+            raise
+        return self._callbacks.samples(episodes)
+
+    def callback_metrics(self) -> Any:
+        """What callbacks logged since the last call; None where no callback hears of episodes."""
+        return self.metrics.reduce() if self._callbacks.may_log else None
 
     @property
     def weights_version(self) -> int:
@@ -150,21 +171,39 @@ class TextEnvRunner(EnvRunner, Checkpointable):
     @override(EnvRunner)
     def stop(self) -> None:
         """Closes environments and the sampler's engine."""
-        if self._loop is not None:
-            self._loop.close()
-        if self._sampler is not None:
-            self._sampler.close()
+        self._drop_sampler(is_stuck=False)
+
+    def _play(self, requests: Sequence[EpisodeRequest], *, explore: bool) -> list[AgentEpisode]:
+        settings = self.config.rollout_settings(explore=explore)
+        played = {(e.group, e.rollout): e for e in self._started_loop().run(requests, settings)}
+        episodes = [played[request.group, request.rollout] for request in requests]
+        analysis = self.config.policy_analysis() if explore else None
+        if analysis is None:
+            return episodes
+        assert self._sampler is not None and self._chat is not None
+        return with_replies(episodes, analysis, sampler=self._sampler, chat=self._chat)
+
+    def _drop_sampler(self, *, is_stuck: bool) -> None:
+        """Closes sampler and environments; what is stuck is left behind as it is."""
+        loop, sampler = self._loop, self._sampler
         self._loop = self._sampler = None
+        if is_stuck or loop is None or sampler is None:
+            return
+        loop.close()
+        with suppress(EnvTimeout):
+            within(self.config.sampler_timeout_s, sampler.close)
 
     def _started_loop(self) -> TurnLoop:
         if self._loop is None:
-            self._sampler = sampler = self.config.make_sampler()
+            self._sampler = sampler = WatchedSampler(self.config.make_sampler())
             self._chat = chat = self.config.chat_format()
             self._loop = TurnLoop(
                 make_env=self.config.make_env,
                 sampler=sampler,
                 chat=chat,
                 max_concurrent=self.config.num_envs_per_env_runner,
+                env_timeout_s=self.config.env_deadline_s(),
+                callbacks=self._callbacks,
             )
         return self._loop
 

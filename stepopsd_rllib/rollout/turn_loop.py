@@ -7,11 +7,12 @@ it.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,15 @@ from stepopsd_envs.text_env import HistoryTurn, TextEnv
 from stepopsd_rllib.episodes import AgentEpisode, Status, Turn
 from stepopsd_rllib.episodes.agent_episode import ContextPolicy
 from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.rollout import env_calls
+from stepopsd_rllib.rollout.callbacks import RunnerCallbacks
+from stepopsd_rllib.rollout.env_calls import EnvReply, error_text
+from stepopsd_rllib.rollout.env_threads import EnvThreads, within
 from stepopsd_rllib.sampling.sampler import Sampler, SampleRequest, SampleResult, SamplerRefusal
+
+logger = logging.getLogger(__name__)
+
+_BROKEN = Status.ENVIRONMENT_ERROR
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +71,7 @@ class _Running:
     """An episode in progress; everything but `turns` is about the turn that is being played."""
 
     request: EpisodeRequest
-    env: TextEnv
+    env: TextEnv | None = None
     context_ids: list[int] = field(default_factory=list)
     prompt_ids: list[int] = field(default_factory=list)
     observation: str = ""
@@ -76,18 +85,6 @@ class _Running:
     turns: list[Turn] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """What an environment answered: to a reset (no reward), to a response, or with an error."""
-
-    observation: str = ""
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-    info: dict[str, Any] = field(default_factory=dict)
-    error: Exception | None = None
-
-
 class TurnLoop:
     """Samples episodes with one sampler and a pool of environments.
 
@@ -96,6 +93,9 @@ class TurnLoop:
         sampler: Serves the responses.
         chat: Chat format of the sampler's model.
         max_concurrent: Most episodes in progress at once.
+        env_timeout_s: Seconds that an environment may take for a reset, a step or its start. The
+            episode of one that takes longer ends with an error, and its thread is left behind.
+        callbacks: Hears of environments and episodes; none by default.
     """
 
     def __init__(
@@ -105,18 +105,24 @@ class TurnLoop:
         sampler: Sampler,
         chat: ChatFormat,
         max_concurrent: int,
+        env_timeout_s: float = 120.0,
+        callbacks: RunnerCallbacks | None = None,
     ):
         """Makes the first environment; the others follow when they are needed."""
+        self._callbacks = callbacks
         self._make_env = make_env
         self._sampler = sampler
         self._chat = chat
         self._max_concurrent = max_concurrent
-        self._idle_envs: list[TextEnv] = [make_env()]
-        self._num_envs = 1
+        self._env_timeout_s = env_timeout_s
+        self._idle_envs: list[TextEnv] = []
+        self._places: list[TextEnv | None] = []  # index of each environment, for callbacks
+        self._keep(make_env())
+        self._why_no_env = ""
         # An environment that is not thread-safe is stepped from one thread, all its copies
         # included.
         workers = min(max_concurrent, 32) if self._idle_envs[0].thread_safe else 1
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="env")
+        self._threads = EnvThreads(size=workers, timeout_s=env_timeout_s)
 
     def run(
         self, requests: Sequence[EpisodeRequest], settings: RolloutSettings
@@ -124,83 +130,134 @@ class TurnLoop:
         """Yields the episode of every request, in order of completion."""
         waiting = deque(requests)
         running: dict[str, _Running] = {}
-        replies: SimpleQueue[tuple[str, _Reply]] = SimpleQueue()
-        in_envs = 0
         while waiting or running:
             while waiting and (env := self._take_env()) is not None:
-                request = waiting.popleft()
-                key = f"{request.group}.{request.rollout}"
-                running[key] = _Running(request=request, env=env)
-                self._in_thread(replies, key, _reset, env, request)
-                in_envs += 1
+                self._begin(waiting.popleft(), env, running)
+            if waiting and not running:
+                fault = EnvReply(error=self._why_no_env)
+                yield self._finish(_Running(request=waiting.popleft()), settings, _BROKEN, fault)
+                continue
             # Wait for an environment only when the sampler has nothing to decode meanwhile.
-            for key, reply in _drain(replies, block=in_envs > 0 and self._sampler.is_idle()):
-                in_envs -= 1
-                episode = self._receive(running[key], reply, settings)
-                if episode is None:
-                    episode = self._submit(key, running[key], settings)
+            for key, reply in self._threads.replies(block=self._sampler.is_idle()):
+                episode = self._advance(str(key), running[str(key)], reply, settings)
                 if episode is not None:
-                    self._give_back(
-                        running.pop(key).env, broken=episode.status is Status.ENVIRONMENT_ERROR
-                    )
+                    self._end(running.pop(str(key)), episode, reply)
                     yield episode
             if self._sampler.is_idle():
                 continue
             for result in self._sampler.step():
                 state = running[result.request_id]
-                state.sampled = result
-                state.response = self._chat.text(result.token_ids.tolist())
-                self._in_thread(replies, result.request_id, _step, state.env, state.response)
-                in_envs += 1
+                episode = self._play(result, state, settings)
+                if episode is not None:
+                    self._end(running.pop(result.request_id), episode, EnvReply())
+                    yield episode
 
     def close(self) -> None:
-        """Closes environments and threads."""
-        self._executor.shutdown(wait=True)
+        """Closes environments and threads; what is stuck is left behind."""
+        self._threads.close()
         for env in self._idle_envs:
-            env.close()
+            with suppress(Exception):  # the episodes are done: how it ends is its own affair
+                within(self._env_timeout_s, env.close)
         self._idle_envs.clear()
 
-    def _take_env(self) -> TextEnv | None:
-        if self._idle_envs:
-            return self._idle_envs.pop()
-        if self._num_envs < self._max_concurrent:
-            self._num_envs += 1
-            return self._make_env()
+    def _begin(self, request: EpisodeRequest, env: TextEnv, running: dict[str, _Running]) -> None:
+        """Resets an environment to a task."""
+        key = f"{request.group}.{request.rollout}"
+        running[key] = _Running(request=request, env=env)
+        if self._callbacks is not None:
+            self._callbacks.episode_created(_place(request), env, self._index(env))
+        # The rollouts of a group start from one state: the environment's seed is the group's.
+        self._threads.call(
+            key, partial(env_calls.reset, env, task_id=request.task_id, seed=request.group)
+        )
+
+    def _play(
+        self, result: SampleResult, state: _Running, settings: RolloutSettings
+    ) -> AgentEpisode | None:
+        """Hands a response to its environment; the episode if the response is no sample."""
+        if not np.isfinite(result.log_probs).all():
+            error = "a sampled token has a log-prob that is NaN or infinite"
+            return self._finish(state, settings, Status.SAMPLER_ERROR, EnvReply(), error=error)
+        state.sampled = result
+        state.response = self._chat.text(result.token_ids.tolist())
+        assert state.env is not None
+        self._threads.call(
+            result.request_id,
+            partial(
+                env_calls.step,
+                state.env,
+                state.response,
+                context=settings.context,
+                observation=state.observation,
+                history=tuple(state.history),
+                window_turns=settings.window_turns,
+            ),
+        )
         return None
 
-    def _give_back(self, env: TextEnv, *, broken: bool) -> None:
-        """Keeps an environment for the next episode; one that raised is not trusted again."""
-        if broken:
-            self._num_envs -= 1
-            self._executor.submit(env.close)  # whatever that raises stays in the unread future
+    def _advance(
+        self, key: str, state: _Running, reply: EnvReply, settings: RolloutSettings
+    ) -> AgentEpisode | None:
+        """Takes a reply and asks for the next response; the episode if this was its end."""
+        episode = self._receive(state, reply, settings)
+        if episode is None:
+            episode = self._submit(key, state, settings)
+        return episode
+
+    def _take_env(self) -> TextEnv | None:
+        """An idle environment, or one more; None where all are busy or no other can be made."""
+        if self._idle_envs:
+            return self._idle_envs.pop()
+        if self._num_envs >= self._max_concurrent:
+            return None
+        try:
+            env = within(self._env_timeout_s, self._make_env)
+        except Exception as error:  # The episode boundary: fewer copies do the same work.
+            self._why_no_env = f"{error_text(error)} (no environment could be made)"
+            logger.warning("%s. %d go on.", self._why_no_env, self._num_envs)
+            self._max_concurrent = max(1, self._num_envs)
+            return None
+        self._keep(env)
+        return self._idle_envs.pop()
+
+    def _keep(self, env: TextEnv) -> None:
+        """Takes a new environment into the pool."""
+        free = [i for i, other in enumerate(self._places) if other is None]
+        if free:
+            self._places[free[0]] = env
         else:
+            self._places.append(env)
+        self._idle_envs.append(env)
+        if self._callbacks is not None:
+            self._callbacks.environment_created(env)
+
+    @property
+    def _num_envs(self) -> int:
+        return sum(env is not None for env in self._places)
+
+    def _index(self, env: TextEnv) -> int:
+        return next(i for i, other in enumerate(self._places) if other is env)
+
+    def _end(self, state: _Running, episode: AgentEpisode, reply: EnvReply) -> None:
+        """Keeps an environment for the next episode; one that raised is not trusted again."""
+        env = state.env
+        assert env is not None
+        index = self._index(env)
+        if episode.status is not _BROKEN:
             self._idle_envs.append(env)
-
-    def _in_thread(
-        self,
-        replies: SimpleQueue[tuple[str, _Reply]],
-        key: str,
-        call: Callable[..., _Reply],
-        *arguments: Any,
-    ) -> None:
-        def work() -> None:
-            try:
-                reply = call(*arguments)
-            except (
-                Exception
-            ) as error:  # The episode boundary: a broken environment costs its own episode only.
-                reply = _Reply(error=error)
-            replies.put((key, reply))
-
-        self._executor.submit(work)
+        else:
+            self._places[index] = None
+        if self._callbacks is not None:
+            self._callbacks.episode_ended(episode, env, index)
+        if episode.status is _BROKEN and not reply.is_overdue:  # a thread is in it still
+            self._threads.call(None, env.close)
 
     def _receive(
-        self, state: _Running, reply: _Reply, settings: RolloutSettings
+        self, state: _Running, reply: EnvReply, settings: RolloutSettings
     ) -> AgentEpisode | None:
         """Records the reply as a turn; returns the episode if this was its end."""
-        if reply.error is not None:
-            error = f"{type(reply.error).__name__}: {reply.error}"
-            return self._finish(state, settings, Status.ENVIRONMENT_ERROR, reply, error=error)
+        if reply.error:
+            return self._finish(state, settings, _BROKEN, reply)
         if state.sampled is not None:
             state.turns.append(self._turn(state, reply))
             state.history.append(
@@ -210,6 +267,7 @@ class TurnLoop:
                     action=reply.info["action"],
                 )
             )
+        self._tell(state, reply)
         if reply.terminated:
             status = Status.SUCCESS if reply.info["won"] else Status.FAILURE
             return self._finish(state, settings, status, reply)
@@ -219,7 +277,11 @@ class TurnLoop:
             )
         if reply.truncated:
             return self._finish(state, settings, Status.TURN_LIMIT, reply)
-        self._next_prompt(state, reply, settings)
+        try:
+            self._next_prompt(state, reply, settings)
+        except Exception as error:  # The episode boundary: a text that no prompt can be made of.
+            fault = EnvReply(error=f"{error_text(error)} (no prompt could be made)")
+            return self._finish(state, settings, _BROKEN, fault)
         if len(state.context_ids) < settings.max_context_tokens:
             return None
         if state.turns:
@@ -228,9 +290,19 @@ class TurnLoop:
             f"the first prompt has {len(state.context_ids)} tokens, so that "
             f"max_context_tokens={settings.max_context_tokens} leaves no room to answer"
         )
-        return self._finish(state, settings, Status.ENVIRONMENT_ERROR, reply, error=error)
+        return self._finish(state, settings, _BROKEN, reply, error=error)
 
-    def _turn(self, state: _Running, reply: _Reply) -> Turn:
+    def _tell(self, state: _Running, reply: EnvReply) -> None:
+        """Callbacks hear of a sound reset or turn."""
+        if self._callbacks is None or state.env is None:
+            return
+        place, index = _place(state.request), self._index(state.env)
+        if state.sampled is None:
+            self._callbacks.episode_started(place, state.env, index, reply)
+        else:
+            self._callbacks.episode_stepped(place, state.env, index, state.response, reply)
+
+    def _turn(self, state: _Running, reply: EnvReply) -> Turn:
         sampled = state.sampled
         assert sampled is not None
         return Turn(
@@ -241,32 +313,25 @@ class TurnLoop:
             response=state.response,
             action=reply.info["action"],
             is_action_valid=reply.info["is_action_valid"],
-            reward=float(reply.reward),
+            reward=reply.reward,
             finish_reason=sampled.finish_reason,
             weights_version=self._sampler.weights_version,
             anchor=state.anchor,
         )
 
-    def _next_prompt(self, state: _Running, reply: _Reply, settings: RolloutSettings) -> None:
+    def _next_prompt(self, state: _Running, reply: EnvReply, settings: RolloutSettings) -> None:
         """Sets the prompt of the next turn: what extends the chat, or a rebuilt conversation."""
-        env, chat = state.env, self._chat
-        if state.sampled is None:
-            if settings.preamble is not None:
-                state.preamble = settings.preamble(state.request, reply.info, reply.observation)
-            message = env.first_message(reply.observation, reply.info)
-            state.prompt_ids = chat.first_prompt(_messages(env, state.preamble + message))
-            state.context_ids = list(state.prompt_ids)
-        elif settings.context == "append":
+        chat = self._chat
+        if state.sampled is not None and settings.context == "append":
             response_ids = state.sampled.token_ids.tolist()
-            message = env.append_message(reply.observation, reply.info)
             state.prompt_ids = chat.continuation(
-                message, response_ended=chat.closes_turn(response_ids)
+                reply.message, response_ended=chat.closes_turn(response_ids)
             )
             state.context_ids += response_ids + state.prompt_ids
         else:
-            history = state.history[-settings.window_turns :] if settings.window_turns else []
-            message = env.window_message(history, reply.observation, reply.info)
-            state.prompt_ids = chat.first_prompt(_messages(env, state.preamble + message))
+            if state.sampled is None and settings.preamble is not None:
+                state.preamble = settings.preamble(state.request, reply.info, reply.observation)
+            state.prompt_ids = chat.first_prompt(messages(reply, state.preamble + reply.message))
             state.context_ids = list(state.prompt_ids)
         state.observation = reply.observation
         state.anchor = reply.info.get("anchor", "")
@@ -287,7 +352,9 @@ class TurnLoop:
         try:
             self._sampler.submit(request)
         except SamplerRefusal as refusal:
-            return self._finish(state, settings, Status.SAMPLER_ERROR, _Reply(), error=str(refusal))
+            return self._finish(
+                state, settings, Status.SAMPLER_ERROR, EnvReply(), error=str(refusal)
+            )
         return None
 
     def _finish(
@@ -295,7 +362,7 @@ class TurnLoop:
         state: _Running,
         settings: RolloutSettings,
         status: Status,
-        reply: _Reply,
+        reply: EnvReply,
         *,
         error: str = "",
     ) -> AgentEpisode:
@@ -312,35 +379,17 @@ class TurnLoop:
             final_observation=reply.observation,
             golden=state.golden,
             preamble=state.preamble,
-            error=error,
+            error=error or reply.error,
         )
 
 
-def _drain(
-    replies: SimpleQueue[tuple[str, _Reply]], *, block: bool
-) -> Iterator[tuple[str, _Reply]]:
-    """Every reply that is there; with `block`, waits for the first."""
-    while True:
-        try:
-            yield replies.get(block=block)
-        except Empty:
-            return
-        block = False
+def _place(request: EpisodeRequest) -> tuple[int, int]:
+    return request.group, request.rollout
 
 
-def _reset(env: TextEnv, request: EpisodeRequest) -> _Reply:
-    # The rollouts of a group start from one state: the environment's seed belongs to the group.
-    observation, info = env.reset(seed=request.group, options={"task": request.task_id})
-    return _Reply(observation=observation, info=info)
-
-
-def _step(env: TextEnv, response: str) -> _Reply:
-    observation, reward, terminated, truncated, info = env.step(response)
-    return _Reply(observation, float(reward), terminated, truncated, info)
-
-
-def _messages(env: TextEnv, user_message: str) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": env.system_prompt}] if env.system_prompt else []
+def messages(reply: EnvReply, user_message: str) -> list[dict[str, str]]:
+    """The conversation before a first response: the system message, if any, and the user's."""
+    system = [{"role": "system", "content": reply.system_prompt}] if reply.system_prompt else []
     return [*system, {"role": "user", "content": user_message}]
 
 

@@ -76,8 +76,15 @@ class Sampler(Protocol):
     `load_weights` only while idle, `close` at the end. Not thread-safe: one thread drives it.
     """
 
-    weights_version: int  # NO_VERSION until the first `load_weights` succeeded
-    max_context_tokens: int  # prompt and response together
+    @property
+    def weights_version(self) -> int:
+        """`NO_VERSION` until the first `load_weights` succeeded."""
+        ...
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Most tokens of prompt and response together."""
+        ...
 
     def submit(self, request: SampleRequest) -> None:
         """Queues a request. Raises `SamplerRefusal` when it cannot be served."""

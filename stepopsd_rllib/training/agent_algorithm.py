@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -21,6 +23,7 @@ from ray.rllib.utils.metrics import (
     LEARNER_RESULTS,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
 )
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from stepopsd_envs.text_files import json_line
 
 from stepopsd_rllib.episodes import AgentEpisode, from_rllib
@@ -31,14 +34,16 @@ from stepopsd_rllib.evaluation.success import (
     evaluation_rows,
 )
 from stepopsd_rllib.objectives.advantages import is_informative
+from stepopsd_rllib.rollout.callbacks import fire
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.checkpointed_algorithm import CheckpointedAlgorithm
-from stepopsd_rllib.training.first_prompt import check_first_prompt, tasks_of
-from stepopsd_rllib.training.group_sampling import Groups, RolloutError, sample_groups
+from stepopsd_rllib.training.first_prompt import TASKS_TRIED, check_first_prompt, tasks_of
+from stepopsd_rllib.training.group_sampling import Sampled, sample_groups
 from stepopsd_rllib.training.placement import sampler_dtype
+from stepopsd_rllib.training.runner_calls import Groups, RolloutError, Round
 from stepopsd_rllib.training.task_cursor import TaskCursor
-from stepopsd_rllib.training.weight_sync import sync_weights
+from stepopsd_rllib.training.weight_sync import restart_runners, sync_weights
 
 logger = logging.getLogger(__name__)
 
@@ -70,19 +75,27 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         return cls.config_class(algo_class=cls)
 
     @override(Algorithm)
-    def setup(self, config: Any) -> None:
-        """Builds runners and learners, checks a first prompt, syncs the initial weights."""
-        super().setup(config)
+    def _set_up_metrics(self) -> None:
+        """Checks a first prompt and syncs the initial weights, too.
+
+        It is the last thing that RLlib's `setup` does before it says `on_algorithm_init`, which
+        promises a finished algorithm.
+        """
+        super()._set_up_metrics()
         self._env = self.config.make_env()
         self._tasks = TaskCursor(tasks_of(self._env, "train"), seed=self.config.seed)
         split_tasks = tasks_of(self._env, self.config.eval_split)
         self._eval_tasks = evenly_spaced(split_tasks, self.config.eval_num_tasks)
         self._num_split_tasks = len(split_tasks)
+        self._num_steps = 0  # training steps, whether they moved the weights or not
         self._num_updates = 0
         self._num_groups_sampled = 0
+        self._lifetime: Counter[str] = Counter()
+        self._given_up: set[str] = set()
         self._evaluation_at_start: dict[str, Any] | None = None
-        check_first_prompt(self.config, self._env, self._tasks.next(1)[0])
-        self._tasks.visited -= 1
+        first_tasks = self._tasks.next(min(TASKS_TRIED, len(self._tasks)))
+        self._tasks.visited = 0
+        check_first_prompt(self.config, self._env, first_tasks)
         self._sync()
 
     def __repr__(self) -> str:
@@ -92,7 +105,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
     @override(Algorithm)
     def training_step(self) -> None:
         """One step: sample groups, drop what is broken, update, sync."""
-        if self._num_updates == 0 and self.config.eval_at_start and self.config.evaluation_interval:
+        if self._num_steps == 0 and self.config.eval_at_start and self.config.evaluation_interval:
             self._evaluation_at_start = self.evaluate()
         with _Timer(self, "sample"):
             groups = self._sample_step()
@@ -103,10 +116,9 @@ class AgentAlgorithm(CheckpointedAlgorithm):
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._num_updates + 1},
             )
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        self._num_updates += 1
+        self._num_steps += 1
         self._write_credit()
-        with _Timer(self, "weight_sync"):
-            self._sync()
+        self._count_update()
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
@@ -137,25 +149,31 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             ]
             for i, task in enumerate(self._eval_tasks)
         }
+        self._fire("on_evaluate_start", metrics_logger=self.metrics)
         started = time.perf_counter()
-        groups, _ = self._sample(requests, explore=False)
-        episodes = [from_rllib(episode) for number in requests for episode in groups[number]]
-        rows = evaluation_rows(episodes, iteration=self._num_updates, split=self.config.eval_split)
+        sampled = self._sample(requests, explore=False)
+        episodes = [from_rllib(e) for number in requests for e in sampled.groups[number]]
+        rows = evaluation_rows(episodes, iteration=self._num_steps, split=self.config.eval_split)
         self._append_lines(EVALUATION_FILE, rows)
-        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_updates))
-        metrics = evaluation_metrics(episodes, iteration=self._num_updates)
-        return metrics | {
+        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_steps))
+        metrics = evaluation_metrics(episodes, iteration=self._num_steps) | {
             "num_tasks": len(self._eval_tasks),
             "num_split_tasks": self._num_split_tasks,
             "seconds": time.perf_counter() - started,
         }
+        if sampled.metrics:
+            logged = MetricsLogger(root=True)
+            logged.aggregate(sampled.metrics)
+            metrics[ENV_RUNNER_RESULTS] = logged.reduce()
+        self._fire("on_evaluate_end", metrics_logger=self.metrics, evaluation_metrics=metrics)
+        return metrics
 
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """Brings dead runners back; they sample only after they have the current weights."""
         restored = env_runner_group.probe_unhealthy_env_runners()
         if restored:
-            self._counters["total_num_restored_workers"] += len(restored)
+            self._lifetime["runners_restarted"] += len(restored)
             self._sync(runner_ids=restored)
         return restored
 
@@ -165,8 +183,11 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         return {
             **super().get_state(*args, **kwargs),
             "tasks": self._tasks.get_state(),
+            "num_steps": self._num_steps,
             "num_updates": self._num_updates,
             "num_groups_sampled": self._num_groups_sampled,
+            "lifetime": dict(self._lifetime),
+            "given_up": sorted(self._given_up),
         }
 
     @override(Algorithm)
@@ -176,7 +197,10 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         if "tasks" in state:
             self._tasks.set_state(state["tasks"])
             self._num_updates = state["num_updates"]
+            self._num_steps = state.get("num_steps", self._num_updates)
             self._num_groups_sampled = state["num_groups_sampled"]
+            self._lifetime = Counter(state.get("lifetime", {}))
+            self._given_up = set(state.get("given_up", ()))
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -194,14 +218,20 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         """The groups of one update; what is broken or without signal is dropped and counted."""
         kept: Groups = {}
         episodes: list[AgentEpisode] = []
-        counts = {"groups_lost": 0, "groups_broken": 0, "groups_without_signal": 0}
+        counts: dict[str, int] = dict.fromkeys(
+            ("groups_lost", "groups_given_up", "groups_broken", "groups_without_signal"), 0
+        )
         rounds = self.config.dynamic_sampling_rounds if self.config.dynamic_sampling else 1
         for round_ in range(rounds):
             missing = self.config.groups_per_step - len(kept)
-            groups, lost = self._sample(self._training_requests(missing), explore=True)
-            counts["groups_lost"] += lost
+            sampled = self._sample(self._training_requests(missing), explore=True)
+            if sampled.metrics:
+                self.metrics.aggregate(sampled.metrics, key=ENV_RUNNER_RESULTS)
+            counts["groups_lost"] += sampled.num_lost
+            counts["groups_given_up"] += len(sampled.given_up)
+            self._given_up |= set(sampled.given_up)
             is_last = round_ == rounds - 1
-            for number, group in groups.items():
+            for number, group in sampled.groups.items():
                 records = [from_rllib(episode) for episode in group]
                 episodes += records
                 usable = [
@@ -216,7 +246,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             if len(kept) >= self.config.groups_per_step:
                 break
         self._log_rollouts(episodes, counts)
-        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_updates))
+        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_steps))
         return self._require_groups(kept, counts, episodes)
 
     def _require_groups(
@@ -242,7 +272,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
 
     def _training_requests(self, num_groups: int) -> dict[int, list[EpisodeRequest]]:
         requests = {}
-        for task in self._tasks.next(num_groups):
+        for task in self._next_tasks(num_groups):
             group = self._num_groups_sampled
             self._num_groups_sampled += 1
             requests[group] = [
@@ -251,32 +281,60 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             ]
         return requests
 
-    def _sample(
-        self, requests: dict[int, list[EpisodeRequest]], *, explore: bool
-    ) -> tuple[Groups, int]:
+    def _next_tasks(self, count: int) -> list[str]:
+        """The next tasks in order, without those that were given up."""
+        chosen: list[str] = []
+        while len(chosen) < count:
+            drawn = self._tasks.next(count - len(chosen))
+            skipped = [task for task in drawn if task in self._given_up]
+            if skipped:
+                self._lifetime["tasks_skipped"] += len(skipped)
+                logger.warning("Skipped, since they ended their runner before: %s", skipped)
+            if len(self._given_up) >= len(self._tasks):
+                raise RolloutError(f"All {len(self._tasks)} tasks ended their runner twice.")
+            chosen += [task for task in drawn if task not in self._given_up]
+        return chosen
+
+    def _sample(self, requests: dict[int, list[EpisodeRequest]], *, explore: bool) -> Sampled:
+        allowed = len(requests) - math.ceil(self.config.min_groups_fraction * len(requests))
         return sample_groups(
             self.env_runner_group,
             requests,
             explore=explore,
             version=self._num_updates,
             timeout_s=self.config.sample_timeout_s,
+            max_given_up=allowed,
             restore_runners=self._restore_or_wait,
         )
 
-    def _restore_or_wait(self, stale: Sequence[int]) -> None:
-        """Restores runners; where none is alive, waits for Ray to restart one.
-
-        Args:
-            stale: Runners that Ray restarted unseen: alive, but on other weights.
-        """
-        if stale:
-            self._counters["total_num_restored_workers"] += len(stale)
-            self._sync(runner_ids=list(stale))
+    def _restore_or_wait(self, lost: Round) -> None:
+        """Restores runners; where none is alive, waits for Ray to restart one."""
+        if lost.silent:
+            restart_runners(self.env_runner_group, lost.silent)
+        if lost.stale:
+            self._lifetime["runners_restarted"] += len(lost.stale)
+            self._sync(runner_ids=lost.stale)
         deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
-        self.restore_env_runners(self.env_runner_group)
-        while not self.env_runner_group.healthy_env_runner_ids() and time.monotonic() < deadline:
+        restored = self.restore_env_runners(self.env_runner_group)
+        while self._all_runners_are_dead() and time.monotonic() < deadline:
             time.sleep(1.0)
-            self.restore_env_runners(self.env_runner_group)
+            restored += self.restore_env_runners(self.env_runner_group)
+        restored += [index for index in lost.stale if index]  # 0 is the local one: the same object
+        if restored:
+            self._fire(
+                "on_env_runners_recreated",
+                env_runner_group=self.env_runner_group,
+                env_runner_indices=restored,
+                is_evaluation=False,
+            )
+
+    def _fire(self, name: str, **arguments: Any) -> None:
+        functions = getattr(self.config, f"callbacks_{name}")
+        fire(name, force_list(self.callbacks), functions, algorithm=self, **arguments)
+
+    def _all_runners_are_dead(self) -> bool:
+        group = self.env_runner_group
+        return group.num_remote_env_runners() > 0 and not group.healthy_env_runner_ids()
 
     def _sync(self, runner_ids: list[int] | None = None) -> None:
         sync_weights(
@@ -298,16 +356,36 @@ class AgentAlgorithm(CheckpointedAlgorithm):
 
     def _log_rollouts(self, episodes: list[AgentEpisode], counts: dict[str, int]) -> None:
         metrics: dict[str, Any] = {**episode_metrics(episodes), **counts}
-        for status, count in metrics.pop("tool_error", {}).items():
-            self.metrics.log_value(
-                (ENV_RUNNER_RESULTS, "tool_error_lifetime", status), count, reduce="lifetime_sum"
-            )
-        metrics["runners_restarted_lifetime"] = self._counters["total_num_restored_workers"]
+        for errors in ("tool_error", "environment_error"):
+            for kind, count in metrics.pop(errors, {}).items():
+                self._lifetime[f"{errors}/{kind}"] += count
+        for name in ("runners_restarted", "tasks_skipped"):
+            metrics[f"{name}_lifetime"] = self._lifetime[name]
+        for name, count in self._lifetime.items():
+            errors, is_error, kind = name.partition("/")
+            if is_error:
+                metrics.setdefault(f"{errors}_lifetime", {})[kind] = count
         self.metrics.log_dict(metrics, key=ENV_RUNNER_RESULTS, reduce="mean", window=1)
-        num_turns = sum(len(episode.turns) for episode in episodes)
+        num_turns = sum(len(e.turns) for e in episodes if e.status.is_outcome)
         self.metrics.log_value(
             (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), num_turns, reduce="lifetime_sum"
         )
+
+    def _count_update(self) -> None:
+        """Hands new weights to the samplers; an update that left them as they were is none."""
+        versions = self.learner_group.foreach_learner(lambda learner: [learner.num_updates])
+        version = max(result.get()[0] for result in versions.ignore_errors())
+        if version == self._num_updates:
+            self._lifetime["updates_left_out"] += 1
+        else:
+            self._num_updates = version
+            with _Timer(self, "weight_sync"):
+                self._sync()
+        counts = {
+            "num_updates_lifetime": self._num_updates,
+            "updates_left_out_lifetime": self._lifetime["updates_left_out"],
+        }
+        self.metrics.log_dict(counts, reduce="mean", window=1)
 
     def _write_credit(self) -> None:
         """Appends the learners' samples of token credit, where the algorithm takes any."""

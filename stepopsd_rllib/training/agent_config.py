@@ -18,6 +18,7 @@ from stepopsd_rllib.models.model_folder import model_folder
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
+from stepopsd_rllib.sampling.contract import sampler_class
 from stepopsd_rllib.training.agent_keys import AgentKeys
 from stepopsd_rllib.training.placement import (
     check_placement,
@@ -161,11 +162,15 @@ class AgentConfig(AgentKeys):
             ),
             "max_concurrent": self.num_envs_per_env_runner,
         }
-        options: dict[str, Any] = dict(self.sampler_config) | {"dtype": sampler_dtype(self)}
         has_gpu = runner_has_gpu(self)
         if not has_gpu:
             hide_gpus()
-        if sampler_kind(self) == "vllm":
+        kind = sampler_kind(self)
+        if kind == "own":
+            make: Any = sampler_class(self.sampler)
+            return make(self.model_path(), **limits, **self.sampler_config)
+        options: dict[str, Any] = dict(self.sampler_config) | {"dtype": sampler_dtype(self)}
+        if kind == "vllm":
             from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
             engine_options = (gpu_engine_options(self) if has_gpu else {}) | self.head_options()
@@ -196,6 +201,10 @@ class AgentConfig(AgentKeys):
             temperature=self.temperature if explore else self.eval_temperature,
             top_p=self.top_p if explore else 1.0,
         )
+
+    def env_deadline_s(self) -> float:
+        """Seconds that an environment has for an answer: its episode must end before the rest."""
+        return min(self.env_timeout_s, self.sample_timeout_s / 2)
 
     def policy_analysis(self) -> PolicyAnalysis | None:
         """What the policy is asked about its own training episodes; None asks nothing."""

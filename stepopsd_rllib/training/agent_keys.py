@@ -24,6 +24,7 @@ from stepopsd_rllib.training.keyed_config import KeyedConfig
 agent_key = functools.partial(key, section="agent")
 
 
+SAMPLERS = ("auto", "vllm", "transformers")
 NAMES = Check(
     lambda v: (
         isinstance(v, dict) and all(isinstance(text, str) for pair in v.items() for text in pair)
@@ -82,10 +83,14 @@ class AgentKeys(KeyedConfig):
         "the embedded one",
         argument="model",
     )
-    sampler: Literal["auto", "vllm", "transformers"] = agent_key(
+    sampler: str = agent_key(
         "auto",
-        one_of("auto", "vllm", "transformers"),
-        "engine that samples; 'auto' takes vLLM where a build for the device is installed",
+        Check(
+            lambda v: v in SAMPLERS or (isinstance(v, str) and ":" in v),
+            "'auto', 'vllm', 'transformers', or a class as module:Class",
+        ),
+        "engine that samples; 'auto' takes vLLM where a build for the device is installed; "
+        "module:Class is one of your own (see your_own_sampler.md)",
     )
     sampler_config: dict[str, Any] = agent_key(
         {},
@@ -179,6 +184,23 @@ class AgentKeys(KeyedConfig):
     )
     weight_sync_timeout_s: float = agent_key(
         600.0, number(1, unit="seconds"), "longest wait for the slowest sampler"
+    )
+    env_timeout_s: float = agent_key(
+        120.0,
+        number(above=0, unit="seconds"),
+        "longest wait for an environment's reset or step, at most half of `sample_timeout_s`; an "
+        "episode that waits longer ends with the status `environment_error`",
+    )
+    sampler_timeout_s: float = agent_key(
+        600.0,
+        number(above=0, unit="seconds"),
+        "longest time of one step of the sampler; one that takes longer is started again",
+    )
+    max_skipped_updates: int = agent_key(
+        10,
+        whole(0, "steps"),
+        "optimizer steps in a row that are skipped for a loss or gradient that is NaN or infinite; "
+        "one more ends the run",
     )
     min_groups_fraction: float = agent_key(
         0.5, number(0, 1), "share of a step's groups that must come back usable"

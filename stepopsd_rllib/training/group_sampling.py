@@ -1,45 +1,49 @@
-"""Groups of episodes from env runners: each on one runner; lost ones are sampled again."""
+"""Groups of episodes from env runners: each on one runner; lost ones are sampled again.
+
+A group that comes back with no answer may itself be what ended its runner: an environment that ends
+its process, or holds the interpreter's lock. So lost groups are played again one at a time, and one
+that is lost alone too is given up by name.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from stepopsd_rllib.rollout.runner_failure import RunnerFailure
+from stepopsd_rllib.episodes import AgentEpisode, Status, to_rllib
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
+from stepopsd_rllib.training.runner_calls import Groups, RolloutError, Round, sample_round
 
 if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 logger = logging.getLogger(__name__)
 
-Groups = dict[int, list[SingleAgentEpisode]]
-
-_MAX_ATTEMPTS = 3
-
-
-class RolloutError(RuntimeError):
-    """Sampling failed for a reason that trying again cannot mend."""
+_MAX_ROUNDS = 3  # a group; more means that runners lose their weights as soon as they have them
+LOST_WITH_RUNNER = "LostWithRunner: its runner or sampler ended twice while it played this task"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _StaleRunner:
-    """The answer of a runner that has other weights than the ones to sample with."""
+class Sampled:
+    """Finished groups.
 
-    index: int
+    Attributes:
+        groups: Every group that was asked for. The episodes of one that was given up have the
+            status `environment_error` and no turns.
+        num_lost: Groups that were lost with a runner and sampled again.
+        given_up: Tasks whose groups were lost twice, the second time alone.
+        metrics: What callbacks logged on the runners.
+    """
 
-
-@dataclass(slots=True)
-class _Answers:
-    """What came back from the runners: whole groups, and runners on other weights."""
-
-    groups: Groups = field(default_factory=dict)
-    stale: list[int] = field(default_factory=list)
+    groups: Groups
+    num_lost: int = 0
+    given_up: tuple[str, ...] = ()
+    metrics: list[Any] = field(default_factory=list)
 
 
 def sample_groups(
@@ -49,8 +53,9 @@ def sample_groups(
     explore: bool,
     version: int,
     timeout_s: float,
-    restore_runners: Callable[[Sequence[int]], Any],
-) -> tuple[Groups, int]:
+    max_given_up: int,
+    restore_runners: Callable[[Round], Any],
+) -> Sampled:
     """Plays groups of episodes, each group on one runner.
 
     Args:
@@ -58,106 +63,85 @@ def sample_groups(
             none.
         groups: Requests by group number.
         explore: Training temperature, or that of evaluation.
-        version: Weights to sample with; a remote runner on others samples nothing.
+        version: Weights to sample with; a runner on others samples nothing.
         timeout_s: Seconds to wait for the slowest runner.
-        restore_runners: Brings dead runners back, with verified weights, and syncs those whose
-            numbers it is given; called when groups were lost.
-
-    Returns:
-        Finished groups by number, and the number of groups that were lost with a runner and sampled
-        again.
+        max_given_up: Groups that may be given up.
+        restore_runners: Brings back the runners that a round lost, with verified weights.
 
     Raises:
-        RolloutError: A runner raised (its message is passed on), or runners kept dying.
+        RolloutError: A runner raised (its message is passed on), no runner is left, or more groups
+            were lost for good than may be.
         ValueError: What a runner raised was a refusal of bad input.
     """
-    done: Groups = {}
-    num_lost = 0
-    stale: list[int] = []
-    for attempt in range(_MAX_ATTEMPTS):
-        missing = {number: requests for number, requests in groups.items() if number not in done}
-        if not missing:
-            break
-        if attempt:
-            num_lost += len(missing)
-            logger.warning("%d groups were lost with a runner and are sampled again.", len(missing))
-            restore_runners(stale)
-        answers = _sample_once(
-            env_runner_group, missing, explore=explore, version=version, timeout_s=timeout_s
-        )
-        done |= answers.groups
-        stale = answers.stale
-    if len(done) < len(groups):
-        raise RolloutError(
-            f"{len(groups) - len(done)} of {len(groups)} groups did not come back in "
-            f"{_MAX_ATTEMPTS} attempts: runners die or need more than {timeout_s:.0f} s. Read the "
-            "runner's log in the Ray session folder; raise config.sample_timeout_s if rollouts are "
-            "just long."
-        )
-    return done, num_lost
-
-
-def _sample_once(
-    env_runner_group: EnvRunnerGroup,
-    groups: dict[int, list[EpisodeRequest]],
-    *,
-    explore: bool,
-    version: int,
-    timeout_s: float,
-) -> _Answers:
-    if env_runner_group.num_remote_env_runners() == 0:
-        requests = [request for requests in groups.values() for request in requests]
-        runner: Any = env_runner_group.local_env_runner
-        return _Answers(_by_group(runner.sample(requests=requests, explore=explore)))
-    shares = _shares(env_runner_group.healthy_env_runner_ids(), groups)
-    if not shares:
-        return _Answers()
-    received = env_runner_group.foreach_env_runner(
-        [_sampling_call(share, explore=explore, version=version) for share in shares.values()],
-        local_env_runner=False,
-        remote_worker_ids=list(shares),
-        timeout_seconds=timeout_s,
+    ask = partial(
+        sample_round, env_runner_group, explore=explore, version=version, timeout_s=timeout_s
     )
-    answers = _Answers()
-    for answer in received:
-        if isinstance(answer, RunnerFailure):
-            answer.raise_here(RolloutError)
-        elif isinstance(answer, _StaleRunner):
-            answers.stale.append(answer.index)
-        else:
-            answers.groups |= _by_group(answer)
-    return answers
+    found = ask(groups)
+    done, metrics, given_up = found.groups, found.metrics, list[str]()
+    waiting = [number for number in groups if number not in done]
+    num_lost = len(waiting)
+    for _ in range(_MAX_ROUNDS * len(groups)):
+        if not waiting:
+            break
+        logger.warning(
+            "%d groups were lost: each is sampled again alone. %s", len(waiting), _why(found)
+        )
+        restore_runners(found)
+        num_runners = _num_runners(env_runner_group)
+        if num_runners == 0:
+            raise RolloutError(
+                f"{len(waiting)} of {len(groups)} groups did not come back, and no env runner did "
+                f"within config.env_runner_restore_timeout_s. {_why(found)}"
+            )
+        wave, waiting = waiting[:num_runners], waiting[num_runners:]
+        found = ask({number: groups[number] for number in wave})
+        metrics += found.metrics
+        done |= found.groups
+        waiting = [number for number in wave if number in found.unplayed] + waiting
+        for number in [n for n in wave if n not in done and n not in found.unplayed]:
+            given_up.append(groups[number][0].task_id)
+            done[number] = _given_up(groups[number])
+            logger.error("Task %r is given up: %s. %s", given_up[-1], LOST_WITH_RUNNER, _why(found))
+        if len(given_up) > max_given_up:
+            raise RolloutError(
+                f"{len(given_up)} of {len(groups)} groups were lost twice, the second time alone "
+                f"on their runner: of tasks {given_up[:3]}. {_why(found)} Read the runner's log in "
+                f"the Ray session folder; raise config.sample_timeout_s={timeout_s:g} if rollouts "
+                "are just long."
+            )
+    if waiting:
+        raise RolloutError(f"{len(waiting)} of {len(groups)} groups found no runner. {_why(found)}")
+    if found.stale or found.silent:
+        restore_runners(found)
+    return Sampled(groups=done, num_lost=num_lost, given_up=tuple(given_up), metrics=metrics)
 
 
-def _shares(
-    runner_ids: Sequence[int], groups: dict[int, list[EpisodeRequest]]
-) -> dict[int, list[EpisodeRequest]]:
-    """Requests by runner, groups dealt out in turn; runners without any are left out."""
-    shares: dict[int, list[EpisodeRequest]] = defaultdict(list)
-    if runner_ids:
-        for i, requests in enumerate(groups.values()):
-            shares[runner_ids[i % len(runner_ids)]].extend(requests)
-    return dict(shares)
+def _why(found: Round) -> str:
+    return " ".join(dict.fromkeys(found.reasons))
 
 
-def _sampling_call(
-    requests: Sequence[EpisodeRequest], *, explore: bool, version: int
-) -> Callable[[Any], list[SingleAgentEpisode] | RunnerFailure | _StaleRunner]:
-    def call(runner: Any) -> list[SingleAgentEpisode] | RunnerFailure | _StaleRunner:
-        # Ray may have restarted the runner since the last sync; it then holds the initial model.
-        if runner.weights_version != version:
-            return _StaleRunner(index=runner.worker_index)
-        try:
-            return runner.sample(requests=requests, explore=explore)
-        except Exception as error:
-            logger.exception("Sampling failed")
-            return RunnerFailure.of(error, runner.worker_index)
-
-    return call
+def _num_runners(env_runner_group: EnvRunnerGroup) -> int:
+    if env_runner_group.num_remote_env_runners() == 0:
+        return 1
+    return len(env_runner_group.healthy_env_runner_ids())
 
 
-def _by_group(episodes: Sequence[SingleAgentEpisode]) -> Groups:
-    groups: Groups = defaultdict(list)
-    for episode in episodes:
-        groups[episode.custom_data["group"]].append(episode)
-    return dict(groups)
+def _given_up(requests: Sequence[EpisodeRequest]) -> list[SingleAgentEpisode]:
+    """Episodes in the place of those that took their runner with them."""
+    return [
+        to_rllib(
+            AgentEpisode(
+                task_id=request.task_id,
+                task_type="",
+                group=request.group,
+                rollout=request.rollout,
+                seed=request.seed,
+                context="append",
+                status=Status.ENVIRONMENT_ERROR,
+                won=False,
+                turns=(),
+                error=LOST_WITH_RUNNER,
+            )
+        )
+        for request in requests
+    ]

@@ -9,6 +9,7 @@ over all learners: the update is the same whatever the number of learners and mi
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from stepopsd_rllib.algorithms.grpo import GRPOConfig
 
 
+logger = logging.getLogger(__name__)
+
+
 class TokenLearner(TorchLearner):
     """Updates a `CausalLMModule` from token rows.
 
@@ -48,6 +52,8 @@ class TokenLearner(TorchLearner):
         super().build()
         self.sums = MetricSums()
         self.num_optimizer_steps = 0
+        self.num_skipped_in_a_row = 0
+        self._has_stepped = False
 
     @property
     def language_module(self) -> CausalLMModule:
@@ -81,17 +87,26 @@ class TokenLearner(TorchLearner):
 
     @override(TorchLearner)
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], Any]:
-        """All epochs and minibatches of one training step."""
+        """All epochs and minibatches of one training step.
+
+        A training step that takes no optimizer step is no update: weights, moments, warm-up,
+        schedules, version and teacher stay as they are.
+        """
         columns = dict(batch[DEFAULT_MODULE_ID])
         self._check_weights_version(columns)
         self.sums = MetricSums()
         loss = torch.zeros(())
+        num_steps_before = self.num_optimizer_steps
         for step, rows in enumerate(self._minibatches(columns)):
             loss = self._optimizer_step(columns, rows, is_on_policy=step == 0)
+        self._has_stepped = self.num_optimizer_steps > num_steps_before
+        if not self._has_stepped:
+            self._weights_seq_no -= 1
         metrics = self.sums.reduce(self._all_reduce if self.distributed else None)
         for name, value in metrics.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
         self._check_sampler_difference(metrics)
+        self._check_skipped_steps()
         return {}, {DEFAULT_MODULE_ID: loss}, {}
 
     def sampler_weights(self) -> dict[str, Tensor]:
@@ -101,11 +116,19 @@ class TokenLearner(TorchLearner):
     @override(TorchLearner)
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Takes a new snapshot for the teacher after every `teacher_refresh_interval` updates."""
+        schedules = self._optimizer_lr_schedules
+        if not self._has_stepped:
+            self._optimizer_lr_schedules = {}  # the rate is logged, and stays as it is
         super().after_gradient_based_update(timesteps=timesteps)
+        self._optimizer_lr_schedules = schedules
         module = self.language_module
         pairs = module.get_target_network_pairs()
         config: Any = self.config  # of an algorithm that has a teacher, where there are pairs
-        if pairs and self._weights_seq_no % config.teacher_refresh_interval == 0:
+        if (
+            pairs
+            and self._has_stepped
+            and self._weights_seq_no % config.teacher_refresh_interval == 0
+        ):
             for policy, teacher in pairs:
                 teacher.load_state_dict(policy.state_dict())
             module.teacher_version = self._weights_seq_no
@@ -113,6 +136,11 @@ class TokenLearner(TorchLearner):
             self.metrics.log_value(
                 (DEFAULT_MODULE_ID, "teacher_version"), module.teacher_version, window=1
             )
+
+    @property
+    def num_updates(self) -> int:
+        """Updates that moved the weights: the version of the weights."""
+        return self._weights_seq_no
 
     def take_credit_records(self) -> list[dict[str, Any]]:
         """Records of `CreditTrace` since the last call."""
@@ -129,6 +157,7 @@ class TokenLearner(TorchLearner):
         return {
             **super().get_state(*args, **kwargs),
             "num_optimizer_steps": self.num_optimizer_steps,
+            "num_skipped_in_a_row": self.num_skipped_in_a_row,
             "teacher_version": self.language_module.teacher_version,
         }
 
@@ -144,6 +173,7 @@ class TokenLearner(TorchLearner):
         module = self.language_module
         module.teacher_version = state.get("teacher_version", module.teacher_version)
         self.num_optimizer_steps = state.get("num_optimizer_steps", self.num_optimizer_steps)
+        self.num_skipped_in_a_row = state.get("num_skipped_in_a_row", 0)
 
     def _minibatches(self, columns: dict[str, Tensor]) -> Iterator[Tensor]:
         """Row indices of every minibatch of every epoch: equally many on all learners."""
@@ -165,7 +195,7 @@ class TokenLearner(TorchLearner):
     def _optimizer_step(
         self, columns: dict[str, Tensor], rows: Tensor, *, is_on_policy: bool
     ) -> Tensor:
-        """One optimizer step on a minibatch; returns its loss."""
+        """One optimizer step on a minibatch, if it has a signal; returns its loss."""
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         # Of several learners, gradients are views of the buffers in which they are exchanged.
         optimizer.zero_grad(set_to_none=not self.distributed)
@@ -188,20 +218,43 @@ class TokenLearner(TorchLearner):
                 # them.
                 (part_loss * self._world_size).backward()
             loss += part_loss.detach()
-        self._clip_and_step(optimizer)
+        loss = self._all_reduce(loss, "sum") if self.distributed else loss
+        minibatch = {name: column[rows] for name, column in columns.items()}
+        has_signal = self._all_reduce(torch.tensor(int(self.has_signal(minibatch))), "max")
+        self._clip_and_step(optimizer, loss, has_signal=bool(has_signal))
         self.sums.count_step()
-        return self._all_reduce(loss, "sum") if self.distributed else loss
+        return loss
 
-    def _clip_and_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def _clip_and_step(
+        self, optimizer: torch.optim.Optimizer, loss: Tensor, *, has_signal: bool
+    ) -> None:
+        """Steps, unless there is nothing to learn or what there is is not finite."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.config.grad_clip if self.config.grad_clip is not None else math.inf
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        is_finite = norm.isfinite()
+        is_finite = bool(norm.isfinite() & loss.isfinite())
+        # Adam's moments would move the weights even where the gradient is zero.
+        has_signal = has_signal and bool(norm != 0)
         one = torch.ones_like(norm)
         self.sums.add("gradient_norm", norm, one)
-        self.sums.add("skipped_update_fraction", one - is_finite.to(one.dtype), one)
+        self.sums.add("skipped_update_fraction", one * (not is_finite), one)
+        self.sums.add("no_signal_fraction", one * (is_finite and not has_signal), one)
         if not is_finite:
+            self.num_skipped_in_a_row += 1
+            logger.warning(
+                "Optimizer step skipped: loss %s, gradient norm %s (%d in a row).",
+                loss.item(),
+                norm.item(),
+                self.num_skipped_in_a_row,
+            )
             return
+        if not has_signal:
+            logger.warning(
+                "Optimizer step left out: no token has an advantage, a teacher or a regulariser "
+                "that moves it. Weights and optimizer stay as they are."
+            )
+            return
+        self.num_skipped_in_a_row = 0
         self.num_optimizer_steps += 1
         warm_up = min(1.0, self.num_optimizer_steps / max(1, self.config.lr_warmup_steps))
         scheduled = [group["lr"] for group in optimizer.param_groups]
@@ -254,6 +307,14 @@ class TokenLearner(TorchLearner):
         """
         return torch.arange(len(columns[LENGTHS]))
 
+    def has_signal(self, columns: dict[str, Tensor]) -> bool:
+        """Whether a minibatch can have a gradient at all; a subclass knows terms that are off.
+
+        Args:
+            columns: Columns of the minibatch.
+        """
+        return len(self.rows_with_gradient(columns)) > 0
+
     def _global_counts(self, mask_BT: Tensor) -> LossCounts:
         counts = LossCounts.of(mask_BT, constant_divisor=float(self.config.max_context_tokens))
         if not self.distributed:
@@ -285,6 +346,15 @@ class TokenLearner(TorchLearner):
             raise RuntimeError(
                 f"Episodes were sampled with weights of versions {versions}, the learner is at "
                 f"{expected}: a sampler missed a weight update."
+            )
+
+    def _check_skipped_steps(self) -> None:
+        """Ends a run whose losses or gradients stay NaN or infinite."""
+        if self.num_skipped_in_a_row > self.config.max_skipped_updates:
+            raise FloatingPointError(
+                f"config.max_skipped_updates={self.config.max_skipped_updates}: loss or gradient "
+                f"was NaN or infinite in {self.num_skipped_in_a_row} optimizer steps in a row, "
+                "so none was taken. Lower the learning rate, or look for what overflows."
             )
 
     def _check_sampler_difference(self, metrics: dict[str, float]) -> None:

@@ -17,6 +17,7 @@ from stepopsd_rllib.models.memory import (
     adapter_parameters,
     engine_share,
 )
+from stepopsd_rllib.sampling.contract import sampler_class
 
 if TYPE_CHECKING:
     from stepopsd_rllib.training.agent_config import AgentConfig
@@ -61,14 +62,19 @@ def hide_gpus() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def sampler_kind(config: AgentConfig) -> Literal["vllm", "transformers"]:
+def sampler_kind(config: AgentConfig) -> Literal["vllm", "transformers", "own"]:
     """`config.sampler` with "auto" resolved: vLLM where a build for the runner's device is.
 
+    A class, "module:Class", is "own".
+
     Raises:
-        ValueError: vLLM was asked for, and is not installed, or needs a GPU that is not there.
+        ValueError: There is no such class or it is no sampler; or vLLM was asked for, and is not installed, or needs a GPU that is not there.
     """
     if config.sampler == "transformers":
         return "transformers"
+    if ":" in config.sampler:
+        sampler_class(config.sampler)
+        return "own"
     build, has_gpu = vllm_build(), runner_has_gpu(config)
     fits = build is not None and (build == "gpu") == has_gpu
     if config.sampler == "auto":

@@ -45,12 +45,12 @@ def sync_weights(
         dtype: Arithmetic of the samplers; weights are rounded to it before they travel.
 
     Returns:
-        Number of samplers that loaded the weights. Runners that died meanwhile are not counted:
-        RLlib marks them, and they get their weights when they are restored.
+        Number of samplers that loaded the weights. Runners that died meanwhile, or hung and are
+        restarted, are not counted: they get their weights when they are restored.
 
     Raises:
-        WeightSyncError: A runner that is alive did not load these weights; what it raised is
-            passed on.
+        WeightSyncError: A runner raised (what it said is passed on) or has other weights now, or
+            none of those that are alive answered in time.
         ValueError: What it raised was a refusal of bad input.
     """
     if env_runner_group.num_remote_env_runners() == 0:
@@ -71,14 +71,31 @@ def sync_weights(
         alive = set(env_runner_group.healthy_env_runner_ids())
         expected = alive if runner_ids is None else alive & set(runner_ids)
     wrong = {index: got for index, got in loaded if got != version}
-    missing = expected - {index for index, _ in loaded}
-    if wrong or missing:
+    silent = sorted(expected - {index for index, _ in loaded})
+    if wrong or (silent and not loaded):
         raise WeightSyncError(
-            f"Weights of version {version}: runners {sorted(missing)} did not answer within "
+            f"Weights of version {version}: runners {silent} did not answer within "
             f"{timeout_s:.0f} s, runners {wrong} answered with another version. Raise "
             "config.weight_sync_timeout_s if the model is large."
         )
+    if silent:
+        logger.error("Runners %s took no weights in %.0f s and are restarted.", silent, timeout_s)
+        restart_runners(env_runner_group, silent)
     return len(loaded)
+
+
+def restart_runners(env_runner_group: Any, indices: Sequence[int]) -> None:
+    """Ends remote runners that hang; Ray starts others in their place, without weights.
+
+    Args:
+        env_runner_group: RLlib's `EnvRunnerGroup`.
+        indices: Numbers of the runners.
+    """
+    manager = env_runner_group._worker_manager
+    for index in indices:
+        logger.warning("Env runner %d hangs and is restarted.", index)
+        ray.kill(manager.actors()[index], no_restart=False)
+        manager.set_actor_state(index, healthy=False)
 
 
 def _loading_call(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import time
 from dataclasses import replace
 
@@ -15,6 +18,7 @@ from stepopsd_rllib.training.group_sampling import RolloutError
 from stepopsd_rllib.training.weight_sync import WeightSyncError
 from tests.helpers.agents import largest_difference, random_groups, small_config
 from tests.helpers.houses import FAULTY_ENV
+from tests.helpers.odd_env import BAD, ODD_ENV
 from tests.helpers.pipelines import SKILLS, config_of, recorded_groups
 
 pytestmark = pytest.mark.e2e
@@ -194,15 +198,66 @@ def test_a_runner_that_ray_restarted_unseen_gets_its_weights_before_it_samples(b
     assert result["env_runners"]["num_episodes"] == 12
 
 
-def test_an_exception_in_a_runner_reaches_the_user(build):
+def test_a_sampler_that_fails_in_a_runner_is_started_again(build):
     algo = build(config_for(2, 0))
     algo.env_runner_group.foreach_env_runner(
         lambda runner: runner._sampler.close(), local_env_runner=False
     )
-    with pytest.raises(RolloutError, match=r"Env runner \d: RuntimeError: This sampler is closed"):
-        algo.train()
     with pytest.raises(WeightSyncError, match=r"Env runner \d: RuntimeError: This sampler is clos"):
         algo._sync()
+    result = algo.train()["env_runners"]
+    assert result["num_episodes"] == 12 and result["runners_restarted_lifetime"] == 2
+
+
+def test_an_exception_in_a_runner_reaches_the_user(build):
+    algo = build(config_for(2, 0))
+    algo.env_runner_group.foreach_env_runner(
+        lambda runner: setattr(runner, "_play", lambda *a, **k: {}["a bug"]),
+        local_env_runner=False,
+    )
+    with pytest.raises(RolloutError, match=r"Env runner \d: KeyError: 'a bug'"):
+        algo.train()
+
+
+def test_a_task_that_ends_its_runner_every_time_is_given_up_by_name_and_never_drawn_again(build):
+    config = config_for(2, 0, env_config={}, groups_per_step=8, group_size=2)
+    config.environment(env=ODD_ENV).agent(model=small_config().model_path())
+    config.env_config.clear()
+    config.env_config["fault"] = "step:die"
+    algo = build(config)
+    first = algo.train()["env_runners"]
+    assert first["groups_given_up"] == 1 and first["num_episodes"] == 14
+    assert first["environment_error_lifetime"] == {"LostWithRunner": 2}
+    assert first["runners_restarted_lifetime"] >= 2
+    rows = (algo.run_folder() / "errors.jsonl").read_text().splitlines()
+    assert {json.loads(row)["task_id"] for row in rows} == {BAD}
+    second = algo.train()["env_runners"]
+    assert second["groups_lost"] == 0 and second["tasks_skipped_lifetime"] >= 1
+
+
+@pytest.mark.parametrize("when", ["sampling", "loading"])
+def test_a_runner_that_hangs_is_restarted_and_the_run_goes_on(build, when):
+    limits = {"weight_sync_timeout_s": 8.0}
+    config = config_for(2, 0, **limits)
+    config.env_runners(sample_timeout_s=12.0)
+    algo = build(config)
+    algo.train()
+    stopped = algo.env_runner_group.foreach_env_runner(
+        lambda runner: os.getpid(), local_env_runner=False
+    )[0]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        if when == "loading":
+            algo._sync()
+        result = algo.train()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGKILL)
+    assert result["env_runners"]["num_episodes"] == 12
+    assert result["learners"]["default_policy"]["sampler_log_prob_difference_max"] < 1e-4
+    while not result["env_runners"]["runners_restarted_lifetime"]:
+        result = algo.train()
+    assert algo.env_runner_group.num_healthy_remote_env_runners() == 2
 
 
 def test_a_refusal_in_a_runner_stays_a_refusal(build):

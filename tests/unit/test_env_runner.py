@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import ray
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -13,9 +17,11 @@ from stepopsd_rllib.episodes import from_rllib
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.sampling.sampler import NO_VERSION
+from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
 from stepopsd_rllib.training.group_sampling import RolloutError
-from tests.helpers.agents import largest_difference, small_config, weights_of
+from tests.helpers.agents import largest_difference, same_records, small_config, weights_of
 from tests.helpers.houses import BARE, FAULTY_ENV
+from tests.helpers.odd_env import BAD, ODD_ENV
 
 # Episodes of four turns are rarely won; the entropy bonus has a gradient without a win.
 ALWAYS_LEARNS = {"entropy_coeff": 0.01}
@@ -113,6 +119,20 @@ def test_evaluation_leaves_training_as_it_was(build):
     assert largest_difference(left, right) == 0.0 < largest_difference(start, left)
 
 
+def unscored(turn):
+    return replace(turn, behaviour_log_probs=np.zeros_like(turn.behaviour_log_probs))
+
+
+def odd(fault: str, *, seed: int = 0, **agent):
+    """Three-turn episodes; one task of eight has a fault."""
+    settings = {"env_timeout_s": 0.5, "groups_per_step": 8, "eval_num_tasks": 1, **agent}
+    config = small_config(**settings)
+    config.environment(env=ODD_ENV, env_config={"fault": fault})
+    config.env_config.clear()
+    config.env_config["fault"] = fault
+    return config.agent(model=small_config().model_path()).debugging(seed=seed)
+
+
 def faulty(faults: dict[str, str], **agent):
     return small_config(env=FAULTY_ENV, env_config={"faults": faults}, **agent)
 
@@ -123,6 +143,110 @@ def test_a_broken_group_is_dropped_and_counted(build):
     result = algo.train()["env_runners"]
     assert result["groups_broken"] == 1 and result["status"]["environment_error"] == 3
     assert result["num_episodes"] == 9
+
+
+@pytest.mark.parametrize("fault", ["step:hang", "append_message:raise", "reward:nan"])
+def test_numbers_are_as_if_the_broken_episodes_had_not_been_there(build, fault):
+    """Two seeded runs, one of them with a group that breaks: the sound groups say the same."""
+    algo = build(odd("", seed=3))
+    bad = next(i for i, task in enumerate(algo._tasks.next(8)) if task == BAD)
+    algo._tasks.visited = 0
+    sound = algo._sample_step()
+    broken = build(odd(fault, seed=3))
+    kept = broken._sample_step()
+    assert kept.keys() == sound.keys() - {bad}
+    for number, group in kept.items():
+        for one, other in zip(group, sound[number], strict=True):
+            left, right = from_rllib(one), from_rllib(other)
+            for turn, same in zip(left.turns, right.turns, strict=True):
+                # Rounding follows who else is in the batch.
+                assert np.allclose(turn.behaviour_log_probs, same.behaviour_log_probs, atol=1e-4)
+            without = [replace(e, turns=tuple(map(unscored, e.turns))) for e in (left, right)]
+            assert same_records(*without)
+    results = broken.train()["env_runners"]
+    assert results["groups_broken"] <= 1 and np.isfinite(results["episode_return_mean"])
+
+
+def test_a_stuck_environment_ends_by_name_in_the_run_without_runners(build):
+    algo = build(odd("step:hang", groups_per_step=8))
+    result = algo.train()["env_runners"]
+    assert result["status"]["environment_error"] == 3 and result["num_episodes"] == 21
+    assert result["environment_error_lifetime"] == {"EnvTimeout": 3}
+    rows = (algo.run_folder() / "errors.jsonl").read_text().splitlines()
+    assert {json.loads(row)["error"] for row in rows} == {"EnvTimeout: no answer within 0.5 s"}
+    assert {json.loads(row)["task_id"] for row in rows} == {BAD}
+
+
+@pytest.mark.parametrize("fault", ["reset:raise", "reset:hang", "first_message:raise"])
+def test_a_broken_first_task_does_not_keep_a_run_from_starting(build, fault):
+    seed = next(s for s in range(50) if np.random.default_rng([s, 0]).permutation(8)[0] == 7)
+    algo = build(odd(fault, seed=seed))
+    assert algo._tasks.visited == 0 and algo._tasks.next(1) == [BAD]
+
+
+def test_the_next_update_starts_from_the_same_weights_after_one_without_signal(build):
+    algo = build(odd("", groups_per_step=2))
+    start = weights_of(algo.learner_group._learner)
+    for _ in range(2):  # every episode wins: all groups are flat
+        result = algo.train()
+    assert largest_difference(start, weights_of(algo.learner_group._learner)) == 0.0
+    assert result["learners"]["default_policy"]["no_signal_fraction"] == 1.0
+    assert (result["num_updates_lifetime"], result["updates_left_out_lifetime"]) == (0, 2)
+
+
+class Restless(TransformersSampler):
+    """Raises or gets nowhere, for the first so many steps of the process."""
+
+    faults: ClassVar[list[str]] = []
+
+    def step(self):
+        if not self.faults or self.is_idle():
+            return super().step()
+        fault = self.faults[0]
+        if fault == "raise":
+            self.faults.pop(0)
+            raise RuntimeError("the kernel is gone")
+        if fault == "hang":
+            self.faults.pop(0)
+            time.sleep(30)
+        return []
+
+
+@pytest.mark.parametrize("fault", ["raise", "hang", "idle"])
+def test_a_sampler_that_fails_is_started_again_and_loses_nothing(build, monkeypatch, fault):
+    expected = build(small_config(training=ALWAYS_LEARNS))
+    expected.train()
+    config = small_config(training=ALWAYS_LEARNS, sampler_timeout_s=3.0)
+    algo = build(config)
+    runner = algo.env_runner_group.local_env_runner
+    make = runner.config.make_sampler
+
+    def make_restless():
+        sampler = make()
+        sampler.__class__ = Restless
+        return sampler
+
+    runner._drop_sampler(is_stuck=False)
+    monkeypatch.setattr(runner.config, "make_sampler", make_restless, raising=False)
+    algo._sync()
+    monkeypatch.setattr(Restless, "faults", [fault])
+    if fault == "idle":  # until the watch gives it up
+        monkeypatch.setattr(
+            runner, "_drop_sampler", lambda **kw: (Restless.faults.clear(), drop(**kw))
+        )
+        drop = type(runner)._drop_sampler.__get__(runner)
+    result = algo.train()["env_runners"]
+    assert result["groups_lost"] == 4 and result["runners_restarted_lifetime"] == 1
+    left, right = (weights_of(a.learner_group._learner) for a in (expected, algo))
+    assert largest_difference(left, right) == 0.0
+
+
+def test_a_sampler_that_always_raises_ends_the_run_with_what_it_said(build, monkeypatch):
+    algo = build(small_config())
+    runner = algo.env_runner_group.local_env_runner
+    monkeypatch.setattr(type(runner._sampler._sampler), "step", lambda self: 1 / 0)
+    with pytest.raises(RolloutError, match="The sampler raised ZeroDivisionError: division by"):
+        algo.train()
 
 
 def test_too_many_broken_groups_raise_with_the_first_errors(build):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import pickle
@@ -256,3 +257,87 @@ def test_metrics_say_what_happened():
     assert metrics["skipped_update_fraction"] == 0 and metrics["gradient_norm"] > 0
     assert metrics["weights_seq_no"] == 1 and len(rows.lengths) == 12
     assert 0 <= metrics["clip_fraction"] <= 1
+
+
+def flat(groups):
+    """The same episodes, none better than another."""
+    return [
+        [
+            dataclasses.replace(
+                episode,
+                turns=tuple(
+                    dataclasses.replace(turn, reward=0.0, is_action_valid=True)
+                    for turn in episode.turns
+                ),
+            )
+            for episode in group
+        ]
+        for group in groups
+    ]
+
+
+def state_of(learner) -> dict:
+    """All that an update may move, copied."""
+    optimizer = learner.get_optimizer("default_policy")
+    return {
+        "weights": weights_of(learner),
+        "optimizer": copy.deepcopy(optimizer.state_dict()),
+        "counters": (
+            learner.num_updates,
+            learner.num_optimizer_steps,
+            learner.language_module.teacher_version,
+        ),
+    }
+
+
+def assert_same_state(left: dict, right: dict) -> None:
+    assert largest_difference(left["weights"], right["weights"]) == 0.0
+    assert left["counters"] == right["counters"]
+    flat_left, flat_right = (pickle.dumps(s["optimizer"]) for s in (left, right))
+    assert left["optimizer"]["param_groups"] == right["optimizer"]["param_groups"]
+    for index, moments in left["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, right["optimizer"]["state"][index][name]), name
+    assert len(flat_left) == len(flat_right)
+
+
+@pytest.mark.parametrize("training", [{}, {"weight_decay": 0.1}, {"num_epochs": 2}])
+def test_a_batch_without_signal_leaves_everything_as_it_was(training, caplog):
+    settings = {"lr_warmup_steps": 4, "lr": [[0, 1e-3], [10, 1e-4]], **training}
+    learner = build_learner(small_config(training=settings, **UNCHECKED))
+    update(learner, random_groups((3, 3), seed=1))
+    before = state_of(learner)
+    metrics = update(learner, flat(random_groups((3, 3), seed=2, version=1)))
+    assert metrics["no_signal_fraction"] == 1.0 and metrics["skipped_update_fraction"] == 0.0
+    assert "no token has an advantage" in caplog.text
+    assert_same_state(before, state_of(learner))
+    # The next update is the one that would have come without it.
+    update(learner, random_groups((3, 3), seed=3, version=1))
+    other = build_learner(small_config(training=settings, **UNCHECKED))
+    update(other, random_groups((3, 3), seed=1))
+    update(other, random_groups((3, 3), seed=3, version=1))
+    assert_same_state(state_of(learner), state_of(other))
+
+
+@pytest.mark.parametrize("training", [{"entropy_coeff": 0.01}, {"kl_coeff": 0.1}])
+def test_a_regulariser_is_a_signal(training):
+    learner = build_learner(small_config(training=training, **UNCHECKED))
+    update(learner, random_groups((3, 3), seed=1))
+    metrics = update(learner, flat(random_groups((3, 3), seed=2, version=1)))
+    assert metrics["no_signal_fraction"] == 0.0 and learner.num_updates == 2
+
+
+def test_a_loss_or_gradient_that_is_not_finite_is_skipped_and_ends_the_run_in_the_end():
+    learner = build_learner(small_config(max_skipped_updates=1, **UNCHECKED))
+    update(learner, random_groups((3, 3), seed=1))
+    before = state_of(learner)
+    sound = learner.compute_loss_for_module
+    learner.compute_loss_for_module = lambda **kwargs: sound(**kwargs) * math.nan
+    metrics = update(learner, random_groups((3, 3), seed=2, version=1))
+    assert metrics["skipped_update_fraction"] == 1.0 and metrics["no_signal_fraction"] == 0.0
+    assert_same_state(before, state_of(learner))
+    with pytest.raises(FloatingPointError, match=r"max_skipped_updates=1: .* 2 optimizer steps"):
+        update(learner, random_groups((3, 3), seed=2, version=1))
+    learner.compute_loss_for_module = sound
+    update(learner, random_groups((3, 3), seed=2, version=1))
+    assert learner.num_skipped_in_a_row == 0 and learner.num_updates == 2

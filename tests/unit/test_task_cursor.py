@@ -30,3 +30,19 @@ def test_a_state_of_another_task_list_is_refused():
     state = TaskCursor(TASKS, seed=0).get_state()
     with pytest.raises(ValueError, match="trained on 7 tasks, the environment now lists 6"):
         TaskCursor(TASKS[:-1], seed=0).set_state(state)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "seed", "message"),
+    [
+        (tuple(f"other {i}" for i in range(7)), 0, "on other tasks than the 7"),
+        (TASKS[::-1], 0, "on other tasks than the 7"),
+        (TASKS, 5, "config.seed=5: the checkpoint was trained with seed 0"),
+    ],
+)
+def test_a_state_of_other_tasks_or_another_seed_is_refused_in_one_line(tasks, seed, message):
+    cursor = TaskCursor(TASKS, seed=0)
+    cursor.next(4)
+    with pytest.raises(ValueError, match=message) as raised:
+        TaskCursor(tasks, seed=seed).set_state(cursor.get_state())
+    assert "\n" not in str(raised.value)
