@@ -68,7 +68,8 @@ def sampler_kind(config: AgentConfig) -> Literal["vllm", "transformers", "own"]:
     A class, "module:Class", is "own".
 
     Raises:
-        ValueError: There is no such class or it is no sampler; or vLLM was asked for, and is not installed, or needs a GPU that is not there.
+        ValueError: vLLM was asked for, and is not installed, or needs a GPU that is not there; or
+            there is no such class, or it is no sampler.
     """
     if config.sampler == "transformers":
         return "transformers"
