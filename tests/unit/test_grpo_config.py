@@ -33,7 +33,7 @@ def refusal(config: GRPOConfig) -> str:
         ({"top_p": 1.5}, r"top_p=1.5: must be a number in (0, 1]"),
         ({"eval_num_tasks": "ten"}, "eval_num_tasks='ten': must be a whole number of tasks"),
         ({"eval_temperature": -1}, "eval_temperature=-1: must be a number, at least 0"),
-        ({"sampler": "vlm"}, "sampler='vlm': must be 'auto', 'vllm' or 'transformers'"),
+        ({"sampler": "vlm"}, "sampler='vlm': must be 'auto', 'vllm', 'transformers', or a class"),
         ({"sampler_config": "dtype"}, "sampler_config='dtype': must be a mapping"),
         ({"autocast_dtype": "half"}, "autocast_dtype='half': must be 'auto', 'float32'"),
         ({"max_sampler_difference": "small"}, "max_sampler_difference='small': must be 'auto'"),
