@@ -29,6 +29,7 @@ _EPISODE_FIELDS = (
     "seed",
     "context",
     "won",
+    "task_score",
     "golden",
     "preamble",
 )
@@ -48,6 +49,7 @@ class AgentEpisode:
             row a turn).
         status: Why the episode ended.
         won: Whether the task was solved.
+        task_score: How well it was done, 0 to 1; None where the environment does not grade.
         turns: The turns, in order.
         final_observation: Environment text after the last response.
         golden: Text of a golden rollout of the task, where the environment has one.
@@ -66,6 +68,7 @@ class AgentEpisode:
     status: Status
     won: bool
     turns: tuple[Turn, ...]
+    task_score: float | None = None
     final_observation: str = ""
     golden: str = ""
     preamble: str = ""

@@ -20,8 +20,8 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
         A nested dict: `num_episodes`, `episode_return_mean`, `success_rate`, `valid_action_ratio`
         (over turns), `response_limit_rate` (turns whose response ran into its token limit),
         `malformed_response_rate` (turns that ended by themselves without a valid action),
-        `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`, and, where tools or
-        environments failed, `tool_error` and `environment_error` (episodes by the first word of the
+        `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`, where the
+        environment grades, `task_score_mean`, and, where tools or environments failed, `tool_error` and `environment_error` (episodes by the first word of the
         error). Means without episodes are NaN.
     """
     outcomes = [episode for episode in episodes if episode.status.is_outcome]
@@ -34,6 +34,7 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
         "num_episodes": len(outcomes),
         "episode_return_mean": _mean([episode.return_ for episode in outcomes]),
         "success_rate": _mean([episode.won for episode in outcomes]),
+        **_score_mean(outcomes),
         "valid_action_ratio": _mean([turn.is_action_valid for turn in turns]),
         "response_limit_rate": _mean([turn.finish_reason == "length" for turn in turns]),
         "malformed_response_rate": _mean(
@@ -46,6 +47,7 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
             name: {
                 "num_episodes": len(group),
                 "success_rate": _mean([episode.won for episode in group]),
+                **_score_mean(group),
             }
             for name, group in sorted(by_type.items())
         },
@@ -92,13 +94,15 @@ def evaluation_metrics(episodes: Sequence[AgentEpisode], *, iteration: int) -> d
     for name, values in metrics["task_type"].items():
         won = sum(episode.won for episode in outcomes if episode.task_type == name)
         by_type.append(intervals.rate(won, values["num_episodes"]))
-        values |= {"num_wins": won, **_interval(by_type[-1])}
+        scores = _scores([episode for episode in outcomes if episode.task_type == name])
+        values |= {"num_wins": won, **_interval(by_type[-1]), **_score_interval(scores)}
     num_wins = sum(episode.won for episode in outcomes)
     mean_over_types = intervals.unweighted_mean(by_type)
     return metrics | {
         "iteration": iteration,
         "num_wins": num_wins,
         **_interval(intervals.rate(num_wins, len(outcomes))),
+        **_score_interval(_scores(outcomes)),
         "task_type_mean": {
             "success_rate": mean_over_types.value,
             **_interval(mean_over_types),
@@ -108,6 +112,22 @@ def evaluation_metrics(episodes: Sequence[AgentEpisode], *, iteration: int) -> d
 
 def _interval(estimate: Estimate) -> dict[str, float]:
     return {"success_rate_low": estimate.low, "success_rate_high": estimate.high}
+
+
+def _scores(episodes: Sequence[AgentEpisode]) -> list[float]:
+    return [e.task_score for e in episodes if e.task_score is not None]
+
+
+def _score_mean(episodes: Sequence[AgentEpisode]) -> dict[str, float]:
+    scores = _scores(episodes)
+    return {"task_score_mean": _mean(scores)} if scores else {}
+
+
+def _score_interval(scores: Sequence[float]) -> dict[str, float]:
+    if not scores:
+        return {}
+    estimate = intervals.mean(scores)
+    return {"task_score_low": estimate.low, "task_score_high": estimate.high}
 
 
 def evaluation_rows(
@@ -121,6 +141,7 @@ def evaluation_rows(
             "task_id": episode.task_id,
             "task_type": episode.task_type,
             "won": episode.won,
+            **({} if episode.task_score is None else {"task_score": episode.task_score}),
             "return": episode.return_,
             "turns": len(episode.turns),
             "status": str(episode.status),

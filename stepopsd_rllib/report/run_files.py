@@ -15,6 +15,9 @@ from typing import Any
 
 from stepopsd_envs.text_files import is_blank, parse_json, read_lines
 
+from stepopsd_rllib.evaluation import intervals
+from stepopsd_rllib.evaluation.intervals import Estimate
+
 RESULTS = "result.json"
 EPISODES = "evaluation.jsonl"
 DEFAULT_MODULE = "default_policy"
@@ -29,6 +32,8 @@ class Wins:
 
     won: int
     episodes: int
+    score: Estimate | None = None
+    """Mean of the task scores, where the environment grades."""
 
     @property
     def rate(self) -> float:
@@ -138,14 +143,23 @@ def _evaluations(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Eva
 
 def _evaluation_of_rows(iteration: int, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
     outcomes = [row for row in rows if not row["status"].endswith(ERROR_STATUS)]
-    by_type: dict[str, list[bool]] = {}
+    by_type: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(outcomes, key=lambda row: row["task_type"]):
-        by_type.setdefault(row["task_type"], []).append(row["won"])
+        by_type.setdefault(row["task_type"], []).append(row)
     return Evaluation(
         iteration=iteration,
-        total=Wins(won=sum(row["won"] for row in outcomes), episodes=len(outcomes)),
-        by_task_type={name: Wins(won=sum(won), episodes=len(won)) for name, won in by_type.items()},
+        total=_wins_of_rows(outcomes),
+        by_task_type={name: _wins_of_rows(found) for name, found in by_type.items()},
         errors=Counter(row["status"] for row in rows if row["status"].endswith(ERROR_STATUS)),
+    )
+
+
+def _wins_of_rows(rows: Sequence[Mapping[str, Any]]) -> Wins:
+    scores = [row["task_score"] for row in rows if "task_score" in row]
+    return Wins(
+        won=sum(row["won"] for row in rows),
+        episodes=len(rows),
+        score=intervals.mean(scores) if scores else None,
     )
 
 
@@ -174,7 +188,13 @@ def _types(row: Mapping[str, Any]) -> list[str]:
 
 
 def _wins(row: Mapping[str, Any], prefix: str) -> Wins:
-    return Wins(won=round(row[f"{prefix}/num_wins"]), episodes=round(row[f"{prefix}/num_episodes"]))
+    mean, low, high = (row.get(f"{prefix}/task_score_{part}") for part in ("mean", "low", "high"))
+    is_graded = mean is not None and low is not None and high is not None
+    return Wins(
+        won=round(row[f"{prefix}/num_wins"]),
+        episodes=round(row[f"{prefix}/num_episodes"]),
+        score=Estimate(value=mean, low=low, high=high) if is_graded else None,
+    )
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""Success per task type, over types and over tasks, with 95 % intervals, as aligned text."""
+"""Success per task type, over types and over tasks, with 95 % intervals, as aligned text.
+
+Where the environment grades tasks, the mean of their scores stands beside the success.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from stepopsd_rllib.evaluation import intervals
-from stepopsd_rllib.evaluation.intervals import Estimate
+from stepopsd_rllib.evaluation.intervals import UNKNOWN, Estimate
 from stepopsd_rllib.report.run_files import Evaluation, Wins
 
 _NONE = Wins(won=0, episodes=0)
@@ -34,7 +37,10 @@ def success_table(evaluations: Sequence[Evaluation]) -> str:
     sums = [_comparison("all", first.total, last.total)]
     if len(names) > 1:
         sums.insert(0, _comparison_of_means(first, last))
-    return _with_errors(aligned([header, *rows, *sums], num_sums=len(sums)), [first, last])
+    table = aligned([header, *rows, *sums], num_sums=len(sums))
+    if last.total.score is not None:
+        table += f"\n\n{_score_table(header, first, last)}"
+    return _with_errors(table, [first, last])
 
 
 def single_table(evaluation: Evaluation) -> str:
@@ -47,7 +53,13 @@ def single_table(evaluation: Evaluation) -> str:
     if has_mean:
         mean = intervals.unweighted_mean([_rate(w) for w in evaluation.by_task_type.values()])
         rows.insert(-1, [_MEAN, "", _shown(mean)])
-    table = aligned([["task type", "tasks", "success"], *rows], num_sums=1 + has_mean)
+    header = ["task type", "tasks", "success"]
+    if evaluation.total.score is not None:
+        header.append("task score")
+        scores = {**evaluation.by_task_type, "all": evaluation.total}
+        for row in rows:
+            row.append(_shown(_score(scores[row[0]])) if row[0] in scores else "")
+    table = aligned([header, *rows], num_sums=1 + has_mean)
     return _with_errors(table, [evaluation])
 
 
@@ -66,6 +78,21 @@ def aligned(rows: Sequence[Sequence[str]], *, num_sums: int = 1) -> str:
 
 
 _MEAN = "mean of the types"
+
+
+def _score_table(header: Sequence[str], first: Evaluation, last: Evaluation) -> str:
+    """Mean task scores of two evaluations, below their table of success."""
+    rows = []
+    for name, after in [*last.by_task_type.items(), ("all", last.total)]:
+        before = first.total if name == "all" else first.by_task_type.get(name, _NONE)
+        change = intervals.difference_of_means(_score(before), _score(after))
+        shown = (_shown(_score(before)), _shown(_score(after)), _shown(change, sign="+"))
+        rows.append([name, str(after.episodes), *shown])
+    return aligned([["task score", *header[1:]], *rows])
+
+
+def _score(wins: Wins) -> Estimate:
+    return UNKNOWN if wins.score is None else wins.score
 
 
 def _comparison(name: str, before: Wins, after: Wins) -> list[str]:

@@ -375,6 +375,7 @@ class TurnLoop:
             context=settings.context,
             status=status,
             won=status is Status.SUCCESS,
+            task_score=reply.info.get("task_score"),
             turns=tuple(state.turns),
             final_observation=reply.observation,
             golden=state.golden,

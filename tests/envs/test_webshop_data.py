@@ -9,7 +9,7 @@ import pytest
 from stepopsd_envs.text_env import SPLITS
 from stepopsd_envs.webshop.env import WebShopEnv
 from stepopsd_envs.webshop.generator import write_shop
-from stepopsd_envs.webshop.official import find_files, read_products
+from stepopsd_envs.webshop.official import find_files, read_products, stream_rows
 from stepopsd_envs.webshop.tasks import WORKER_SEEDS, OfficialTasks
 
 ROOT = Path(__file__).parents[2]
@@ -208,3 +208,28 @@ def test_repeated_and_overlong_identifiers_are_left_out(folder: Path):
     change(folder, "items_shuffle", lambda rows: rows.append({**rows[0], "asin": "B" * 11}))
     change(folder, "items_shuffle", lambda rows: rows.append(rows[0]))
     assert len(read_products(find_files(folder))) == 40
+
+
+def test_a_shop_on_disk_is_the_shop_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("tantivy", reason="large catalogues need the extra `search`")
+    in_memory = opened(folder)
+    names = in_memory.tasks("train")
+    goals = [in_memory._source.task(name).goal for name in names]
+    monkeypatch.setattr("stepopsd_envs.webshop.tasks.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("stepopsd_envs.webshop.official._CHUNK_CHARACTERS", 1000)
+    change(folder, "items_human_ins", lambda rows: None)  # another state, so that nothing is cached
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    on_disk = opened(elsewhere)
+    assert type(on_disk._source.task(names[0]).shop).__name__ == "DiskShop"
+    assert on_disk.tasks("train") == names
+    assert [on_disk._source.task(name).goal for name in names] == goals
+    wins = 0
+    for name in names[:50]:
+        info = on_disk.reset(options={"task": name})[1]
+        wins += info["solvable"]
+    assert wins == 50
+    (path,) = elsewhere.glob("items_shuffle*.json")
+    assert (elsewhere / f"{path.name}.shop").is_dir()
+    path.write_text(path.read_text()[:-50])
+    with pytest.raises(ValueError, match="it ends within an entry"):
+        list(stream_rows(path))

@@ -65,8 +65,7 @@ def session_of(task: Task, **settings: bool) -> Session:
 
     return Session(
         task.goal.instruction,
-        search=lambda query: [shop.product(number) for number in shop.search(query)],
-        find_product=lambda asin: shop.product(shop.number(asin)),
+        shop=shop,
         buy=buy,
         **settings,
     )

@@ -18,7 +18,7 @@ def test_an_episode_survives_rllib_and_pickle(context, turns):
     rng = np.random.default_rng(turns)
     episode = random_episode(rng, group=7, rollout=2, turns=turns, won=True, context=context)
     episode = dataclasses.replace(episode, golden="a way", error="é", final_observation="end")
-    episode = dataclasses.replace(episode, preamble="- Look first.\n\n")
+    episode = dataclasses.replace(episode, preamble="- Look first.\n\n", task_score=0.25)
     back = from_rllib(pickle.loads(pickle.dumps(to_rllib(episode))))
     assert same_records(back, episode)
     reply = PolicyReply(text="{é", shown_turns=(0, 2), requests=2, prompt_tokens=9)

@@ -114,3 +114,19 @@ def test_an_evaluation_counts_wins_and_lists_every_task():
         "status": "success",
         "error": "",
     }
+
+
+def test_graded_tasks_have_a_mean_score_beside_the_success_and_others_have_none():
+    episodes = one_a_task(("pick", True), ("pick", False), ("look", False), ("look", False))
+    graded = [
+        dataclasses.replace(episode, task_score=score)
+        for episode, score in zip(episodes, (1.0, 0.5, 0.25, 0.25), strict=True)
+    ]
+    metrics = evaluation_metrics(graded, iteration=0)
+    assert metrics["task_score_mean"] == 0.5
+    assert metrics["task_score_low"] < 0.5 < metrics["task_score_high"]
+    assert metrics["task_type"]["pick"]["task_score_mean"] == 0.75
+    rows = evaluation_rows(graded, iteration=0, split="valid_unseen")
+    assert [row["task_score"] for row in rows] == [1.0, 0.5, 0.25, 0.25]
+    assert not any("task_score" in key for key in evaluation_metrics(episodes, iteration=0))
+    assert "task_score" not in evaluation_rows(episodes, iteration=0, split="train")[0]

@@ -67,3 +67,30 @@ def test_where_nothing_was_counted_nothing_is_known():
         intervals.unweighted_mean([intervals.rate(1, 2), intervals.UNKNOWN]),
     ):
         assert math.isnan(estimate.value) and math.isnan(estimate.low)
+
+
+def test_the_mean_of_scores_has_students_interval():
+    """Four scores 0, ½, ½, 1: mean ½, s = √(1/6), t₃ = 3.18244630528."""
+    estimate = intervals.mean([0.0, 0.5, 0.5, 1.0])
+    width = 3.18244630528 * math.sqrt(1 / 6) / 2
+    assert estimate.value == 0.5
+    assert (estimate.low, estimate.high) == pytest.approx((max(0.0, 0.5 - width), 1.0))
+    wide = intervals.mean([0.25, 0.75] * 50)
+    assert wide.high - wide.value == pytest.approx(wide.value - wide.low)
+
+
+@pytest.mark.parametrize(("score", "won"), [(0.0, 0), (1.0, 12)])
+def test_scores_without_spread_have_the_interval_of_a_rate(score: float, won: int):
+    mean, rate = intervals.mean([score] * 12), intervals.rate(won, 12)
+    assert (mean.value, mean.low, mean.high) == pytest.approx((rate.value, rate.low, rate.high))
+
+
+def test_no_scores_have_no_mean():
+    assert math.isnan(intervals.mean([]).value)
+
+
+def test_a_difference_of_means_is_newcombes_of_their_bounds():
+    before, after = intervals.rate(5, 40), intervals.rate(23, 40)
+    known = intervals.difference((5, 40), (23, 40))
+    change = intervals.difference_of_means(before, after)
+    assert (change.low, change.high) == pytest.approx((known.low, known.high), abs=1e-9)

@@ -186,3 +186,42 @@ def test_a_run_can_have_panels_of_its_own(trial_folder):
     lowest = extended[-extended.shape[0] // 3 :]
     third = lowest.shape[1] // 3
     assert (lowest[:, :third] < 0.9).any() and not (lowest[:, 2 * third + 60 :] < 0.9).any()
+
+
+def test_graded_tasks_show_their_mean_score_with_an_interval(trial_folder):
+    scores = {0: (0.0, 0.5, 0.25, 0.25), 3: (1.0, 0.5, 1.0, 1.0)}
+    rows = [
+        {
+            "iteration": iteration,
+            "split": "valid_unseen",
+            "task_id": f"task {index}",
+            "task_type": "beauty" if index < 2 else "garden",
+            "won": score == 1.0,
+            "task_score": score,
+            "return": 0.0,
+            "turns": 3,
+            "status": "success" if score == 1.0 else "failure",
+        }
+        for iteration, of_task in scores.items()
+        for index, score in enumerate(of_task)
+    ]
+    path = trial_folder / "evaluation.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluations = run_files.read_trial(trial_folder).evaluations
+    table = tables.success_table(evaluations)
+    success, score = table.split("\n\n")
+    assert success.splitlines()[0].startswith("task type") and "+75.0%" in success
+    assert score.splitlines()[0].startswith("task score")
+    assert "25.0% [0.0%, 57.5%]" in score.splitlines()[-1]
+    assert "87.5% [47.7%, 100.0%]" in score.splitlines()[-1] and "+62.5%" in score
+    single = tables.single_table(evaluations[-1]).splitlines()
+    assert single[0].split()[-2:] == ["task", "score"]
+    assert "87.5% [47.7%, 100.0%]" in single[-1]
+
+
+def test_the_score_of_an_evaluation_is_read_from_a_result_too():
+    row = result(1, 0, BEFORE)
+    row["evaluation"] |= {"task_score_mean": 0.4, "task_score_low": 0.3, "task_score_high": 0.5}
+    graded = run_files.evaluation_of(row).total.score
+    assert graded is not None and (graded.value, graded.low, graded.high) == (0.4, 0.3, 0.5)
+    assert run_files.evaluation_of(result(1, 0, BEFORE)).total.score is None

@@ -297,15 +297,12 @@ class WebShopEnv(TextEnv):
         return self._task
 
     def _new_session(self, task: Task) -> Session:
-        shop = task.shop
-
         def buy(product: Product, options: Mapping[str, str]) -> Score:
             return self._score(task, product, options)
 
         return Session(
             task.goal.instruction,
-            search=lambda query: [shop.product(number) for number in shop.search(query)],
-            find_product=lambda asin: shop.product(shop.number(asin)),
+            shop=task.shop,
             buy=buy,
             results_per_page=self._results_per_page,
             show_attributes=self._show_attributes,

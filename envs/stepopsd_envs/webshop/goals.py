@@ -48,20 +48,14 @@ class Goal:
     product_category: str
 
 
-def draw_prices(products: Iterable[Product], rng: random.Random) -> array[float]:
+def draw_prices(ranges: Iterable[Sequence[float]], rng: random.Random) -> array[float]:
     """Returns what each product costs: a price range is drawn from uniformly.
 
     Args:
-        products: In the shop's order.
+        ranges: A price, or the ends of a range, of each product in the shop's order.
         rng: Moves on once for each range.
     """
-    return array(
-        "d",
-        (
-            product.prices[0] if len(product.prices) == 1 else rng.uniform(*product.prices)
-            for product in products
-        ),
-    )
+    return array("d", (ends[0] if len(ends) == 1 else rng.uniform(*ends) for ends in ranges))
 
 
 def draw_price_cap(price: float, rng: random.Random) -> float:

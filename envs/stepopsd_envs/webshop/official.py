@@ -1,10 +1,11 @@
 """Reads the official files: products, annotations, human instructions, reviews."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from stepopsd_envs.text_env import nearest
 from stepopsd_envs.webshop.products import CatalogueError, Product, is_listed, read_product
@@ -16,6 +17,8 @@ _PATTERNS = {
     "reviews": "reviews.json",
 }
 _OPTIONAL = ("reviews",)
+_CHUNK_CHARACTERS = 4_000_000
+_BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 _T = TypeVar("_T")
 
 
@@ -58,12 +61,36 @@ def read_products(files: OfficialFiles, *, num_products: int | None = None) -> l
         num_products: Entries read from the beginning of the file; None: all.
     """
     rows = _read(files.products, list)[:num_products]
+    return [entry.product() for entry in listed_entries(files, rows)]
+
+
+class Entry(NamedTuple):
+    """A product as the files have it."""
+
+    row: Mapping[str, Any]
+    annotation: Mapping[str, Any]
+    human: Sequence[Mapping[str, Any]]
+    reviews: Mapping[str, Any] | None
+    where: str
+
+    def product(self) -> Product:
+        """Reads the product."""
+        return read_product(self.row, self.annotation, self.human, self.reviews, where=self.where)
+
+
+def listed_entries(files: OfficialFiles, rows: Iterable[Any]) -> Iterator[Entry]:
+    """Puts together what the files say of each product that the original lists.
+
+    Args:
+        files: The files.
+        rows: Entries of the product file, in order.
+    """
     annotations = _read(files.annotations, dict)
     human = _read(files.human, dict)
     reviews = {}
     if files.reviews is not None:
         reviews = {entry.get("asin"): entry for entry in _read(files.reviews, list)}
-    products: dict[str, Product] = {}
+    seen: set[str] = set()
     for index, row in enumerate(rows):
         where = f"{files.products}: entry {index}"
         asin = row.get("asin") if isinstance(row, dict) else None
@@ -72,11 +99,37 @@ def read_products(files: OfficialFiles, *, num_products: int | None = None) -> l
                 f"{where}: asin={asin!r} is no text. The file must be in the form of WebShop's "
                 "items_shuffle.json."
             )
-        if is_listed(asin) and asin not in products:
-            products[asin] = read_product(
-                row, annotations.get(asin, {}), human.get(asin, ()), reviews.get(asin), where=where
+        if is_listed(asin) and asin not in seen:
+            seen.add(asin)
+            yield Entry(
+                row, annotations.get(asin, {}), human.get(asin, ()), reviews.get(asin), where
             )
-    return list(products.values())
+
+
+def stream_rows(path: Path) -> Iterator[Any]:
+    """Reads the entries of a JSON list one by one, for files that memory has no room for."""
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8") as file:
+        text, place = file.read(_CHUNK_CHARACTERS), 0
+        if not text.lstrip().startswith("["):
+            raise CatalogueError(f"{path}: no JSON list. The file must be WebShop's own.")
+        place = text.index("[") + 1
+        while True:
+            place = _BETWEEN_ENTRIES.match(text, place).end()  # type: ignore[union-attr]
+            if text.startswith("]", place):
+                return
+            try:
+                row, place = decoder.raw_decode(text, place)
+            except ValueError:
+                more = file.read(_CHUNK_CHARACTERS)
+                if not more:
+                    raise CatalogueError(
+                        f"{path}: no JSON (it ends within an entry). The file is damaged or was "
+                        "not copied whole; fetch it again."
+                    ) from None
+                text, place = text[place:] + more, 0
+                continue
+            yield row
 
 
 def _named_files(named: Mapping[str, str]) -> OfficialFiles:

@@ -7,24 +7,19 @@ and visits, and two option groups that share a value set the last of them.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from stepopsd_envs.webshop import pages
 from stepopsd_envs.webshop.pages import Kind, ObservationMode, Page
 from stepopsd_envs.webshop.products import NO_RATING, Product
 from stepopsd_envs.webshop.reward import Score
+from stepopsd_envs.webshop.shop import Shop
 
 RESULTS_PER_PAGE = 10
 _SITE = "http://127.0.0.1:3000"
 _SESSION = "session"
 _ACTION = re.compile(r"(.+)\[(.+)\]")
-
-Search = Callable[[str], Sequence[Product]]
-"""Products found by a query, best first."""
-
-FindProduct = Callable[[str], Product]
-"""The product of an ASIN."""
 
 Buy = Callable[[Product, dict[str, str]], Score]
 """Scores a purchase of a product with the options chosen."""
@@ -49,8 +44,7 @@ class Session:
         self,
         instruction: str,
         *,
-        search: Search,
-        find_product: FindProduct,
+        shop: Shop,
         buy: Buy,
         results_per_page: int = RESULTS_PER_PAGE,
         show_attributes: bool = False,
@@ -60,16 +54,14 @@ class Session:
 
         Args:
             instruction: What the shopper is told.
-            search: Finds products.
-            find_product: Finds the product of an ASIN.
+            shop: Where to shop.
             buy: Scores a purchase.
             results_per_page: Products on a page of results.
             show_attributes: Whether a product's annotations have a page.
             show_reviews: Whether ratings and reviews are filled in.
         """
         self._instruction = instruction
-        self._search = search
-        self._find_product = find_product
+        self._shop = shop
         self._buy = buy
         self._results_per_page = results_per_page
         self._show_attributes = show_attributes
@@ -160,9 +152,11 @@ class Session:
         self._page_number = page_number
         self.asin = None
         self.options = {}
-        found = self._search(" ".join(self._keywords))
+        found = self._shop.search(" ".join(self._keywords))
         start = (page_number - 1) * self._results_per_page
-        shown = found[start : start + self._results_per_page]
+        shown = [
+            self._shop.product(number) for number in found[start : start + self._results_per_page]
+        ]
         self._show(
             pages.results_page(self._instruction, shown, page_number=page_number, total=len(found)),
             f"search_results/{_SESSION}/{'+'.join(self._keywords)}/{page_number}",
@@ -198,7 +192,7 @@ class Session:
     def _product(self) -> Product:
         if self.asin is None:
             raise RuntimeError("No product is open.")
-        return self._find_product(self.asin)
+        return self._shop.product(self._shop.number(self.asin))
 
 
 _PLACES = ("search_results", "item_page", "item_sub_page", "done")

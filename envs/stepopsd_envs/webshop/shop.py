@@ -1,7 +1,7 @@
 """A shop: its products, found by identifier or by search. Shared by all sessions, never changed."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from stepopsd_envs.bm25 import BM25, lucene_length
@@ -34,6 +34,14 @@ class Shop(Protocol):
 
     def search(self, query: str) -> Sequence[int]:
         """Returns the numbers of at most `SEARCH_RESULTS` products, best first."""
+        ...
+
+    def price_ranges(self) -> Iterable[Sequence[float]]:
+        """Returns the price, or the ends of a range, of each product."""
+        ...
+
+    def with_instructions(self, *, human: bool) -> Iterable[tuple[int, Product]]:
+        """Returns numbers and products that have human, or synthetic, instructions."""
         ...
 
 
@@ -70,6 +78,18 @@ class MemoryShop:
     def search(self, query: str) -> Sequence[int]:
         """Returns the numbers of at most `SEARCH_RESULTS` products, best first."""
         return self._cached(query[:MAX_QUERY_CHARACTERS])
+
+    def price_ranges(self) -> Iterable[Sequence[float]]:
+        """Returns the price, or the ends of a range, of each product."""
+        return (product.prices for product in self._products)
+
+    def with_instructions(self, *, human: bool) -> Iterable[tuple[int, Product]]:
+        """Returns numbers and products that have human, or synthetic, instructions."""
+        return (
+            (number, product)
+            for number, product in enumerate(self._products)
+            if (product.human if human else product.instruction is not None)
+        )
 
     def _search(self, query: str) -> tuple[int, ...]:
         code, _, rest = query.partition(" ")

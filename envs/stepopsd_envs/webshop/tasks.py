@@ -13,7 +13,7 @@ import json
 import random
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -36,6 +36,9 @@ SPLIT_SIZES = (500, 1000)
 
 WORKER_SEEDS = {"train": range(16), "valid_unseen": range(1000, 1128)}
 """Seeds of the workers of the agent family, with its 16 groups and 128 validation episodes."""
+
+IN_MEMORY_BYTES = 500_000_000
+"""Size of a product file above which its shop stays on disk and is searched with tantivy."""
 
 _CACHED_SHOPS = 64
 _CACHED_TABLES = 16
@@ -209,8 +212,9 @@ def generated_goals(size: str, number: int) -> _Goals:
     products = generate_products(size, number)
     shop = MemoryShop(products, where=f"generated shop {number}")
     rng = random.Random(f"goals/{size}/{number}")
-    prices = draw_prices(products, rng)
-    table = GoalTable(shop.product, enumerate(products), prices, rng, human=False)
+    prices = draw_prices(shop.price_ranges(), rng)
+    goods = shop.with_instructions(human=False)
+    table = GoalTable(shop.product, goods, prices, rng, human=False)
     return _Goals(shop, prices, table)
 
 
@@ -251,8 +255,12 @@ def _request(size: str, number: int, index: int) -> tuple[object, ...]:
 
 
 @functools.lru_cache(maxsize=2)
-def _official_shop(key: str, num_products: int | None) -> MemoryShop:
+def _official_shop(key: str, num_products: int | None) -> Shop:
     files = find_files(json.loads(key))
+    if num_products is None and files.products.stat().st_size > IN_MEMORY_BYTES:
+        from stepopsd_envs.webshop.disk_shop import open_disk_shop
+
+        return open_disk_shop(files)
     products = read_products(files, num_products=num_products)
     return MemoryShop(products, where=str(files.products))
 
@@ -264,8 +272,9 @@ def _official_goals(
     """All goals with prices drawn by a seed, and the order in which they are numbered."""
     shop = _official_shop(key, num_products)
     rng = random.Random(seed)
-    prices = draw_prices(_products_of(shop), rng)
-    table = GoalTable(shop.product, enumerate(_products_of(shop)), prices, rng, human=human)
+    prices = draw_prices(shop.price_ranges(), rng)
+    goods = shop.with_instructions(human=human)
+    table = GoalTable(shop.product, goods, prices, rng, human=human)
     if len(table) == 0:
         kind = "human" if human else "synthetic"
         raise CatalogueError(
@@ -275,10 +284,6 @@ def _official_goals(
     order = list(range(len(table)))
     random.Random(shuffle_seed).shuffle(order)
     return _Goals(shop, prices, table), array("i", order)
-
-
-def _products_of(shop: Shop) -> Iterator:
-    return map(shop.product, range(len(shop)))
 
 
 def _parsed(task_id: str, source: str, known: str) -> tuple[int, int]:
