@@ -188,13 +188,18 @@ def _types(row: Mapping[str, Any]) -> list[str]:
 
 
 def _wins(row: Mapping[str, Any], prefix: str) -> Wins:
-    mean, low, high = (row.get(f"{prefix}/task_score_{part}") for part in ("mean", "low", "high"))
-    is_graded = mean is not None and low is not None and high is not None
     return Wins(
         won=round(row[f"{prefix}/num_wins"]),
         episodes=round(row[f"{prefix}/num_episodes"]),
-        score=Estimate(value=mean, low=low, high=high) if is_graded else None,
+        score=_score(row, prefix),
     )
+
+
+def _score(row: Mapping[str, Any], prefix: str) -> Estimate | None:
+    if f"{prefix}/task_score_low" not in row:
+        return None
+    mean, low, high = (row[f"{prefix}/task_score_{part}"] for part in ("mean", "low", "high"))
+    return Estimate(value=mean, low=low, high=high)
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
