@@ -21,8 +21,9 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
         (over turns), `response_limit_rate` (turns whose response ran into its token limit),
         `malformed_response_rate` (turns that ended by themselves without a valid action),
         `turns_mean`, `response_tokens_mean` (per turn), `status`, `task_type`, where the
-        environment grades, `task_score_mean`, and, where tools or environments failed, `tool_error` and `environment_error` (episodes by the first word of the
-        error). Means without episodes are NaN.
+        environment grades, `task_score_mean`, and, where tools or environments failed,
+        `tool_error` and `environment_error` (episodes by the first word of the error). Means
+        without episodes are NaN.
     """
     outcomes = [episode for episode in episodes if episode.status.is_outcome]
     turns = [turn for episode in outcomes for turn in episode.turns]
