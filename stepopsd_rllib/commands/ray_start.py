@@ -116,7 +116,9 @@ def _join(address: str, asked: Mapping[str, float]) -> None:
     print(f"ray         joins the cluster at {address} ({ADDRESS}={LOCAL} starts its own)")
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            # Ray takes the user's token by itself where it finds the cluster by itself.
+            where = address if os.environ.get(ADDRESS) else "auto"
+            ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(

@@ -65,8 +65,8 @@ class AgentAlgorithm(CheckpointedAlgorithm):
     def __init_subclass__(cls, **kwargs: Any):
         """Tells the config which algorithm it builds."""
         super().__init_subclass__(**kwargs)
-        if "algorithm" not in vars(cls.config_class):
-            cls.config_class.algorithm = cls
+        if "builds" not in vars(cls.config_class):
+            cls.config_class.builds = (cls,)
 
     @classmethod
     @override(Algorithm)

@@ -43,8 +43,9 @@ class KeyedConfig(AlgorithmConfig):
 
     declared: ClassVar[Mapping[str, Key]] = {}
     """The keys of the class by attribute, inherited ones first."""
-    algorithm: ClassVar[type[Algorithm] | None] = None
-    """What a config of the class builds; set by the first algorithm with this `config_class`."""
+    builds: ClassVar[tuple[type[Algorithm], ...]] = ()
+    """What a config of the class builds: the first algorithm with this `config_class`. In a tuple:
+    Ray follows classes that are attributes of classes, and would go round in a circle."""
     _declared_here: ClassVar[Mapping[str, Key]] = {}
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -65,7 +66,7 @@ class KeyedConfig(AlgorithmConfig):
 
     def __init__(self, algo_class: type | None = None):
         """Sets RLlib's defaults, then those of the declared keys."""
-        super().__init__(algo_class=algo_class or type(self).algorithm)
+        super().__init__(algo_class=algo_class or next(iter(type(self).builds), None))
         for name, item in self.declared.items():
             setattr(self, name, copy.deepcopy(item.default))
 
@@ -179,6 +180,6 @@ def methods() -> list[type[KeyedConfig]]:
     while waiting:
         config = waiting.pop()
         waiting += config.__subclasses__()
-        if "algorithm" in vars(config) and config.__module__.startswith("stepopsd_rllib."):
+        if "builds" in vars(config) and config.__module__.startswith("stepopsd_rllib."):
             found.append(config)
     return found

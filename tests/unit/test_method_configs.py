@@ -1,5 +1,7 @@
 """Configs of the methods: tuned examples, published settings, one clear line for a mistake."""
 
+import dis
+import io
 import json
 import re
 from pathlib import Path
@@ -188,3 +190,9 @@ def test_a_source_that_no_skill_category_knows_is_named_once(caplog):
         "SearchQAEnv: no skill category knows tasks of type 'medqa', so they get the general "
         "skills alone. Add it to SearchQAEnv.skill_categories, or set skill_retrieval='keyword'."
     ]
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_ray_can_tell_an_algorithm_from_others_of_its_name(name):
+    """Ray disassembles an actor's class and every class in it; a circle of them has no end."""
+    dis.dis(ALGORITHMS[name], file=io.StringIO(), depth=2)
