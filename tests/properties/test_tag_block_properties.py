@@ -14,7 +14,8 @@ from stepopsd_envs.search_qa.scoring import last_answer
 from stepopsd_envs.tag_blocks import tag_blocks
 
 from stepopsd_rllib.episodes.action_spans import action_spans
-from stepopsd_rllib.episodes.segmentation import SPAN_MODES, search_steps, turn_targets
+from stepopsd_rllib.episodes.segmentation import SPAN_MODES, turn_targets
+from stepopsd_rllib.reference.search_segmentation import search_steps
 
 NAMES = ("search", "answer", "a.b")
 PIECES = st.sampled_from(
