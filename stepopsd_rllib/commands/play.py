@@ -58,7 +58,8 @@ def play(
             print(f"(not a valid action: {info['action']!r})")
         message = env.append_message(observation, info)
     ending = "won" if info["won"] else "turn limit" if truncated else "lost"
-    print(f"{observation}\n\n{ending} after {turns} turns, return {total:g}")
+    score = f", task score {info['task_score']:.2f}" if "task_score" in info else ""
+    print(f"{observation}\n\n{ending} after {turns} turns, return {total:g}{score}")
     return 0
 
 

@@ -135,6 +135,36 @@ def write_shop(size: str, number: int, folder: str | Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names.values())
 
 
+def write_large_shop(products: int, folder: str | Path) -> tuple[Path, ...]:
+    """Writes a shop of any size in the official form: one "full" shop after the other.
+
+    Args:
+        products: How many; a multiple of a full shop's 1,000.
+        folder: Made if need be.
+
+    Returns:
+        The files.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    size = SIZE_SPECS["full"].products
+    if products <= 0 or products % size or products // size > FIRST_UNSEEN_SHOP:
+        raise ValueError(f"products={products!r} must be a multiple of {size}, at most 10,000,000.")
+    annotations: dict[str, Any] = {}
+    paths = [folder / f"{stem}.json" for stem in ("items_shuffle", "items_ins_v2")]
+    with paths[0].open("w", encoding="utf-8") as file:
+        for number in range(products // size):
+            rows = generate_rows("full", number)
+            annotations |= rows["items_ins_v2"]
+            text = json.dumps(rows["items_shuffle"])
+            file.write(f"{'[' if number == 0 else ','}{text[1:-1]}")
+        file.write("]")
+    paths[1].write_text(json.dumps(annotations), encoding="utf-8")
+    paths.append(folder / "items_human_ins.json")
+    paths[2].write_text("{}", encoding="utf-8")
+    return tuple(paths)
+
+
 def _asin(size: str, number: int, index: int) -> str:
     """A distinct identifier for each product of all shops of a size, scattered over its space."""
     base, digits = _ASIN_SPACE[size]
