@@ -173,7 +173,10 @@ def restored(folder: Path, changes: Mapping[str, Any]) -> Iterator[Algorithm]:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (CHECKPOINT_FILE, checkpoint_files.MANIFEST))
+    has_mark = any(
+        (folder / name).is_file() for name in (CHECKPOINT_FILE, checkpoint_files.MANIFEST)
+    )
+    return has_mark or (folder.is_dir() and folder.name.startswith("checkpoint_"))
 
 
 def _candidates(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from stepopsd_rllib.commands.ray_start import cluster_address
 from stepopsd_rllib.commands.run_file import tasks_fingerprint
+from stepopsd_rllib.models.whole_weights import require_whole_weights
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.first_prompt import TASKS_TRIED, check_first_prompt, tasks_of
 
@@ -61,6 +62,7 @@ def _environment(config: AgentConfig) -> str:
 
 def _check_environment(source: str, config: AgentConfig) -> str:
     env = None
+    require_whole_weights(config.model_path())
     try:
         env = config.make_env()
         tasks = tasks_of(env, "train")

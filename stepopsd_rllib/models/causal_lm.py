@@ -23,6 +23,7 @@ from stepopsd_rllib.models.output_head import (
     head_log_probs,
     head_top_tokens,
 )
+from stepopsd_rllib.models.whole_weights import require_whole_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -318,6 +319,8 @@ def load_causal_lm(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if not random_weights:
+        require_whole_weights(model_path)
     try:
         if random_weights:
             model = AutoModelForCausalLM.from_config(
@@ -328,6 +331,11 @@ def load_causal_lm(
             placed = {} if device == "cpu" else {"device_map": {"": device}}
             model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, **placed)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"config.model={model_path!r}: its folder holds Python code of its own, which is "
+                "not run here. Use a model whose architecture Transformers knows."
+            ) from error
         raise ValueError(
             f"config.model={model_path!r} cannot be loaded as a causal language model ({error}). "
             "Give the folder of a Hugging Face model, or model='tiny'."

@@ -139,6 +139,10 @@ class OfficialTasks:
         file = self._root / path
         if not file.is_file():
             raise TaskIdError(f"task={task_id!r}: there is no such file below {self._root}.")
+        if not file.resolve().is_relative_to(self._root.resolve()):
+            raise TaskIdError(
+                f"task={task_id!r}: is a link to a place outside of {self._root}. Copy the game."
+            )
         return file
 
 

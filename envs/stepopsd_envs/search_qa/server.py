@@ -15,6 +15,11 @@ DEFAULT_PORT = 8000
 _DEFAULT_TOP_K = 3
 _MAX_TOP_K = 1000
 _MAX_BODY_BYTES = 16 * 2**20
+_MAX_QUERIES = 10_000
+_MAX_QUERY_CHARACTERS = 100_000
+_MAX_CONNECTIONS = 256
+_IDLE_S = 120.0
+"""Seconds that a client may take between two bytes, or keep a connection open without a request."""
 _POLL_S = 0.05
 
 
@@ -43,6 +48,10 @@ def parse_request(body: bytes) -> RetrievalRequest:
     queries = request.get("queries", [request["query"]] if "query" in request else None)
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise BadRequestError("send 'queries', a list of texts, or 'query', a text")
+    if len(queries) > _MAX_QUERIES or any(len(q) > _MAX_QUERY_CHARACTERS for q in queries):
+        raise BadRequestError(
+            f"send at most {_MAX_QUERIES} queries of {_MAX_QUERY_CHARACTERS} characters"
+        )
     top_k = request.get("topk")
     top_k = _DEFAULT_TOP_K if top_k is None else top_k
     if isinstance(top_k, bool) or not isinstance(top_k, int) or not 0 < top_k <= _MAX_TOP_K:
@@ -62,6 +71,7 @@ class RetrievalServer(ThreadingHTTPServer):
     def __init__(self, retriever: Retriever, *, host: str = "127.0.0.1", port: int = DEFAULT_PORT):
         """Binds the address; `serve_forever` answers. Port 0 takes a free one."""
         self.retriever = retriever
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         super().__init__((host, port), _RequestHandler)
 
     @property
@@ -70,9 +80,25 @@ class RetrievalServer(ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://{host}:{port}/retrieve"
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Takes a connection once there is room for it; the others wait in the queue."""
+        self._free.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers a connection and gives its place free."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Reports errors, but not clients that hung up: they are told to at their deadline."""
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
     def start(self) -> threading.Thread:
@@ -86,6 +112,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps connections open between requests
     disable_nagle_algorithm = True
     wbufsize = -1  # headers and body leave in one packet
+    timeout = _IDLE_S
 
     @property
     def _retriever(self) -> Retriever:
@@ -126,6 +153,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        self.send_header("X-Content-Type-Options", "nosniff")  # an answer is never a page
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
