@@ -235,6 +235,18 @@ def test_a_task_that_ends_its_runner_every_time_is_given_up_by_name_and_never_dr
     assert second["groups_lost"] == 0 and second["tasks_skipped_lifetime"] >= 1
 
 
+def test_a_stuck_environment_costs_its_own_place_in_a_runner(build):
+    """The deadline of an environment ends before the runner's."""
+    config = config_for(1, 0, groups_per_step=8, group_size=2)
+    config.environment(env=ODD_ENV).agent(model=small_config().model_path())
+    config.env_config.clear()
+    config.env_config["fault"] = "step:hang"
+    config.env_runners(sample_timeout_s=10.0)
+    result = build(config).train()["env_runners"]
+    assert result["groups_lost"] == 0 and result["num_episodes"] == 14
+    assert result["environment_error_lifetime"] == {"EnvTimeout": 2}
+
+
 @pytest.mark.parametrize("when", ["sampling", "loading"])
 def test_a_runner_that_hangs_is_restarted_and_the_run_goes_on(build, when):
     limits = {"weight_sync_timeout_s": 8.0}

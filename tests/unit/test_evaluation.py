@@ -130,3 +130,29 @@ def test_graded_tasks_have_a_mean_score_beside_the_success_and_others_have_none(
     assert [row["task_score"] for row in rows] == [1.0, 0.5, 0.25, 0.25]
     assert not any("task_score" in key for key in evaluation_metrics(episodes, iteration=0))
     assert "task_score" not in evaluation_rows(episodes, iteration=0, split="train")[0]
+def test_responses_cut_by_the_limit_are_counted_apart_from_malformed_ones():
+    [first, *_] = random_groups(sizes=(3,))[0]
+    turn = first.turns[0]
+    kinds = [("stop", True), ("stop", False), ("length", False), ("length", True)]
+    turns = tuple(
+        dataclasses.replace(turn, finish_reason=reason, is_action_valid=valid)
+        for reason, valid in kinds
+    )
+    metrics = episode_metrics([dataclasses.replace(first, turns=turns)])
+    assert metrics["valid_action_ratio"] == 0.5
+    assert metrics["response_limit_rate"] == 0.5
+    assert metrics["malformed_response_rate"] == 0.25
+
+
+def test_environment_errors_are_counted_by_their_name():
+    [first, *_] = random_groups(sizes=(3,))[0]
+    errors = (
+        "EnvTimeout: no answer within 2 s",
+        "KeyError: 'lost'",
+        "the first prompt has 9 tokens",
+    )
+    episodes = [
+        dataclasses.replace(first, status=Status.ENVIRONMENT_ERROR, error=error) for error in errors
+    ]
+    counts = episode_metrics(episodes)["environment_error"]
+    assert counts == {"EnvTimeout": 1, "KeyError": 1, "other": 1}
