@@ -260,8 +260,8 @@ def _timed(faulty: FaultyRun) -> tuple[float, Mapping[str, Any]]:
 def table(costs: Mapping[str, Cost]) -> str:
     """The costs as a Markdown table."""
     lines = [
-        "| fault | injected | survived | lost groups, reported | unreported | wrong-weight updates |"
-        " seconds to recover, median (worst) |",
+        "| fault | injected | survived | lost groups, reported | unreported "
+        "| wrong-weight updates | seconds to recover, median (worst) |",
         "|---|---|---|---|---|---|---|",
     ]
     for kind, cost in sorted(costs.items()):
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", help="only these; by default all")
     arguments = parser.parse_args()
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("stepopsd_rllib").setLevel(logging.ERROR)
     print(table(run(rounds=arguments.rounds, seed=arguments.seed, kinds=arguments.kinds)))
 
