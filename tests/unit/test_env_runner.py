@@ -291,6 +291,37 @@ def test_a_checkpoint_goes_on_bit_for_bit(build, tmp_path):
     assert largest_difference(expected, weights_of(algo.learner_group._learner)) == 0
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_checkpoint_goes_on_over_the_end_of_a_pass_bit_for_bit(build, tmp_path, dynamic):
+    """Eight tasks, three a step: the third step begins the second pass."""
+    training = {"dynamic_sampling": dynamic, "dynamic_sampling_rounds": 2, **ALWAYS_LEARNS}
+    settings = {"groups_per_step": 3, "group_size": 2, "training": training}
+    algo = build(odd("reset:raise", **settings))
+    for _ in range(2):
+        algo.train()
+    path = algo.save_to_path(str(tmp_path / "checkpoint"))
+    uninterrupted = algo.train()
+    restored = build(odd("reset:raise", **settings))
+    restored.restore_from_path(path)
+    result = restored.train()
+    assert restored._tasks.get_state() == algo._tasks.get_state()
+    assert restored._tasks.visited > 8
+    left, right = (weights_of(a.learner_group._learner) for a in (algo, restored))
+    assert largest_difference(left, right) == 0.0
+    assert result["num_updates_lifetime"] == uninterrupted["num_updates_lifetime"] == 3
+    errors = "environment_error_lifetime"
+    assert result["env_runners"][errors] == uninterrupted["env_runners"][errors]
+
+
+def test_a_checkpoint_of_other_tasks_of_the_same_number_is_refused(build, tmp_path):
+    algo = build(odd(""))
+    path = algo.save_to_path(str(tmp_path / "checkpoint"))
+    other = build(odd(""))
+    other._tasks = type(other._tasks)([f"task {i}" for i in range(8)], seed=0)
+    with pytest.raises(ValueError, match="trained on other tasks"):
+        other.restore_from_path(path)
+
+
 def test_the_exported_model_has_the_trained_weights(build, tmp_path):
     algo = build(small_config())
     algo.train()
