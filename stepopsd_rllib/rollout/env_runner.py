@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -51,6 +52,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         self._sampler: WatchedSampler | None = None
         self._chat: ChatFormat | None = None
         self._loop: TurnLoop | None = None
+        self.sampler_name = ""
 
     @override(EnvRunner)
     def sample(
@@ -196,6 +198,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
     def _started_loop(self) -> TurnLoop:
         if self._loop is None:
             self._sampler = sampler = WatchedSampler(self.config.make_sampler())
+            self.sampler_name = uuid.uuid4().hex
             self._chat = chat = self.config.chat_format()
             self._loop = TurnLoop(
                 make_env=self.config.make_env,

@@ -92,6 +92,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         self._num_groups_sampled = 0
         self._lifetime: Counter[str] = Counter()
         self._given_up: set[str] = set()
+        self._samplers: dict[int, str] = {}
         self._evaluation_at_start: dict[str, Any] | None = None
         first_tasks = self._tasks.next(min(TASKS_TRIED, len(self._tasks)))
         self._tasks.visited = 0
@@ -173,7 +174,6 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         """Brings dead runners back; they sample only after they have the current weights."""
         restored = env_runner_group.probe_unhealthy_env_runners()
         if restored:
-            self._lifetime["runners_restarted"] += len(restored)
             self._sync(runner_ids=restored)
         return restored
 
@@ -312,7 +312,6 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         if lost.silent:
             restart_runners(self.env_runner_group, lost.silent)
         if lost.stale:
-            self._lifetime["runners_restarted"] += len(lost.stale)
             self._sync(runner_ids=lost.stale)
         deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
         restored = self.restore_env_runners(self.env_runner_group)
@@ -337,7 +336,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         return group.num_remote_env_runners() > 0 and not group.healthy_env_runner_ids()
 
     def _sync(self, runner_ids: list[int] | None = None) -> None:
-        sync_weights(
+        names = sync_weights(
             self.learner_group,
             self.env_runner_group,
             version=self._num_updates,
@@ -345,6 +344,11 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             timeout_s=self.config.weight_sync_timeout_s,
             dtype=sampler_dtype(self.config),
         )
+        # Ray restarts a runner without a word: a call that is sent meanwhile waits for the new
+        # process. Its sampler has another name.
+        changed = [i for i, name in names.items() if self._samplers.get(i, name) != name]
+        self._lifetime["runners_restarted"] += len(changed)
+        self._samplers |= names
 
     def _seed(self, group: int, rollout: int, *, evaluation: bool = False) -> int:
         """A seed of 32 bits that depends on the run's seed, the group and the rollout alone."""
@@ -386,6 +390,12 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             "updates_left_out_lifetime": self._lifetime["updates_left_out"],
         }
         self.metrics.log_dict(counts, reduce="mean", window=1)
+        self.metrics.log_value(
+            (ENV_RUNNER_RESULTS, "runners_restarted_lifetime"),
+            self._lifetime["runners_restarted"],
+            reduce="mean",
+            window=1,
+        )
 
     def _write_credit(self) -> None:
         """Appends the learners' samples of token credit, where the algorithm takes any."""

@@ -31,7 +31,7 @@ def sync_weights(
     runner_ids: Sequence[int] | None = None,
     timeout_s: float,
     dtype: str = "float32",
-) -> int:
+) -> dict[int, str]:
     """Loads the learners' weights into samplers and waits for all of them.
 
     Args:
@@ -45,8 +45,9 @@ def sync_weights(
         dtype: Arithmetic of the samplers; weights are rounded to it before they travel.
 
     Returns:
-        Number of samplers that loaded the weights. Runners that died meanwhile, or hung and are
-        restarted, are not counted: they get their weights when they are restored.
+        Runner number -> name of its sampler (another one after every start), for those that loaded
+        the weights. Runners that died meanwhile, or hung and are restarted, are left out: they get
+        their weights when they are restored.
 
     Raises:
         WeightSyncError: A runner raised (what it said is passed on) or has other weights now, or
@@ -55,7 +56,8 @@ def sync_weights(
     """
     if env_runner_group.num_remote_env_runners() == 0:
         weights = learner_weights(learner_group, as_reference=False, dtype=dtype)
-        loaded = [(0, env_runner_group.local_env_runner.load_weights(weights, version))]
+        runner = env_runner_group.local_env_runner
+        loaded = [(0, runner.load_weights(weights, version), runner.sampler_name)]
         expected = {0}
     else:
         reference = learner_weights(learner_group, as_reference=True, dtype=dtype)
@@ -65,13 +67,13 @@ def sync_weights(
             remote_worker_ids=list(runner_ids) if runner_ids is not None else None,
             timeout_seconds=timeout_s,
         )
-        for _, answer in loaded:
+        for _, answer, _ in loaded:
             if isinstance(answer, RunnerFailure):
                 answer.raise_here(WeightSyncError)
         alive = set(env_runner_group.healthy_env_runner_ids())
         expected = alive if runner_ids is None else alive & set(runner_ids)
-    wrong = {index: got for index, got in loaded if got != version}
-    silent = sorted(expected - {index for index, _ in loaded})
+    wrong = {index: got for index, got, _ in loaded if got != version}
+    silent = sorted(expected - {index for index, _, _ in loaded})
     if wrong or (silent and not loaded):
         raise WeightSyncError(
             f"Weights of version {version}: runners {silent} did not answer within "
@@ -81,7 +83,7 @@ def sync_weights(
     if silent:
         logger.error("Runners %s took no weights in %.0f s and are restarted.", silent, timeout_s)
         restart_runners(env_runner_group, silent)
-    return len(loaded)
+    return {index: name for index, _, name in loaded}
 
 
 def restart_runners(env_runner_group: Any, indices: Sequence[int]) -> None:
@@ -100,15 +102,16 @@ def restart_runners(env_runner_group: Any, indices: Sequence[int]) -> None:
 
 def _loading_call(
     reference: ray.ObjectRef, version: int
-) -> Callable[[Any], tuple[int, int | RunnerFailure]]:
-    """A call that loads weights into a runner and answers with its number and its version."""
+) -> Callable[[Any], tuple[int, int | RunnerFailure, str]]:
+    """A call that loads weights into a runner: its number, its version, its sampler's name."""
 
-    def call(runner: Any) -> tuple[int, int | RunnerFailure]:
+    def call(runner: Any) -> tuple[int, int | RunnerFailure, str]:
         try:
-            return runner.worker_index, runner.load_weights(ray.get(reference), version)
+            version_now = runner.load_weights(ray.get(reference), version)
         except Exception as error:
             logger.exception("Loading weights failed")
-            return runner.worker_index, RunnerFailure.of(error, runner.worker_index)
+            return runner.worker_index, RunnerFailure.of(error, runner.worker_index), ""
+        return runner.worker_index, version_now, runner.sampler_name
 
     return call
 
