@@ -33,7 +33,7 @@ from stepopsd_rllib import GRPO, GRPOConfig
 GROUPS, GROUP_SIZE = 4, 2
 ENV_TIMEOUT_S, SAMPLER_TIMEOUT_S, SAMPLE_TIMEOUT_S = 2.0, 5.0, 20.0
 WRONG_WEIGHTS_NATS = 1e-3  # more between sampler and learner, and they do not have the same weights
-MOST_SOUND_ITERATIONS = 8  # after a fault, until both runners are back
+RECOVERY_S = 180.0  # most that a run may take until both runners are back
 HUGE = 10 * 2**20  # characters
 
 
@@ -236,14 +236,15 @@ def run(*, rounds: int, seed: int, kinds: list[str] | None = None) -> dict[str, 
                 cost = costs[kind]
                 faulty.kinds[kind]()
                 cost.injected += 1
-                spent = 0.0
-                for i in range(MOST_SOUND_ITERATIONS):
+                spent, num_iterations, since = 0.0, 0, time.perf_counter()
+                # Two at least: a fault in loading strikes after sampling.
+                while num_iterations < 2 or not faulty.is_whole():
                     seconds, result = _timed(faulty)
                     observe(cost, result)
                     spent += seconds - sound
-                    if i and faulty.is_whole():  # i: a fault in loading strikes after sampling
+                    num_iterations += 1
+                    if time.perf_counter() - since > RECOVERY_S:
                         break
-                    time.sleep(0.0 if faulty.is_whole() else 1.0)
                 cost.survived += faulty.is_whole()
                 cost.seconds.append(max(0.0, spent))
                 print(f"{time.perf_counter() - began:6.0f} s  {kind}", flush=True)
