@@ -130,6 +130,8 @@ def test_graded_tasks_have_a_mean_score_beside_the_success_and_others_have_none(
     assert [row["task_score"] for row in rows] == [1.0, 0.5, 0.25, 0.25]
     assert not any("task_score" in key for key in evaluation_metrics(episodes, iteration=0))
     assert "task_score" not in evaluation_rows(episodes, iteration=0, split="train")[0]
+
+
 def test_responses_cut_by_the_limit_are_counted_apart_from_malformed_ones():
     [first, *_] = random_groups(sizes=(3,))[0]
     turn = first.turns[0]
