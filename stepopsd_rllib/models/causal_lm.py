@@ -17,6 +17,18 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
+from stepopsd_rllib.models.lora import (
+    POLICY,
+    TEACHER,
+    LoRASettings,
+    adapter_weights,
+    add_adapters,
+    is_adapter_name,
+    merged_weights,
+    refresh_teacher,
+    using,
+    write_adapter,
+)
 from stepopsd_rllib.models.module_state import packed_state, unpack_state
 from stepopsd_rllib.models.output_head import (
     HeadArithmetic,
@@ -42,8 +54,9 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     distribution), `gradient_checkpointing`, `autocast_dtype` (None or "bfloat16"), `head_dtype`
     ("float32" or "model": arithmetic of the head under autocast), `device` (where weights are
     loaded to), `random_weights` (architecture only), `entropy_gradient` (entropies of the forward
-    pass are differentiated), `with_reference` (frozen KL anchor) and `with_teacher` (snapshot that
-    the learner refreshes).
+    pass are differentiated), `with_reference` (frozen KL anchor), `with_teacher` (snapshot that the
+    learner refreshes) and `lora` (`LoRASettings` as a dict; with a rank, reference and teacher are
+    the one model with its adapter off, or with another).
 
     `teacher_version` is the number of updates that the teacher's weights have seen, kept by the
     learner. Weights are float32 masters; the frozen copies have the arithmetic of the forward
@@ -65,15 +78,26 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         self.autocast_dtype = {None: None, "bfloat16": torch.bfloat16}[
             options.get("autocast_dtype")
         ]
+        self.lora = LoRASettings.of(options.get("lora") or {})
         self.head_arithmetic: HeadArithmetic = "exact"
         if self.autocast_dtype is not None:
             is_float32 = options.get("head_dtype", "float32") == "float32"
             self.head_arithmetic = "rounded" if is_float32 else "bfloat16"
-        self.reference = self._frozen_copy() if options.get("with_reference") else None
+        self.views = {"policy"}
+        self.views |= {name for name in ("reference", "teacher") if options.get(f"with_{name}")}
+        self.reference: PreTrainedModel | None = None
         self.teacher: PreTrainedModel | None = None
         self.teacher_version = 0
-        if options.get("with_teacher"):
-            self.make_target_networks()
+        if self.lora.rank:
+            if self.autocast_dtype is not None:
+                whole: Any = self.language_model
+                whole.to(self.autocast_dtype)  # frozen, and its passes are rounded anyway
+            add_adapters(self.language_model, self.lora, with_teacher="teacher" in self.views)
+        else:
+            if "reference" in self.views:
+                self.reference = self._frozen_copy()
+            if "teacher" in self.views:
+                self.make_target_networks()
         if options.get("gradient_checkpointing"):
             self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -171,24 +195,24 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         model = self._model_of(name)
         was_training = model.training
         model.eval()
+        adapter = {"policy": POLICY, "reference": None, "teacher": TEACHER}[name]
         try:
-            yield model
+            with using(model, adapter) if self.lora.rank else contextlib.nullcontext():
+                yield model
         finally:
             model.train(was_training)
 
     def _model_of(self, name: View) -> PreTrainedModel:
         if name not in get_args(View):
             raise ValueError(f"{name!r} is no view of a module, but {', '.join(get_args(View))}.")
-        models = {
-            "policy": self.language_model,
-            "reference": self.reference,
-            "teacher": self.teacher,
-        }
-        model = models[name]
-        if model is None:
+        if name not in self.views:
             raise ValueError(
                 f"This module was built without a {name} (model_config['with_{name}'] is not set)."
             )
+        model = self.language_model
+        if not self.lora.rank and name != "policy":
+            model = self.reference if name == "reference" else self.teacher
+        assert model is not None
         return model
 
     def head_scores(self, model: PreTrainedModel, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
@@ -236,7 +260,15 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     @override(TargetNetworkAPI)
     def make_target_networks(self) -> None:
         """Makes the teacher: a snapshot of the language model."""
+        self.views |= {"teacher"}
         self.teacher = self._frozen_copy()
+
+    def refresh_teacher(self) -> None:
+        """Makes the teacher a snapshot of the policy as it is now."""
+        if self.lora.rank:
+            refresh_teacher(self.language_model)
+        elif self.teacher is not None:
+            self.teacher.load_state_dict(self.language_model.state_dict())
 
     @override(TargetNetworkAPI)
     def get_target_network_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
@@ -262,23 +294,23 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         """All weights that cannot be rebuilt, as arrays by name; see `packed_state`."""
         del components, kwargs
         copies = self.get_non_inference_attributes() if inference_only else _REBUILT
-        return packed_state(self.state_dict(), left_out=copies)
+        return packed_state(self._own_state(), left_out=copies)
 
     @override(TorchRLModule)
     def set_state(self, state: dict[str, Any]) -> None:
         """Writes the weights of `get_state`, with or without the frozen copies."""
-        own = self.state_dict()
+        own = self._own_state()
         parts = {name.partition(".")[0] for name in state}
-        absent = set(self.get_non_inference_attributes()) - parts
-        unpack_state(
-            {
-                n: value
-                for n, value in state.items()
-                if n in own or n.partition(".")[0] not in _REBUILT
-            },
-            own,
-            left_out=absent,
-        )
+        absent = {*self.get_non_inference_attributes()} - parts
+        kept = {n: v for n, v in state.items() if n in own or n.partition(".")[0] not in _REBUILT}
+        unpack_state(kept, own, left_out=absent)
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """All tensors by name; of a model with adapters, the adapters': the rest never changes."""
+        state = self.state_dict()
+        if not self.lora.rank:
+            return state
+        return {name: tensor for name, tensor in state.items() if is_adapter_name(name)}
 
     def _frozen_copy(self) -> PreTrainedModel:
         """A copy of the language model without gradients, in the arithmetic of its passes."""
@@ -290,11 +322,35 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         return frozen.eval()
 
     def sampler_weights(self) -> dict[str, Tensor]:
-        """Weights of the language model by the names of its checkpoint format, not copied.
+        """What samplers need, by checkpoint name: all weights, or the adapter's.
 
-        A tied head is left out: samplers fill it in from the embedding.
+        A tied head is left out: samplers fill it in from the embedding. Nothing is copied but
+        weights that an adapter is merged into.
         """
-        return untied(self.language_model, self.language_model.state_dict())
+        if not self.lora.rank:
+            return untied(self.language_model, self.language_model.state_dict())
+        if self.lora.sync == "adapter":
+            return adapter_weights(self.language_model)
+        return untied(self.language_model, merged_weights(self.language_model))
+
+    def export_hf(self, path: str, *, merged: bool) -> None:
+        """Writes the model in the Hugging Face format.
+
+        Args:
+            path: Folder; made if missing.
+            merged: Of a model with adapters, write the whole model rather than the adapter.
+        """
+        if not self.lora.rank:
+            self.language_model.save_pretrained(path)
+        elif merged:
+            config = copy.deepcopy(self.language_model.config)
+            whole: Any = type(self.language_model)(config)
+            whole = whole.to(self.language_model.dtype)
+            whole.load_state_dict(merged_weights(self.language_model))
+            whole.save_pretrained(path)
+        else:
+            base = str(self.model_config["model_path"])
+            write_adapter(path, adapter_weights(self.language_model), self.lora, base=base)
 
 
 def untied(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

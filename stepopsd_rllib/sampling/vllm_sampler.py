@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import random
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from stepopsd_rllib.models.lora import LoRASettings, is_adapter_name, write_adapter
 from stepopsd_rllib.sampling.checkpoint_layout import CheckpointLayout
 from stepopsd_rllib.sampling.sampler import (
     NO_VERSION,
@@ -33,6 +35,7 @@ from stepopsd_rllib.sampling.sampler import (
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.logprobs import FlatLogprobs
+    from vllm.lora.request import LoRARequest
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -41,6 +44,9 @@ CPU_CACHE_LIMIT = 4 * 2**30  # bytes; the default KV cache of a CPU engine stays
 CPU_BATCHED_TOKENS = 4096  # tokens of one engine step, at least one whole context
 GPU_BATCHED_TOKENS = 16384  # tokens of one engine step on a GPU
 SCORE_REQUEST = "score"
+ADAPTER = "policy"  # name of the one adapter in the engine
+ENGINE_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # largest ranks that vLLM can be started for
+_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 # Read by vLLM when it is imported. What the user has set stays, but for the first: the engine must
 # live in this process, or weights could not be handed to it.
@@ -73,6 +79,7 @@ class VLLMSampler:
         max_concurrent: int = 64,
         dtype: str | None = None,
         engine_options: Mapping[str, Any] | None = None,
+        lora: LoRASettings | None = None,
     ) -> None:
         """Starts the engine; takes seconds.
 
@@ -84,6 +91,8 @@ class VLLMSampler:
                 on GPU. "auto" is refused, for it makes bfloat16 of a float32 checkpoint.
             engine_options: further arguments of vLLM's `EngineArgs`, such as
                 `{"gpu_memory_utilization": 0.4}`; they win over what is chosen here.
+            lora: settings of the adapter whose matrices `load_weights` will get; None where it gets
+                all weights.
         """
         if importlib.util.find_spec("vllm") is None:
             raise ModuleNotFoundError(
@@ -105,8 +114,18 @@ class VLLMSampler:
         self.cached_prompt_tokens = 0
         self._running: set[str] = set()
         self._finished: list[SampleResult] = []
+        self._lora = lora
+        self._adapter: LoRARequest | None = None
+        self._adapter_folder = None if lora is None else tempfile.TemporaryDirectory(dir=_MEMORY)
+        self._model_path = str(model_path)
+        adapter_options = {} if lora is None else _adapter_options(lora)
         self._engine = _start_engine(
-            model_path, self._layout, max_context_tokens, max_concurrent, dtype, engine_options
+            model_path,
+            self._layout,
+            max_context_tokens,
+            max_concurrent,
+            dtype,
+            {**adapter_options, **(engine_options or {})},
         )
         self._is_open = self._is_usable = True
 
@@ -137,9 +156,10 @@ class VLLMSampler:
         return not self._running and not self._finished
 
     def load_weights(self, weights: Mapping[str, torch.Tensor], version: int) -> None:
-        """Replaces all weights in place and empties the prefix cache; blocking.
+        """Replaces all weights, or the adapter, in place and empties the prefix cache; blocking.
 
-        Tensors are read where they are: those on the engine's own GPU are copied on the device.
+        Tensors are read where they are: those on the engine's own GPU are copied on the device. An
+        adapter goes through a file in memory, which is what the engine reads.
 
         Raises:
             ValueError: the weights do not cover the model; nothing was changed.
@@ -153,6 +173,10 @@ class VLLMSampler:
                 f"load_weights: {len(self._running)} requests are running, and one response must "
                 "come from one policy. Call step() until is_idle()."
             )
+        if self._lora is not None:
+            self._load_adapter(weights, self._lora)
+            self.weights_version = version
+            return
         complete = self._layout.complete(weights)
         self._is_usable = False
         self.weights_version = NO_VERSION
@@ -161,12 +185,36 @@ class VLLMSampler:
         # which stays stale without an error when only the embedding is sent.
         named = ((name, _cast(tensor, dtype)) for name, tensor in complete.items())
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
+        self._forget_prefixes()
+        self.weights_version = version
+
+    def _load_adapter(self, weights: Mapping[str, torch.Tensor], lora: LoRASettings) -> None:
+        """Puts an adapter in the place of the one before."""
+        from vllm.lora.request import LoRARequest
+
+        if not all(is_adapter_name(name) for name in weights):
+            raise ValueError(
+                "load_weights: this sampler was started for an adapter and got a model's weights. "
+                "Learner and sampler must be built from the same config."
+            )
+        assert self._adapter_folder is not None
+        self._is_usable = False
+        self.weights_version = NO_VERSION
+        folder = self._adapter_folder.name
+        write_adapter(folder, weights, lora, base=self._model_path)
+        # Only this request reads the file again; later ones with `load_inplace` would each time.
+        request = LoRARequest(ADAPTER, 1, folder, load_inplace=True)
+        if not self._engine.add_lora(request):
+            raise RuntimeError("load_weights: vLLM did not load the adapter. Rebuild the sampler.")
+        self._adapter = LoRARequest(ADAPTER, 1, folder)
+        self._forget_prefixes()
+
+    def _forget_prefixes(self) -> None:
         if not self._engine.reset_prefix_cache():
             raise RuntimeError(
                 "load_weights: vLLM kept its prefix cache, so old keys and values would be mixed "
                 "with the new weights. Rebuild the sampler."
             )
-        self.weights_version = version
         self._is_usable = True
 
     def score(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -211,6 +259,8 @@ class VLLMSampler:
         self._running.clear()
         self._engine.engine_core.shutdown()
         del self._engine
+        if self._adapter_folder is not None:
+            self._adapter_folder.cleanup()
 
     def _require_usable(self) -> None:
         if not self._is_usable:
@@ -222,7 +272,9 @@ class VLLMSampler:
     def _add(self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         token_ids = [int(token) for token in prompt_ids]
         try:
-            self._engine.add_request(request_id, {"prompt_token_ids": token_ids}, params)
+            self._engine.add_request(
+                request_id, {"prompt_token_ids": token_ids}, params, lora_request=self._adapter
+            )
         except ValueError as error:  # vLLM validates before it queues, so the engine is unharmed
             raise SamplerRefusal(f"request {request_id!r}: vLLM refused it: {error}") from error
 
@@ -332,6 +384,17 @@ def _start_engine(
     options |= engine_options or {}
     with _process_state_kept():
         return LLMEngine.from_engine_args(EngineArgs(**options))
+
+
+def _adapter_options(lora: LoRASettings) -> dict[str, Any]:
+    """Options of an engine that applies one adapter."""
+    rank = next((rank for rank in ENGINE_RANKS if rank >= lora.rank), None)
+    if rank is None:
+        raise ValueError(
+            f"config.lora.rank={lora.rank}: the engine takes at most {ENGINE_RANKS[-1]}. Lower it, "
+            "or set lora.sync='merged'."
+        )
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
 
 
 def _cpu_options(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.environments import make_text_env, text_env_class
 from stepopsd_rllib.models.causal_lm import CausalLMModule
+from stepopsd_rllib.models.lora import LoRASettings
 from stepopsd_rllib.models.model_folder import model_folder
 from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.rollout.turn_loop import RolloutSettings
 from stepopsd_rllib.sampling.contract import sampler_class
 from stepopsd_rllib.training.agent_keys import AgentKeys
+from stepopsd_rllib.training.model_checks import check_model
 from stepopsd_rllib.training.placement import (
     check_placement,
     gpu_engine_options,
@@ -88,7 +91,7 @@ class AgentConfig(AgentKeys):
         check_placement(self)
         sampler_kind(self)
         self._check_context()
-        self.model_path()
+        check_model(self)
 
     def _check_context(self) -> None:
         try:
@@ -162,7 +165,7 @@ class AgentConfig(AgentKeys):
             ),
             "max_concurrent": self.num_envs_per_env_runner,
         }
-        has_gpu = runner_has_gpu(self)
+        has_gpu, lora = runner_has_gpu(self), self.lora_settings()
         if not has_gpu:
             hide_gpus()
         kind = sampler_kind(self)
@@ -178,6 +181,7 @@ class AgentConfig(AgentKeys):
                 self.model_path(),
                 dtype=options.pop("dtype"),
                 engine_options=engine_options | options,
+                lora=lora if lora.sync == "adapter" else None,
                 **limits,
             )
         from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
@@ -209,6 +213,26 @@ class AgentConfig(AgentKeys):
     def policy_analysis(self) -> PolicyAnalysis | None:
         """What the policy is asked about its own training episodes; None asks nothing."""
         return None
+
+    def lora_settings(self) -> LoRASettings:
+        """The key `lora` with what samplers get decided.
+
+        Raises:
+            ValueError: An unknown key or a value out of range, or adapters for a sampler that takes
+                none.
+        """
+        lora = LoRASettings.of(self.lora)
+        takes_adapters = sampler_kind(self) == "vllm"
+        if not lora.rank:
+            return replace(lora, sync="merged")
+        if lora.sync == "auto":
+            return replace(lora, sync="adapter" if takes_adapters else "merged")
+        if lora.sync == "adapter" and not takes_adapters:
+            raise ValueError(
+                "config.lora.sync='adapter': the sampler is 'transformers', which takes whole "
+                "weights. Set it to 'merged', or sampler='vllm'."
+            )
+        return lora
 
     def learner_dtype(self) -> str:
         """Arithmetic of the learner: "float32" or "bfloat16"."""
@@ -254,4 +278,5 @@ class AgentConfig(AgentKeys):
             "device": "cuda" if self.num_gpus_per_learner else "cpu",
             "autocast_dtype": "bfloat16" if self.learner_dtype() == "bfloat16" else None,
             "random_weights": self.random_weights,
+            "lora": self.lora_settings().as_dict(),
         }

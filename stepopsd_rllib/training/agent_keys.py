@@ -97,6 +97,14 @@ class AgentKeys(KeyedConfig):
         of_type(dict, "a mapping of engine options"),
         "options of the sampler's engine, such as `dtype` or `gpu_memory_utilization`",
     )
+    lora: dict[str, Any] = agent_key(
+        {},
+        of_type(dict, "a mapping: {rank: 64, alpha: 128, targets: all-linear, dropout: 0}"),
+        "low-rank adapters in place of all weights, `{rank: 64}` for example, with `alpha` (128), "
+        "`targets` (all-linear, or names of layers), `dropout` (0) and `sync`: what the engine "
+        "gets, 'adapter', 'merged' weights, or 'auto' (adapters where it is vLLM). Rank 0 trains "
+        "all weights",
+    )
     chat_template_kwargs: dict[str, Any] = agent_key(
         {},
         of_type(dict, "a mapping of template arguments"),

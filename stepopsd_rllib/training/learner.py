@@ -122,20 +122,15 @@ class TokenLearner(TorchLearner):
         super().after_gradient_based_update(timesteps=timesteps)
         self._optimizer_lr_schedules = schedules
         module = self.language_module
-        pairs = module.get_target_network_pairs()
-        config: Any = self.config  # of an algorithm that has a teacher, where there are pairs
-        if (
-            pairs
-            and self._has_stepped
-            and self._weights_seq_no % config.teacher_refresh_interval == 0
-        ):
-            for policy, teacher in pairs:
-                teacher.load_state_dict(policy.state_dict())
+        if "teacher" not in module.views:
+            return
+        config: Any = self.config  # of an algorithm that has a teacher
+        if self._has_stepped and self._weights_seq_no % config.teacher_refresh_interval == 0:
+            module.refresh_teacher()
             module.teacher_version = self._weights_seq_no
-        if pairs:
-            self.metrics.log_value(
-                (DEFAULT_MODULE_ID, "teacher_version"), module.teacher_version, window=1
-            )
+        self.metrics.log_value(
+            (DEFAULT_MODULE_ID, "teacher_version"), module.teacher_version, window=1
+        )
 
     @property
     def num_updates(self) -> int:

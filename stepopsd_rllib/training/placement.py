@@ -129,7 +129,7 @@ def gpu_engine_options(config: AgentConfig) -> dict[str, Any]:
 def learner_growth(config: AgentConfig) -> int:
     """Bytes that a learner takes after its models are loaded: for gradients, AdamW, activations."""
     sizes = ModelSizes.of_folder(config.model_path())
-    rank = lora_rank(config)
+    rank = config.lora_settings().rank
     trained = adapter_parameters(sizes, rank) if rank else sizes.parameters
     activations = sizes.activation_bytes(
         config.micro_batch_tokens,
@@ -138,11 +138,6 @@ def learner_growth(config: AgentConfig) -> int:
     )
     logits = 3 * (1 << 28)  # a chunk of logits, its softmax and its gradient
     return trained * 3 * FLOAT32 + activations + logits
-
-
-def lora_rank(config: AgentConfig) -> int:
-    """Rank of the adapters; 0 trains all weights."""
-    return int((getattr(config, "lora", None) or {}).get("rank", 0))
 
 
 def check_placement(config: AgentConfig) -> None:

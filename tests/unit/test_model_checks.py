@@ -1,0 +1,60 @@
+"""Models that cannot be trained are refused by their files, before weights are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from tests.helpers.agents import small_config
+
+TINY = small_config().model_path()
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the embedded model's folder, and a way to change its settings."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+
+    def changed(**settings) -> str:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+        return str(folder)
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"auto_map": {"AutoModelForCausalLM": "m.M"}, "model_type": "own"},
+            "needs Python code out of its folder",
+        ),
+        ({"quantization_config": {"quant_method": "awq"}}, r"its weights are quantised \(awq\)"),
+        ({"model_type": "distilbert"}, "model_type='distilbert' is no causal language model"),
+        ({"max_position_embeddings": 64}, "max_context_tokens=512: the model was made for"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_named_with_the_reason(model, settings, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        small_config(model=model(**settings)).validate()
+    assert len(str(refusal.value).split("To suppress")[0].strip().splitlines()) == 1
+
+
+def test_a_model_without_a_chat_template_is_refused_before_its_weights_are_read(model):
+    folder = model()
+    os.remove(f"{folder}/chat_template.jinja")
+    with pytest.raises(ValueError, match="its tokenizer has no chat template"):
+        small_config(model=folder).validate()
+
+
+def test_a_broken_config_file_is_named(model):
+    folder = model()
+    with open(f"{folder}/config.json", "w") as file:
+        file.write("{")
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        small_config(model=folder).validate()
