@@ -71,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_play(commands)
     _add_build_tiny(commands)
+    _add_warm_start(commands)
+    _add_plan(commands)
     _add_export(commands)
     _add_index(commands)
     _add_serve_retriever(commands)
@@ -219,6 +221,47 @@ def _add_build_tiny(commands: argparse._SubParsersAction[argparse.ArgumentParser
     build.add_argument("--seed", type=int, help="in place of the recipe's")
 
 
+def _add_warm_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    warm = commands.add_parser(
+        "warm-start",
+        help="teach a model the form of an environment's turns",
+        description="Clone expert turns of training tasks into a Hugging Face model.",
+    )
+    warm.add_argument(
+        "model", metavar="MODEL", help="a folder, a name of the hub, smollm2, or tiny"
+    )
+    warm.add_argument("env", metavar="ENV", help="for example stepopsd/ALFWorld-v0")
+    warm.add_argument("output", metavar="OUT", help="folder to write; must not exist yet")
+    _add_overrides(warm, "size=tiny; keys of the environment, as the run that follows has them")
+    numbers: tuple[tuple[str, int, str], ...] = (
+        ("--episodes", 200, "expert episodes of training tasks"),
+        ("--epochs", 1, "passes over them"),
+        ("--lora", 0, "rank of adapters, merged at the end; 0 trains all weights"),
+        ("--tasks", 16, "unseen tasks played before and after; 0 plays none"),
+        ("--seed", 0, "seed of tasks, expert and batches"),
+    )
+    for name, default, meaning in numbers:
+        metavar = "RANK" if name == "--lora" else "N"
+        warm.add_argument(
+            name, type=int, default=default, metavar=metavar, help=f"{meaning} ({default})"
+        )
+    warm.add_argument("--lr", type=float, help="peak learning rate (3e-5; 5e-4 with --lora)")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="say what a run will need",
+        description="Memory by process and kind, seconds of an iteration, size of a checkpoint; "
+        "estimates from the sizes of the model, nothing is started.",
+    )
+    plan.add_argument("file", metavar="FILE", help="a tuned example")
+    plan.add_argument(
+        "--gpus", metavar="NxCARD", help="for example 4xH100-80GB (default: what this machine has)"
+    )
+    _add_overrides(plan, "lora.rank=64, micro_batch_tokens=8192")
+
+
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     export = commands.add_parser(
         "export",
@@ -229,6 +272,9 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "checkpoint", metavar="CHECKPOINT", help="a checkpoint, trial or run folder"
     )
     export.add_argument("directory", metavar="DIR", help="folder to write; must not exist yet")
+    export.add_argument(
+        "--merged", action="store_true", help="of a run with LoRA, the whole model, not the adapter"
+    )
     _add_trust(export)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,13 @@ from transformers.utils.logging import disable_progress_bar
 from stepopsd_rllib.commands.kept_checkpoints import FoundCheckpoint, find
 from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
 from stepopsd_rllib.commands.run_file import RUN_FILE
+from stepopsd_rllib.models.causal_lm import load_causal_lm, untied
+from stepopsd_rllib.models.lora import (
+    ADAPTER_CONFIG,
+    LoRASettings,
+    add_adapters,
+    merged_weights,
+)
 from stepopsd_rllib.report.run_files import RESULTS, evaluation_of
 from stepopsd_rllib.report.tables import single_table
 from stepopsd_rllib.training import checkpoint_files
@@ -59,8 +67,17 @@ def evaluate(
     return 0
 
 
-def export(checkpoint: str, directory: str, *, is_trusted: bool = False) -> int:
-    """Copies a checkpoint's model, in Hugging Face format, into a new folder; needs no Ray."""
+def export(
+    checkpoint: str, directory: str, *, is_trusted: bool = False, merged: bool = False
+) -> int:
+    """Copies a checkpoint's model, in Hugging Face format, into a new folder; needs no Ray.
+
+    Args:
+        checkpoint: A checkpoint, trial or run folder.
+        directory: The new folder.
+        is_trusted: Whether a checkpoint outside of a run folder is read.
+        merged: Of a run with LoRA, write the base with the adapter in it, not the adapter.
+    """
     target = Path(directory).expanduser().resolve()
     if target.exists():
         raise ValueError(f"{target} exists already. Name a folder that does not.")
@@ -68,15 +85,37 @@ def export(checkpoint: str, directory: str, *, is_trusted: bool = False) -> int:
     aside = target.with_name(target.name + checkpoint_files.PARTIAL)
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(folder / checkpoint_files.MODEL, aside)
+        model = folder / checkpoint_files.MODEL
+        has_adapter = (model / ADAPTER_CONFIG).is_file()
+        if merged and has_adapter:
+            checkpoint_files.write_model(aside, *_merged(model))
+        else:
+            shutil.copytree(model, aside)
         checkpoint_files.put_in_place(aside, target)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise ValueError(f"{target}: cannot be written ({reason}).") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    print(f"model       {target}")
+    print(f"{'adapter' if has_adapter and not merged else 'model  '}     {target}")
     return 0
+
+
+def _merged(adapter: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Weights of an adapter's base with the adapter in it, and the base's small files."""
+    described = json.loads((adapter / ADAPTER_CONFIG).read_bytes())
+    base = str(described["base_model_name_or_path"])
+    lora = LoRASettings.of(
+        {
+            "rank": described["r"],
+            "alpha": described["lora_alpha"],
+            "targets": described["target_modules"],
+            "start": str(adapter),
+        }
+    )
+    model = load_causal_lm(base)
+    add_adapters(model, lora, with_teacher=False)
+    return untied(model, merged_weights(model)), checkpoint_files.small_files(base)
 
 
 def whole_checkpoint(path: str, *, is_trusted: bool) -> Path:
@@ -161,8 +200,11 @@ def restored(folder: Path, changes: Mapping[str, Any]) -> Iterator[Algorithm]:
     state = dict(written["ctor_args_and_kwargs"][0][0])
     config: AlgorithmConfig = state["class"]()
     vars(config).update({key: value for key, value in state.items() if key != "class"})
-    model = {"model": str(folder / checkpoint_files.MODEL)}
-    config.update_from_dict({**OF_THE_MACHINE, **model, **changes})
+    model = folder / checkpoint_files.MODEL
+    changed: dict[str, Any] = {"model": str(model)}
+    if (model / ADAPTER_CONFIG).is_file():  # of a run with LoRA: the base is where it was
+        changed = {"lora": {**state["lora"], "start": str(model)}}
+    config.update_from_dict({**OF_THE_MACHINE, **changed, **changes})
     config.validate()
     with running_ray(algorithm_class, [config]):
         algorithm = config.build_algo()

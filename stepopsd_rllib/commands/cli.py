@@ -82,10 +82,40 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
 
 
+def _warm_start(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands.tuned import parse_override
+    from stepopsd_rllib.commands.warm_start import WarmStart, warm_start
+
+    settings = WarmStart(
+        model=options.model,
+        env=options.env,
+        env_config=dict(parse_override(text) for text in options.overrides),
+        episodes=options.episodes,
+        epochs=options.epochs,
+        lora_rank=options.lora,
+        learning_rate=options.lr,
+        tasks=options.tasks,
+        seed=options.seed,
+    )
+    warm_start(settings, options.output)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import plan
+
+    return plan.run(options.file, options.overrides, gpus=options.gpus)
+
+
 def _export(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import checkpoints
 
-    return checkpoints.export(options.checkpoint, options.directory, is_trusted=options.trust)
+    return checkpoints.export(
+        options.checkpoint,
+        options.directory,
+        is_trusted=options.trust,
+        merged=options.merged,
+    )
 
 
 def _keys(options: argparse.Namespace) -> int:
@@ -124,4 +154,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "play": _play,
     "build-tiny": _build_tiny,
     "export": _export,
+    "warm-start": _warm_start,
+    "plan": _plan,
 }

@@ -27,7 +27,6 @@ from stepopsd_rllib.models.lora import (
     merged_weights,
     refresh_teacher,
     using,
-    write_adapter,
 )
 from stepopsd_rllib.models.module_state import packed_state, unpack_state
 from stepopsd_rllib.models.output_head import (
@@ -327,30 +326,16 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         A tied head is left out: samplers fill it in from the embedding. Nothing is copied but
         weights that an adapter is merged into.
         """
-        if not self.lora.rank:
-            return untied(self.language_model, self.language_model.state_dict())
-        if self.lora.sync == "adapter":
-            return adapter_weights(self.language_model)
-        return untied(self.language_model, merged_weights(self.language_model))
+        return self.adapter_weights() if self.lora.sync == "adapter" else self.whole_weights()
 
-    def export_hf(self, path: str, *, merged: bool) -> None:
-        """Writes the model in the Hugging Face format.
+    def whole_weights(self) -> dict[str, Tensor]:
+        """All weights of the policy by checkpoint name, adapters merged, a tied head left out."""
+        model = self.language_model
+        return untied(model, merged_weights(model) if self.lora.rank else model.state_dict())
 
-        Args:
-            path: Folder; made if missing.
-            merged: Of a model with adapters, write the whole model rather than the adapter.
-        """
-        if not self.lora.rank:
-            self.language_model.save_pretrained(path)
-        elif merged:
-            config = copy.deepcopy(self.language_model.config)
-            whole: Any = type(self.language_model)(config)
-            whole = whole.to(self.language_model.dtype)
-            whole.load_state_dict(merged_weights(self.language_model))
-            whole.save_pretrained(path)
-        else:
-            base = str(self.model_config["model_path"])
-            write_adapter(path, adapter_weights(self.language_model), self.lora, base=base)
+    def adapter_weights(self) -> dict[str, Tensor]:
+        """The policy's adapter by the names of peft's files, not copied."""
+        return adapter_weights(self.language_model)
 
 
 def untied(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

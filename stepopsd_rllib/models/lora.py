@@ -29,6 +29,7 @@ POLICY, TEACHER = "policy", "teacher"
 """Names of the adapters."""
 
 ALL_LINEAR = "all-linear"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # The form of names in adapter files, which engines read.
 _FILE_PREFIX = "base_model.model."
 
@@ -45,6 +46,8 @@ class LoRASettings:
         dropout: Of the input of A, in the update's passes alone.
         sync: What samplers get: "adapter" (A and B, which the engine applies), "merged" weights, or
             "auto": adapters where the engine is vLLM.
+        start: Folder of an adapter of the same rank, in peft's format, to begin with; None begins
+            with one that changes nothing.
     """
 
     rank: int = 0
@@ -52,6 +55,7 @@ class LoRASettings:
     targets: str | tuple[str, ...] = ALL_LINEAR
     dropout: float = 0.0
     sync: Literal["auto", "adapter", "merged"] = "auto"
+    start: str | None = None
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> LoRASettings:
@@ -78,6 +82,10 @@ class LoRASettings:
                 "'all-linear' or a list of names of layers, such as [q_proj, v_proj]",
             ),
             "dropout": (is_number(read.dropout, 0, 0.99), "a number in [0, 1)"),
+            "start": (
+                read.start is None or (Path(read.start) / ADAPTER_CONFIG).is_file(),
+                f"the folder of an adapter (with {ADAPTER_CONFIG}), or none",
+            ),
             "sync": (read.sync in ("auto", "adapter", "merged"), "'auto', 'adapter' or 'merged'"),
         }
         for name, (is_good, requirement) in requirements.items():
@@ -148,6 +156,8 @@ def add_adapters(model: PreTrainedModel, settings: LoRASettings, *, with_teacher
         weight.requires_grad_(f".{POLICY}." in name)
         if is_adapter_name(name):
             weight.data = weight.data.float()
+    if settings.start is not None:
+        read_adapter(model, settings.start)
     if with_teacher:
         refresh_teacher(model)
 
@@ -222,6 +232,27 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return weights
 
 
+@torch.no_grad()
+def read_adapter(model: nn.Module, folder: str | Path) -> None:
+    """Writes an adapter of a file into the policy's.
+
+    Raises:
+        ValueError: It has other layers or another rank.
+    """
+    from safetensors.torch import load_file
+
+    found, own = load_file(Path(folder) / ADAPTER_WEIGHTS), adapter_weights(model)
+    differing = [n for n in own if n not in found or found[n].shape != own[n].shape]
+    if differing or len(found) != len(own):
+        raise ValueError(
+            f"config.lora.start={str(folder)!r}: its adapter is not of these layers and this rank "
+            f"({len(found)} matrices for {len(own)}, {len(differing)} differ). Set rank and "
+            f"targets as in its {ADAPTER_CONFIG}."
+        )
+    for name, weight in own.items():
+        weight.copy_(found[name])
+
+
 def write_adapter(
     folder: str | Path, weights: Mapping[str, Tensor], settings: LoRASettings, *, base: str
 ) -> None:
@@ -249,6 +280,6 @@ def write_adapter(
         "bias": "none",
         "inference_mode": True,
     }
-    (path / "adapter_config.json").write_text(json.dumps(described, indent=2) + "\n")
+    (path / ADAPTER_CONFIG).write_text(json.dumps(described, indent=2) + "\n")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, path / "adapter_model.safetensors")
+    save_file(tensors, path / ADAPTER_WEIGHTS)

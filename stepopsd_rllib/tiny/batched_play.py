@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from stepopsd_envs.text_env import TextEnv
@@ -54,7 +55,7 @@ def play(
     """Plays every task once, `len(envs)` at a time.
 
     Args:
-        model: Causal LM on the CPU.
+        model: Causal LM, wherever it is.
         chat: Format of the model's tokenizer.
         envs: Copies of one environment.
         tasks: Task ids.
@@ -155,15 +156,17 @@ class _GrowingContexts:
         positions = (self._mask.sum(1, keepdim=True) + mask.cumsum(1) - 1).clamp(min=0)
         self._mask = torch.cat([self._mask, mask], dim=1)
         self._unread = [[] for _ in self._unread]
-        hidden_BTH = self._model.model(
-            input_ids=token_ids,
-            attention_mask=self._mask,
-            position_ids=positions,
+        device = self._model.device
+        hidden_BTH = self._model.base_model(
+            input_ids=token_ids.to(device),
+            attention_mask=self._mask.to(device),
+            position_ids=positions.to(device),
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
         last = (mask.sum(1) - 1).clamp(min=0)
-        return self._model.lm_head(hidden_BTH[torch.arange(len(last)), last])
+        head: Any = self._model.get_output_embeddings()
+        return head(hidden_BTH[torch.arange(len(last)), last]).cpu()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all other rows."""
@@ -172,7 +175,7 @@ class _GrowingContexts:
         index = torch.tensor(rows)
         self._mask = self._mask[index]
         self._unread = [self._unread[row] for row in rows]
-        self._cache.batch_select_indices(index)
+        self._cache.batch_select_indices(index.to(self._model.device))
 
 
 def _respond(

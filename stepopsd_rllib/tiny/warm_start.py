@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,9 @@ class CloningReport:
     final_loss: float
 
 
+MakeOptimizers = Callable[[PreTrainedModel, CloningSettings], list[torch.optim.Optimizer]]
+
+
 class ChatRowBuilder:
     """Builds a row as a rollout does: first prompt, response, continuation, response, ...
 
@@ -135,19 +139,21 @@ def clone(
     *,
     seed: int,
     report_progress: Callable[[int, int, float], None] | None = None,
+    make_optimizers: MakeOptimizers | None = None,
 ) -> CloningReport:
     """Trains `model` in place to write the responses in `rows`.
 
     Args:
-        model: A causal LM whose `model` gives hidden states and whose `lm_head` gives logits.
+        model: A causal LM; weights without gradients stay as they are.
         rows: At least one row.
         settings: How long and how fast.
         seed: Order of the batches.
         report_progress: Called after each update with (updates done, updates in all, loss).
+        make_optimizers: Optimizers of a model; by default Muon and AdamW, as said above.
     """
     started = time.perf_counter()
     batches = list(clone_batches(rows, settings, np.random.default_rng(seed)))
-    optimizers = _optimizers(model, settings)
+    optimizers = (make_optimizers or _optimizers)(model, settings)
     model.train()
     losses: list[float] = []
     for index, batch in enumerate(batches):
@@ -180,7 +186,11 @@ def loss(
     """The loss of the module's docstring over one batch, and its first sum alone as a number."""
     token_ids_BT, response_BT, real_BT = _padded(rows)
     # Rows are padded on the right and attention is causal: no real token sees padding.
-    hidden_BTH = model.model(input_ids=token_ids_BT, use_cache=False).last_hidden_state
+    device = model.device
+    token_ids_BT, response_BT, real_BT = (
+        tensor.to(device) for tensor in (token_ids_BT, response_BT, real_BT)
+    )
+    hidden_BTH = model.base_model(input_ids=token_ids_BT, use_cache=False).last_hidden_state
     response_loss = _mean_loss(model, hidden_BTH, token_ids_BT, response_BT)
     if observation_weight == 0:
         return response_loss, response_loss.item()
@@ -193,8 +203,32 @@ def _mean_loss(
 ) -> Tensor:
     """Mean negative log-probability of the wanted tokens; logits exist at their positions only."""
     wanted = wanted_BT[:, 1:]
-    logits = model.lm_head(hidden_BTH[:, :-1][wanted])
+    head: Any = model.get_output_embeddings()
+    logits = head(hidden_BTH[:, :-1][wanted])
     return functional.cross_entropy(logits, token_ids_BT[:, 1:][wanted])
+
+
+@torch.no_grad()
+def mean_response_loss(model: PreTrainedModel, rows: Sequence[ChatRow]) -> float:
+    """Mean negative log-probability of the response tokens of all rows, nats."""
+    was_training = model.training
+    model.eval()
+    sums = [(loss(model, [row], 0.0)[1], int(row.response_mask[1:].sum())) for row in rows]
+    model.train(was_training)
+    return sum(value * count for value, count in sums) / sum(count for _, count in sums)
+
+
+def adamw_alone(model: PreTrainedModel, settings: CloningSettings) -> list[torch.optim.Optimizer]:
+    """AdamW for everything that has a gradient: what suits a pretrained model, or adapters."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return [
+        torch.optim.AdamW(
+            trained,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+        )
+    ]
 
 
 def _padded(rows: Sequence[ChatRow]) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,12 +15,16 @@ from ray.rllib.utils.annotations import override
 from ray.tune import Checkpoint
 from ray.tune.utils import flatten_dict
 
+from stepopsd_rllib.models.lora import write_adapter
 from stepopsd_rllib.sampling.sent_weights import SentWeights
 from stepopsd_rllib.training import checkpoint_files as files
 from stepopsd_rllib.training.weight_sync import learner_weights
 
 _KEPT_METRICS = ("env_runners/", "evaluation/")
 """Results that a checkpoint repeats, so that the best one can be found without the run's files."""
+
+_OF_THE_BASE = ("config.json", "generation_config.json")
+"""Files of a model's folder that a folder with an adapter alone does not repeat."""
 
 
 class CheckpointedAlgorithm(Algorithm):
@@ -97,17 +101,19 @@ class CheckpointedAlgorithm(Algorithm):
         self._iteration = description["iteration"]
         self._time_total = description["time_total_s"]
 
-    def export_hf(self, path: str) -> None:
+    def export_hf(self, path: str, *, merged: bool = True) -> None:
         """Writes the trained model in the Hugging Face format, for vLLM and Transformers.
 
         Args:
             path: Folder; written aside and renamed, so that it is whole or absent.
+            merged: Of a run with LoRA, write the whole model; False writes the adapter alone, in
+                peft's format.
         """
         target = Path(path).resolve()
         aside = target.with_name(target.name + files.PARTIAL)
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            files.write_model(aside, self._policy_weights(), self._model_files)
+            self._write_policy(aside, merged=merged)
             files.put_in_place(aside, target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -134,7 +140,7 @@ class CheckpointedAlgorithm(Algorithm):
     def _complete(self, folder: Path) -> None:
         model = folder / files.MODEL
         shutil.rmtree(model, ignore_errors=True)
-        files.write_model(model, self._policy_weights(), self._model_files)
+        self._write_policy(model, merged=False)
         flat = flatten_dict(self._last_result or {})
         description = {
             "format": files.FORMAT,
@@ -157,8 +163,19 @@ class CheckpointedAlgorithm(Algorithm):
         (folder / files.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
         files.write_manifest(folder)
 
-    def _policy_weights(self) -> dict[str, Any]:
-        weights = learner_weights(self.learner_group, as_reference=False, dtype="float32")
+    def _write_policy(self, folder: Path, *, merged: bool) -> None:
+        lora = self.config.lora_settings()
+        if merged or not lora.rank:
+            files.write_model(folder, self._policy_weights("whole_weights"), self._model_files)
+            return
+        base = str(Path(self.config.model_path()).resolve())
+        write_adapter(folder, self._policy_weights("adapter_weights"), lora, base=base)
+        for name, content in self._model_files.items():
+            if name not in _OF_THE_BASE:
+                (folder / name).write_bytes(content)
+
+    def _policy_weights(self, of: str) -> dict[str, Any]:
+        weights = learner_weights(self.learner_group, as_reference=False, dtype="float32", of=of)
         return weights.tensors() if isinstance(weights, SentWeights) else weights
 
     def _rename_into_place(self, checkpoint: Checkpoint) -> Checkpoint:

@@ -113,6 +113,14 @@ class TokenLearner(TorchLearner):
         """Weights for the samplers, by checkpoint name."""
         return self.language_module.sampler_weights()
 
+    def whole_weights(self) -> dict[str, Tensor]:
+        """All weights of the policy by checkpoint name, adapters merged."""
+        return self.language_module.whole_weights()
+
+    def adapter_weights(self) -> dict[str, Tensor]:
+        """The policy's adapter by the names of peft's files."""
+        return self.language_module.adapter_weights()
+
     @override(TorchLearner)
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Takes a new snapshot for the teacher after every `teacher_refresh_interval` updates."""

@@ -116,15 +116,23 @@ def _loading_call(
     return call
 
 
-def learner_weights(learner_group: Any, *, as_reference: bool, dtype: str) -> Any:
-    """The first learner's weights, as a reference into the store or as live tensors."""
-    if not as_reference and learner_group.is_local:
-        return learner_group._learner.sampler_weights()
+def learner_weights(
+    learner_group: Any, *, as_reference: bool, dtype: str, of: str = "sampler_weights"
+) -> Any:
+    """The first learner's weights, as a reference into the store or as live tensors.
+
+    Args:
+        learner_group: RLlib's `LearnerGroup`.
+        as_reference: Whether they go into the object store.
+        dtype: What they are rounded to on their way there.
+        of: Which weights: the learner's method that gives them.
+    """
     if learner_group.is_local:
-        return ray.put(SentWeights.of(learner_group._learner.sampler_weights(), dtype))
+        weights = getattr(learner_group._learner, of)()
+        return ray.put(SentWeights.of(weights, dtype)) if as_reference else weights
     # The learner puts the arrays itself, so that they never pass through the driver.
     results = learner_group.foreach_learner(
-        lambda learner: [ray.put(SentWeights.of(learner.sampler_weights(), dtype))],
+        lambda learner: [ray.put(SentWeights.of(getattr(learner, of)(), dtype))],
         remote_actor_ids=[0],
     )
     reference = next(iter(results.ignore_errors())).get()[0]

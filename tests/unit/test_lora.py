@@ -13,6 +13,7 @@ from stepopsd_rllib.models.lora import (
     adapted_layers,
     adapter_weights,
     merged_weights,
+    write_adapter,
 )
 from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
 from tests.helpers.agents import (
@@ -134,15 +135,20 @@ def test_a_checkpoint_holds_the_adapters_alone_and_brings_them_back():
         assert torch.equal(scored(first, view), scored(second, view))
 
 
-def test_an_exported_adapter_is_one_that_peft_reads(tmp_path):
+def test_a_written_adapter_is_one_that_peft_reads_and_a_run_can_start_with(tmp_path):
     peft = pytest.importorskip("peft")
     made = moved(module())
-    made.export_hf(str(tmp_path / "adapter"), merged=False)
-    made.export_hf(str(tmp_path / "whole"), merged=True)
-    base = AutoModelForCausalLM.from_pretrained(small_config().model_path())
-    read = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
-    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
-    assert largest_difference(read.state_dict(), whole.state_dict()) < 1e-6
+    path = small_config().model_path()
+    write_adapter(tmp_path, made.adapter_weights(), made.lora, base=path)
+    base = AutoModelForCausalLM.from_pretrained(path)
+    read = peft.PeftModel.from_pretrained(base, tmp_path).merge_and_unload()
+    whole = made.whole_weights()
+    assert largest_difference({n: read.state_dict()[n] for n in whole}, whole) < 1e-6
+    again = module(lora=LORA | {"start": str(tmp_path)}, with_teacher=True)
+    assert torch.equal(scored(again, "policy"), scored(made, "policy"))
+    assert torch.equal(scored(again, "teacher"), scored(made, "policy"))
+    with pytest.raises(ValueError, match=r"config\.lora\.start=.* is not of these layers"):
+        module(lora=LORA | {"start": str(tmp_path), "rank": 8})
 
 
 @pytest.mark.parametrize("name", ["GRPO", *sorted(ACTIVE)])
