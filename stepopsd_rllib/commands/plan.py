@@ -1,14 +1,14 @@
 """`stepopsd plan`: what will run where, what memory and time it takes, before anything is started.
 
 All numbers follow from the model's sizes and the config. Those for GPUs rest on sizes and published
-speeds and have not been compared with a run on one; those for a CPU have (tests/e2e/test_real_model.py).
+speeds and have not been compared with a run on one; memory on a CPU has.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -363,23 +363,30 @@ def one_line(config: AgentConfig) -> str:
     )
 
 
-def refuse_impossible(config: AgentConfig) -> None:
+def refuse_impossible(source: str, configs: Iterable[object]) -> None:
     """Refuses a run whose weights and optimizer alone exceed the memory of this machine's GPU.
+
+    Args:
+        source: The file; the message starts with it.
+        configs: Of all variants.
 
     Raises:
         ValueError: With the cheapest key that makes it fit.
     """
     cards = _own_cards()
-    if cards is None or not gpu_shares(config)[1]:
+    if cards is None:
         return
-    problem = misfit(plan_of(config, cards.name), cards)
-    learner = plan_of(config, cards.name).processes[0].memory
-    surely = sum(learner[kind] for kind in ("weights", "gradients", "optimizer", "copies"))
-    if problem and surely > cards.memory:
-        raise ValueError(
-            f"config.model={config.language_model!r}: does not fit: {problem} of "
-            f"{_gb(cards.memory)}. {remedy(config, cards)}"
-        )
+    for config in configs:
+        if not isinstance(config, AgentConfig) or not gpu_shares(config)[1]:
+            continue
+        learner = plan_of(config, cards.name).processes[0].memory
+        surely = sum(learner[kind] for kind in ("weights", "gradients", "optimizer", "copies"))
+        if surely > cards.memory:
+            raise ValueError(
+                f"{source}: config.model={config.language_model!r}: a learner's weights and "
+                f"optimizer alone need {_gb(surely)} of {_gb(cards.memory)}. "
+                f"{remedy(config, cards)}"
+            )
 
 
 def _cards(config: AgentConfig, gpus: str | None) -> Cards | None:

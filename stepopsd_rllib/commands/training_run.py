@@ -15,7 +15,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.experiment import Trial
 
-from stepopsd_rllib.commands import failures, preflight, tuned
+from stepopsd_rllib.commands import failures, plan, preflight, tuned
 from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
 from stepopsd_rllib.commands.run_file import TRAIN, Run, planned, write
@@ -33,6 +33,7 @@ from stepopsd_rllib.report.curves import draw_curves
 from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
 from stepopsd_rllib.report.run_files import read_trial, trial_folders
 from stepopsd_rllib.report.tables import success_table
+from stepopsd_rllib.training.agent_config import AgentConfig
 
 SUCCESS, RUN_FAILED, USER_MISTAKE = 0, 1, 2
 ERROR_FILE = "error.txt"
@@ -62,6 +63,7 @@ def train(
     configs = tuned.configs(example)
     where = open_storage(storage)
     require_free(where, name)
+    plan.refuse_impossible(example.source, configs)
     tasks = preflight.check(example.source, configs)
     run = Run(kind=TRAIN, trials=planned(example, tasks))
     with beginning(run, where, name, example.name) as name:
@@ -122,6 +124,7 @@ def heading(example: tuned.TunedExample, configs: Sequence[AlgorithmConfig], fol
         f"run folder  {folder}",
         f"TensorBoard tensorboard --logdir {folder}",
         f"versions    {versions()}",
+        *(f"plan        {plan.one_line(c)}" for c in configs[:1] if isinstance(c, AgentConfig)),
         f"stop        {_pairs(dict(example.stop))}",
         "config",
         *(f"  {key}: {value}" for key, value in written.items()),
