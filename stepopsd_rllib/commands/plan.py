@@ -40,6 +40,9 @@ CPU_FLOPS = 40e9
 # and how it falls with size.
 DECODE_TOKENS, DECODE_PARAMETERS, DECODE_POWER = 7200.0, 1.72e9, -0.68
 # What part of its limits an episode uses: turns, context, response.
+LEAST_CONTEXTS = 16
+"""Contexts in the cache of an engine on a GPU that a plan asks for."""
+
 TURNS_USED, CONTEXT_USED, RESPONSE_USED = 0.6, 0.5, 0.3
 
 
@@ -188,7 +191,8 @@ def _runner_memory(config: AgentConfig, sizes: ModelSizes) -> dict[str, float]:
         weights += number * adapter_parameters(sizes, lora.rank)
     context = sizes.kv_bytes_per_token(number) * (config.max_context_tokens + CPU_BLOCK_SIZE)
     wanted = (config.num_envs_per_env_runner + 1) * context
-    cache = float(wanted)
+    # An engine on a GPU takes what is left and lets requests wait; less than this would be slow.
+    cache = float(min(wanted, LEAST_CONTEXTS * context) if on_gpu else wanted)
     if is_vllm and not on_gpu:
         given = config.sampler_config.get("kv_cache_memory_bytes")
         cache = float(given or max(min(wanted, CPU_CACHE_LIMIT), 2 * context))
