@@ -45,7 +45,7 @@ class LoRASettings:
             linear layer but the output head.
         dropout: Of the input of A, in the update's passes alone.
         sync: What samplers get: "adapter" (A and B, which the engine applies), "merged" weights, or
-            "auto": adapters where the engine is vLLM.
+            "auto": adapters where the engine is vLLM on a GPU.
         start: Folder of an adapter of the same rank, in peft's format, to begin with; None begins
             with one that changes nothing.
     """

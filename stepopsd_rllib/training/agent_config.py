@@ -226,7 +226,10 @@ class AgentConfig(AgentKeys):
         if not lora.rank:
             return replace(lora, sync="merged")
         if lora.sync == "auto":
-            return replace(lora, sync="adapter" if takes_adapters else "merged")
+            # On a CPU all is float32, where merging loses nothing and the engine is faster without
+            # adapters.
+            sends_adapters = takes_adapters and runner_has_gpu(self)
+            return replace(lora, sync="adapter" if sends_adapters else "merged")
         if lora.sync == "adapter" and not takes_adapters:
             raise ValueError(
                 "config.lora.sync='adapter': the sampler is 'transformers', which takes whole "

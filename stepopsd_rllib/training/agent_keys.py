@@ -102,8 +102,8 @@ class AgentKeys(KeyedConfig):
         of_type(dict, "a mapping: {rank: 64, alpha: 128, targets: all-linear, dropout: 0}"),
         "low-rank adapters in place of all weights, `{rank: 64}` for example, with `alpha` (128), "
         "`targets` (all-linear, or names of layers), `dropout` (0) and `sync`: what the engine "
-        "gets, 'adapter', 'merged' weights, or 'auto' (adapters where it is vLLM), and `start`: an "
-        "adapter's folder. Rank 0 trains all weights",
+        "gets, 'adapter', 'merged' weights, or 'auto' (adapters for vLLM on a GPU), and `start`: "
+        "an adapter's folder. Rank 0 trains all weights",
     )
     chat_template_kwargs: dict[str, Any] = agent_key(
         {},
