@@ -16,7 +16,7 @@ CONFIG_KEYS = ("model", "language_model", "skills")
 ENV_KEYS = ("data", "retriever", "tokenizer")
 """Keys that can hold a path. In `env_config`, whatever begins like a path is taken for one too."""
 
-WORDS = ("tiny", "generated", "official")
+WORDS = ("tiny", "smollm2", "generated", "official")
 """What these keys can say beside a path, whatever folders there are."""
 
 _NOT_PATHS = ("kind", "url", "urls")

@@ -61,6 +61,7 @@ def train(
     quiet_ray()
     example = tuned.read(file, overrides)
     configs = tuned.configs(example)
+    example = tuned.pinned(example)
     where = open_storage(storage)
     require_free(where, name)
     plan.refuse_impossible(example.source, configs)

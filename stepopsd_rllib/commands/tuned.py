@@ -35,6 +35,7 @@ from stepopsd_rllib.commands.kept_checkpoints import KeptCheckpoints
 from stepopsd_rllib.commands.paths import with_absolute_paths
 from stepopsd_rllib.commands.stop_keys import check_number, check_stop, nearest
 from stepopsd_rllib.commands.storage import open_storage
+from stepopsd_rllib.models import hub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +128,21 @@ def locate(path: str | Path) -> Path:
     raise ValueError(
         f"{path}: no such file. Tuned examples are in tuned_examples/<algorithm>/ of the clone."
     )
+
+
+def pinned(example: TunedExample) -> TunedExample:
+    """The example with the commit that a model's name on the hub means now written behind it.
+
+    A run that is gone on with then reads the same weights; every node resolves its own copy.
+    """
+    model = example.config.get("model")
+    if isinstance(model, dict) and isinstance(model.get("grid_search"), list):
+        model = {"grid_search": [hub.pinned(name) for name in model["grid_search"]]}
+    elif isinstance(model, str):
+        model = hub.pinned(model)
+    if model == example.config.get("model"):
+        return example
+    return replace(example, config={**example.config, "model": model})
 
 
 def algorithm_class(example: TunedExample) -> type[Algorithm]:

@@ -137,3 +137,11 @@ def test_the_tuner_gets_stop_checkpoints_and_storage(example_file, tmp_path):
     assert settings.checkpoint_config.checkpoint_frequency == 5
     assert settings.checkpoint_config.checkpoint_at_end
     assert settings.failure_config.max_failures == 2
+
+
+def test_a_run_writes_the_commit_behind_a_model_of_the_hub(monkeypatch):
+    monkeypatch.setattr("stepopsd_rllib.models.hub.hub_folder", lambda name: f"/cache/{name}/abc")
+    example = tuned.read("tuned_examples/grpo/alfworld_tiny.yaml", ["model=owner/name@main"])
+    assert tuned.pinned(example).config["model"] == "owner/name@abc"
+    tiny = tuned.read("tuned_examples/grpo/alfworld_tiny.yaml")
+    assert tuned.pinned(tiny) is tiny
