@@ -27,7 +27,7 @@ from stepopsd_rllib.training.placement import (
 
 GB = 1e9
 # Python, torch, Ray and Transformers in a process, and vLLM on top of them; measured on Linux.
-PROCESS_BYTES, ENGINE_BYTES, CUDA_BYTES = 0.75e9, 0.55e9, 0.6e9
+PROCESS_BYTES, ENGINE_BYTES, CUDA_BYTES = 0.75e9, 0.3e9, 0.6e9
 USABLE = 0.97  # of a card: the rest is lost to fragments
 DEFAULT_CARD = "H100-80GB"
 
