@@ -113,7 +113,10 @@ def _transcript(env: TextEnv, task: str, responses: Sequence[str]) -> list[Any]:
     for index in range(_MAX_TURNS_CHECKED):
         before = observation
         response = responses[index % len(responses)]
-        observation, reward, terminated, truncated, info = env.step(response)
+        turn = env.end_turn(response)
+        _require_text("end_turn", turn)
+        _require(response.startswith(turn), "end_turn gave a text that is no beginning")
+        observation, reward, terminated, truncated, info = env.step(turn)
         _check_info(info)
         _require_text("observation", observation)
         _require(type(reward) is float, f"the reward is a {type(reward).__name__}, not a float")

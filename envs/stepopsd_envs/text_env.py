@@ -121,6 +121,19 @@ class TextEnv(gym.Env[str, str]):
         """Returns the user message of turn 0, under either context policy."""
         raise NotImplementedError
 
+    def end_turn(self, response: str) -> str:
+        """The part of a response that is the turn; by default all of it.
+
+        What follows is cut off before `step`: it is neither in the chat nor trained.
+
+        Args:
+            response: What the policy wrote.
+
+        Returns:
+            The response, or its beginning.
+        """
+        return response
+
     @abstractmethod
     def append_message(self, observation: str, info: Mapping[str, Any]) -> str:
         """Returns the user message of a later turn when the chat grows."""

@@ -185,6 +185,10 @@ class SearchQAEnv(TextEnv):
             return observation
         return protocols.first_message(info["question"], protocol=self._protocol)
 
+    def end_turn(self, response: str) -> str:
+        """In the growing chat a turn ends with its first complete action, as Search-R1's does."""
+        return protocols.cut_after_action(response) if self._protocol == "append" else response
+
     def append_message(self, observation: str, info: Mapping[str, Any]) -> str:
         """Writes the observation; the rest stands further up in the chat."""
         return observation.strip()
