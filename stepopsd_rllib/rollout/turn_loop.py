@@ -25,6 +25,7 @@ from stepopsd_rllib.rollout import env_calls
 from stepopsd_rllib.rollout.callbacks import RunnerCallbacks
 from stepopsd_rllib.rollout.env_calls import EnvReply, error_text
 from stepopsd_rllib.rollout.env_threads import EnvThreads, within
+from stepopsd_rllib.rollout.turn_end import turn_of
 from stepopsd_rllib.sampling.sampler import Sampler, SampleRequest, SampleResult, SamplerRefusal
 
 logger = logging.getLogger(__name__)
@@ -178,9 +179,12 @@ class TurnLoop:
         if not np.isfinite(result.log_probs).all():
             error = "a sampled token has a log-prob that is NaN or infinite"
             return self._finish(state, settings, Status.SAMPLER_ERROR, EnvReply(), error=error)
-        state.sampled = result
-        state.response = self._chat.text(result.token_ids.tolist())
         assert state.env is not None
+        try:
+            state.response, state.sampled = turn_of(state.env, self._chat, result)
+        except Exception as error:  # the environment's: it costs its own episode
+            fault = EnvReply(error=error_text(error))
+            return self._finish(state, settings, _BROKEN, fault)
         self._threads.call(
             result.request_id,
             partial(

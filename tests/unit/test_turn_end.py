@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +11,11 @@ from hypothesis import strategies as st
 from stepopsd_envs.alfworld.env import ALFWorldEnv
 from stepopsd_envs.search_qa.env import SearchQAEnv
 
+from stepopsd_rllib.episodes import Status
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.rollout.turn_end import turn_of
-from stepopsd_rllib.sampling.sampler import SampleResult
+from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
+from stepopsd_rllib.sampling.sampler import SampleRequest, SampleResult
 from tests.helpers.agents import small_config
 
 CHAT: ChatFormat = small_config(env="stepopsd/SearchQA-v0").chat_format()
@@ -83,3 +87,58 @@ def test_the_action_is_the_same_and_nothing_follows_it(text):
     assert parse(kept) == parse(text)
     assert not kept[len(parse(kept)) :].strip() or kept != text
     assert CHAT.text(turn.token_ids.tolist()) == kept
+
+
+class Says:
+    """A sampler that writes given texts, one a request."""
+
+    weights_version = 0
+    max_context_tokens = 2048
+
+    def __init__(self, *texts: str):
+        self.texts = list(texts)
+        self.prompts: list[str] = []
+        self.waiting: list[SampleRequest] = []
+
+    def submit(self, request: SampleRequest) -> None:
+        self.prompts.append(CHAT.tokenizer.decode(request.prompt_ids))
+        self.waiting.append(request)
+
+    def is_idle(self) -> bool:
+        return not self.waiting
+
+    def step(self) -> list[SampleResult]:
+        done, self.waiting = self.waiting, []
+        return [
+            replace(sampled(self.texts.pop(0)), request_id=request.request_id) for request in done
+        ]
+
+
+def episode_of(env: SearchQAEnv, sampler: Says):
+    config = small_config(env="stepopsd/SearchQA-v0", max_context_tokens=2048)
+    loop = TurnLoop(make_env=lambda: env, sampler=sampler, chat=CHAT, max_concurrent=1)
+    request = EpisodeRequest(task_id=env.tasks("train")[0], group=0, rollout=0, seed=0)
+    [episode] = loop.run([request], config.rollout_settings(explore=True))
+    loop.close()
+    return episode
+
+
+def test_made_up_evidence_is_neither_in_the_chat_nor_trained():
+    sampler = Says(f"{SEARCH}{BEHIND}", "<answer>z</answer>")
+    episode = episode_of(SearchQAEnv(instructions=False), sampler)
+    first, second = episode.turns
+    assert first.action == SEARCH and episode.status is Status.FAILURE
+    assert CHAT.text(first.response_ids.tolist()) == first.response == SEARCH
+    assert "made up" not in sampler.prompts[1]
+    assert CHAT.closes_turn(second.response_ids.tolist())
+    # The template's end of the turn follows the cut response, untrained.
+    assert second.prompt_ids[0] == CHAT.end_of_turn_ids[0]
+
+
+def test_an_environment_that_cuts_wrongly_costs_its_own_episode():
+    class Breaks(SearchQAEnv):
+        def end_turn(self, response: str) -> str:
+            raise KeyError("lost")
+
+    episode = episode_of(Breaks(), Says(SEARCH))
+    assert episode.status is Status.ENVIRONMENT_ERROR and "KeyError" in episode.error
