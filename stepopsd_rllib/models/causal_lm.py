@@ -34,6 +34,7 @@ from stepopsd_rllib.models.output_head import (
     head_log_probs,
     head_top_tokens,
 )
+from stepopsd_rllib.models.shared_attention import SharedRows, can_share
 from stepopsd_rllib.models.whole_weights import require_whole_weights
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     `model_config` keys: `model_path` (Hugging Face folder), `temperature` (of the sampling
     distribution), `gradient_checkpointing`, `autocast_dtype` (None or "bfloat16"), `head_dtype`
     ("float32" or "model": arithmetic of the head under autocast), `device` (where weights are
-    loaded to), `random_weights` (architecture only), `entropy_gradient` (entropies of the forward
-    pass are differentiated), `with_reference` (frozen KL anchor), `with_teacher` (snapshot that the
+    loaded to), `random_weights` (architecture only), `share_prefixes` (beginnings of rows are
+    forwarded once, if the model can), `entropy_gradient` (entropies of the forward pass are
+    differentiated), `with_reference` (frozen KL anchor), `with_teacher` (snapshot that the
     learner refreshes) and `lora` (`LoRASettings` as a dict; with a rank, reference and teacher are
     the one model with its adapter off, or with another).
 
@@ -71,6 +73,10 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             options["model_path"],
             random_weights=options.get("random_weights", False),
             device=options.get("device", "cpu"),
+        )
+        # Before it is copied: the copies share, too.
+        self.shares_prefixes = bool(options.get("share_prefixes")) and can_share(
+            self.language_model
         )
         self.temperature = float(options.get("temperature", 1.0))
         self.entropy_mode = "gradient" if options.get("entropy_gradient") else "value"
@@ -107,7 +113,8 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         Args:
             batch: `input_ids` int64 [B, T] and `response_mask` bool [B, T]. Where there is a
                 `candidate_ids` int64 [P, K], tokens of interest beside the sampled one at each of
-                the P positions of the mask in row order, their log-probs are computed too.
+                the P positions of the mask in row order, their log-probs are computed too. With
+                `shared_rows` the rows share their beginnings.
             kwargs: Ignored (RLlib passes more).
 
         Returns:
@@ -116,7 +123,9 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         """
         del kwargs
         mask_BT = batch["response_mask"]
-        hidden_PH, targets_P = self._hidden_states(self.language_model, batch["input_ids"], mask_BT)
+        hidden_PH, targets_P = self._hidden_states(
+            self.language_model, batch["input_ids"], mask_BT, batch.get("shared_rows")
+        )
         log_probs_P, entropy_P, candidates_PK = head_log_probs(
             self.language_model.get_output_embeddings(),
             hidden_PH,
@@ -141,6 +150,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         mask_BT: Tensor,
         *,
         entropy: str = "none",
+        shared: SharedRows | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-probs (and entropies) of the masked tokens under one of this module's models.
 
@@ -149,11 +159,12 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
             input_ids_BT: int64 [B, T], right-padded.
             mask_BT: bool [B, T]: the tokens to score. The first token of a row cannot be scored.
             entropy: "none" (zeros), "value" (detached) or "gradient".
+            shared: How the rows share their beginnings, if they do.
 
         Returns:
             Two float32 [B, T], 0 outside the mask, nats.
         """
-        hidden_PH, targets_P = self._hidden_states(model, input_ids_BT, mask_BT)
+        hidden_PH, targets_P = self._hidden_states(model, input_ids_BT, mask_BT, shared)
         log_probs_P, entropy_P, _ = head_log_probs(
             model.get_output_embeddings(),
             hidden_PH,
@@ -165,12 +176,22 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         return _scatter(log_probs_P, mask_BT), _scatter(entropy_P, mask_BT)
 
     def _hidden_states(
-        self, model: PreTrainedModel, input_ids_BT: Tensor, mask_BT: Tensor
+        self,
+        model: PreTrainedModel,
+        input_ids_BT: Tensor,
+        mask_BT: Tensor,
+        shared: SharedRows | None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden states [P, H] that predict the masked tokens, and these tokens, int64 [P]."""
+        targets_P = input_ids_BT[:, 1:][mask_BT[:, 1:]]
+        if shared is not None:
+            shared = shared.to(input_ids_BT.device)
+            with self.autocast():
+                hidden_NH = shared.forward(model)
+            return hidden_NH[shared.source_BT[:, :-1][mask_BT[:, 1:]]], targets_P
         with self.autocast():
             hidden_BTH = model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-        return hidden_BTH[:, :-1][mask_BT[:, 1:]], input_ids_BT[:, 1:][mask_BT[:, 1:]]
+        return hidden_BTH[:, :-1][mask_BT[:, 1:]], targets_P
 
     @property
     def max_positions(self) -> int | None:

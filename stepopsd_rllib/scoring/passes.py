@@ -31,12 +31,6 @@ SHORTEST_ROW_TOKENS = 512
 KEYS_PER_TOKEN = 4
 
 
-def keeps_all_keys(model: PreTrainedModel) -> bool:
-    """Whether a branch can be attached to a history: not where layers forget what lies behind."""
-    kinds = getattr(model.config, "layer_types", None) or ["full_attention"]
-    return all(kind == "full_attention" for kind in kinds)
-
-
 def with_shared_beginnings(
     sequences: Sequence[ScoredSequence],
 ) -> tuple[list[ScoredSequence], list[BranchedSequence]]:

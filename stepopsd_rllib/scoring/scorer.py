@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stepopsd_rllib.episodes.packing import micro_batches
 from stepopsd_rllib.models.causal_lm import CausalLMModule, View
+from stepopsd_rllib.models.shared_attention import keeps_all_keys
 from stepopsd_rllib.scoring.passes import (
     branched_passes,
-    keeps_all_keys,
     row_passes,
     with_shared_beginnings,
 )
@@ -29,6 +28,7 @@ from stepopsd_rllib.scoring.scored_sequences import (
     ScoredSequence,
     Scores,
 )
+from stepopsd_rllib.scoring.shared_rows import row_micro_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,11 +110,16 @@ class Scorer:
         log_probs_BT = torch.zeros(columns["input_ids"].shape)
         with self.module.view(self.view) as model, torch.no_grad():
             device = next(model.parameters()).device
-            for rows in micro_batches(columns["lengths"], max_tokens=self.max_tokens):
+            for rows, shared in row_micro_batches(
+                columns["input_ids"],
+                columns["lengths"],
+                max_tokens=self.max_tokens,
+                share=self.module.shares_prefixes,
+            ):
                 longest = int(columns["lengths"][rows].max())
                 ids_BT = columns["input_ids"][rows, :longest].to(device)
                 mask_BT = columns["response_mask"][rows, :longest].to(device)
-                part_BT, _ = self.module.score(model, ids_BT, mask_BT)
+                part_BT, _ = self.module.score(model, ids_BT, mask_BT, shared=shared)
                 log_probs_BT[rows, :longest] = part_BT.to(log_probs_BT.device)
         return log_probs_BT
 

@@ -282,4 +282,5 @@ class AgentConfig(AgentKeys):
             "autocast_dtype": "bfloat16" if self.learner_dtype() == "bfloat16" else None,
             "random_weights": self.random_weights,
             "lora": self.lora_settings().as_dict(),
+            "share_prefixes": self.share_prefixes == "auto",
         }

@@ -182,6 +182,13 @@ class AgentKeys(KeyedConfig):
     micro_batch_tokens: int = agent_key(
         16384, whole(1, "tokens"), "padded tokens of one forward pass of a learner"
     )
+    share_prefixes: Literal["auto", "off"] = agent_key(
+        "auto",
+        one_of("auto", "off"),
+        "rows that begin with the same tokens, as those of a group do, forwarded with their "
+        "beginning once, in updates too, where that saves more than it costs and the model can; "
+        "'off' forwards every row by itself",
+    )
     max_sampler_difference: float | Literal["auto"] | None = agent_key(
         "auto",
         Check(

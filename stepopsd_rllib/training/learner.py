@@ -22,11 +22,11 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
-from stepopsd_rllib.connectors.columns import LENGTHS, RESPONSE_MASK, WEIGHTS_VERSION
+from stepopsd_rllib.connectors.columns import INPUT_IDS, LENGTHS, RESPONSE_MASK, WEIGHTS_VERSION
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
-from stepopsd_rllib.episodes.packing import micro_batches
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.objectives.reduction import LossCounts, token_weights
+from stepopsd_rllib.scoring.shared_rows import row_micro_batches
 from stepopsd_rllib.training.metric_sums import MetricSums
 
 if TYPE_CHECKING:
@@ -283,8 +283,11 @@ class TokenLearner(TorchLearner):
         weights_BT = weights_BT * (not is_padding)
         kept = self.rows_with_gradient({name: column[rows] for name, column in columns.items()})
         kept = kept if len(kept) else torch.zeros(1, dtype=torch.int64)
-        for part in micro_batches(
-            columns[LENGTHS][rows][kept], max_tokens=self.config.micro_batch_tokens
+        for part, shared in row_micro_batches(
+            columns[INPUT_IDS][rows[kept]],
+            columns[LENGTHS][rows[kept]],
+            max_tokens=self.config.micro_batch_tokens,
+            share=self.language_module.shares_prefixes,
         ):
             index = rows[kept[part]]
             longest = int(columns[LENGTHS][index].max())
@@ -296,6 +299,12 @@ class TokenLearner(TorchLearner):
             }
             micro_batch["loss_weights"] = weights_BT[kept[part], :longest].to(self._device)
             micro_batch["is_on_policy"] = is_on_policy
+            micro_batch["shared_rows"] = shared
+            forwarded = columns[LENGTHS][index].sum() if shared is None else shared.ids.numel()
+            # Summed over micro-batches and learners, as a loss is.
+            self.sums.add_loss(
+                "update_tokens_forwarded", torch.as_tensor(float(forwarded), device=self._device)
+            )
             yield micro_batch
 
     def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
