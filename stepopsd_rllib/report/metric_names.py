@@ -84,6 +84,7 @@ PLACES: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("num_trainable_parameters", "parameters", "that the optimizer steps on"),
             Metric("num_non_trainable_parameters", "parameters", "of frozen copies"),
             Metric("teacher_version", "updates", "update of the teacher's snapshot"),
+            Metric("update_tokens_forwarded", "tokens", "of an optimizer step, without padding"),
             Metric("teacher_tokens_forwarded", "tokens", "that the teacher's passes took"),
             Metric("student_tokens_forwarded", "tokens", "that the policy's scoring took"),
             Metric("lambda", "0 to 1", "λ of the update"),

@@ -10,6 +10,7 @@ import signal
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import ray
 
@@ -74,6 +75,28 @@ def test_the_update_does_not_depend_on_the_number_of_learners(build, context):
         assert all(largest_difference(weights[0], other) == 0.0 for other in weights)
         after.append(weights[0])
     assert largest_difference(*after) < 1e-5
+
+
+def test_shared_beginnings_do_not_depend_on_the_number_of_learners(build):
+    """Groups with a long prompt of their own: forwarded once by every learner that has one."""
+    groups = []
+    for g, group in enumerate(random_groups(sizes=(4, 3, 4, 3))):
+        prompt = np.random.default_rng(g).integers(3, 400, 300).astype(np.int32)
+        groups.append(
+            [
+                replace(e, turns=(replace(e.turns[0], prompt_ids=prompt), *e.turns[1:]))
+                for e in group
+            ]
+        )
+    after = []
+    for learners, share in ((0, "off"), (0, "auto"), (2, "auto")):
+        config = config_for(0, learners, share_prefixes=share, max_sampler_difference=None)
+        algo = build(config)
+        update(algo, groups)
+        weights = learner_weights(algo)
+        assert all(largest_difference(weights[0], other) == 0.0 for other in weights)
+        after.append(weights[0])
+    assert max(largest_difference(after[0], other) for other in after[1:]) < 1e-5
 
 
 def test_a_distillation_loss_does_not_depend_on_the_number_of_learners(build):

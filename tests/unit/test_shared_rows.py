@@ -183,9 +183,19 @@ def gradient_of(name: str, context: str, share: str, **agent):
     }
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("context", ["append", "window"])
-@pytest.mark.parametrize("name", ["GRPO", "SDAR", "OPSD", "SkillSD", "UCOB", "StepOPSD"])
+@pytest.mark.parametrize(
+    ("name", "context", "checkpointing"),
+    [
+        ("GRPO", "append", True),
+        ("GRPO", "window", False),
+        ("SDAR", "append", False),
+        ("OPSD", "window", True),
+        ("SkillSD", "append", True),
+        ("UCOB", "append", False),
+        ("UCOB", "window", True),
+        ("StepOPSD", "append", False),
+    ],
+)
 def test_every_loss_has_the_same_gradient(name, context, checkpointing, sharing_is_free):
     settings_ = {"gradient_checkpointing": checkpointing}
     expected, metrics = gradient_of(name, context, "off", **settings_)
