@@ -202,7 +202,7 @@ def test_every_loss_has_the_same_gradient(name, context, checkpointing, sharing_
     actual, shared_metrics = gradient_of(name, context, "auto", **settings_)
     forwarded = "update_tokens_forwarded"
     assert shared_metrics[forwarded] < metrics[forwarded]
-    assert shared_metrics["total_loss"] == pytest.approx(metrics["total_loss"], abs=1e-6)
+    assert shared_metrics["total_loss"] == pytest.approx(metrics["total_loss"], rel=1e-5)
     scale = max(float(value.abs().max()) for value in expected.values())
     assert scale > 0
     assert all(
