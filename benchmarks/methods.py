@@ -1,4 +1,4 @@
-"""Every method on tiny ALFWorld and Search-QA with the embedded models, each in its own process.
+"""Every method on every environment with the embedded models, each in its own process.
 
     python benchmarks/methods.py [--iterations 20] [--environments search_qa_tiny]
                                  [--only sdar opid] [--jobs 2] [--output FILE]
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLES = Path("tuned_examples")
-ENVIRONMENTS = ("alfworld_tiny", "search_qa_tiny")
+ENVIRONMENTS = ("alfworld_tiny", "search_qa_tiny", "webshop_tiny")
 NOT_A_METHOD = ("compare",)
 LEFT_OUT = ("_window", "_as_coded")
 """Other protocols, and other values of the same keys."""

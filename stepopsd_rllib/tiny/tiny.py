@@ -29,6 +29,7 @@ from stepopsd_rllib.tiny.demonstrations import (
     Demonstration,
     DemonstrationSettings,
     SearchDemonstrationSettings,
+    ShopDemonstrationSettings,
 )
 from stepopsd_rllib.tiny.tiny_success import measure_success
 from stepopsd_rllib.tiny.tiny_tokenizer import (
@@ -88,7 +89,7 @@ class TinyRecipe:
     tokenizer_episodes: int = 1000
     phrase_words: tuple[str, ...] = ()
     architecture: Architecture = field(default_factory=Architecture)
-    demonstrations: DemonstrationSettings | SearchDemonstrationSettings
+    demonstrations: DemonstrationSettings | SearchDemonstrationSettings | ShopDemonstrationSettings
     cloning: CloningSettings
     chat_template: str = CHAT_TEMPLATE
     code_version: int = _CODE_VERSION
@@ -101,6 +102,11 @@ _ALFWORLD_PHRASES = (
 )
 
 _SEARCH_QA_PHRASES = "In what city was Which company does work for born in and works Doc Title"
+
+_WEBSHOP_PHRASES = (
+    "Find me with and price lower than dollars Back to Search Page Total results Next Prev Price "
+    "Rating N A Description Features Reviews Buy Now of"
+)
 
 # What a hindsight teacher reads around a sibling's episode; each word gets a token of its own.
 _SIBLING_TEXT = hindsight_text(is_correct=False, peer=render_episode([("", "")] * 2))
@@ -129,6 +135,21 @@ RECIPES: dict[str, TinyRecipe] = {
         phrase_words=tuple(sorted(set(_SEARCH_QA_PHRASES.split()))),
         demonstrations=SearchDemonstrationSettings(
             episodes=50000, noise=0.1, guessing=0.45, confusion=0.45, informed=0.1
+        ),
+        cloning=CloningSettings(),
+    ),
+    "webshop": TinyRecipe(
+        environment="webshop",
+        environment_id="stepopsd/WebShop-v0",
+        environment_config={
+            "size": "tiny",
+            "max_turns": 8,
+            "think": "off",
+            "instructions": False,
+        },
+        phrase_words=tuple(sorted(set(_WEBSHOP_PHRASES.split()))),
+        demonstrations=ShopDemonstrationSettings(
+            episodes=12000, noise=0.05, dithering=0.3, haste=0.1, informed=0.1
         ),
         cloning=CloningSettings(),
     ),

@@ -16,7 +16,7 @@ SAMPLES_PER_TASK = 4
 """Sampled episodes of one task."""
 
 _EPISODES_AT_ONCE = 144
-_MAX_RESPONSE_TOKENS = 24
+_MAX_RESPONSE_TOKENS = 32
 
 
 def measure_success(

@@ -86,7 +86,7 @@ def test_every_retrieved_category_is_packaged() -> None:
     assert searched == set(environment_library(SearchQAEnv).categories)
 
 
-@pytest.mark.parametrize("name", ["alfworld", "search_qa"])
+@pytest.mark.parametrize("name", sorted(ENVIRONMENTS))
 def test_brief_skills_have_the_same_categories_and_fit_the_embedded_model(name: str) -> None:
     library = environment_library(ENVIRONMENTS[name], f"{name}_brief")
     assert set(library.categories) == set(environment_library(ENVIRONMENTS[name], name).categories)

@@ -12,8 +12,10 @@ from stepopsd_rllib.tiny.demonstrations import (
     Demonstration,
     DemonstrationSettings,
     SearchDemonstrationSettings,
+    ShopDemonstrationSettings,
     alfworld_demonstrations,
     search_qa_demonstrations,
+    webshop_demonstrations,
 )
 from stepopsd_rllib.tiny.tiny import RECIPES, chat_row
 from stepopsd_rllib.tiny.tiny_tokenizer import train_tokenizer
@@ -185,3 +187,43 @@ def test_a_wrong_query_of_search_demonstrations_is_corrected_and_not_learned():
     learned = [[turn.is_learned for turn in demonstration.turns] for demonstration in shown]
     assert any(turns[0] is False for turns in learned)
     assert all(turns[-1] for turns in learned)
+
+
+def shop_episodes(**habits):
+    settings = ShopDemonstrationSettings(episodes=100, **habits)
+    return webshop_demonstrations(RECIPES["webshop"].environment_config, settings, seed=0)
+
+
+def clicks(demonstration):
+    return [turn.response.partition("[")[2].partition("]")[0] for turn in demonstration.turns]
+
+
+def test_shop_demonstrations_without_habits_win_in_a_few_turns():
+    shown = shop_episodes()
+    assert all(demonstration.won for demonstration in shown)
+    assert np.mean([len(demonstration.turns) for demonstration in shown]) < 5.2
+    assert shown == shop_episodes()
+
+
+def test_habits_of_shop_demonstrations_are_learned_and_cost_wins():
+    hasty = shop_episodes(haste=1.0)
+    assert np.mean([demonstration.won for demonstration in hasty]) < 0.1
+    idle = shop_episodes(dithering=0.4)
+    assert all(demonstration.won or len(demonstration.turns) == 20 for demonstration in idle)
+    assert any("features" in clicks(demonstration) for demonstration in idle)
+    for demonstration in [*hasty, *idle]:
+        assert all(turn.is_learned for turn in demonstration.turns)
+
+
+def test_random_clicks_of_shop_demonstrations_are_not_learned_and_made_good():
+    shown = shop_episodes(noise=0.2)
+    assert np.mean([demonstration.won for demonstration in shown]) > 0.85
+    learned = [turn.is_learned for demonstration in shown for turn in demonstration.turns]
+    assert 0.7 < np.mean(learned) < 0.95
+
+
+def test_informed_shop_demonstrations_hold_skills_and_no_habits():
+    shown = shop_episodes(informed=0.5, haste=1.0)
+    told = [bool(d.privileged) or "- Search, choose, buy:" in d.first_message for d in shown]
+    assert 0.3 < np.mean(told) < 0.7
+    assert [demonstration.won for demonstration in shown] == told

@@ -64,6 +64,7 @@ class WebShopEnv(TextEnv):
     """
 
     thread_safe: ClassVar[bool] = True
+    embedded_model: ClassVar[str | Path | None] = "webshop"
     skill_libraries: ClassVar[Mapping[str, str | Path]] = {
         "webshop": _SKILLS / "full",
         "webshop_brief": _SKILLS / "brief",
