@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from stepopsd_envs.webshop.env import wanted_options
+from stepopsd_envs.webshop.expert import wanted_options
 from stepopsd_envs.webshop.nouns import packaged_nouns
 from stepopsd_envs.webshop.official import OfficialFiles, find_files, read_products
 from stepopsd_envs.webshop.reward import score_purchase

@@ -15,7 +15,7 @@ from stepopsd_envs.text_env import (
     require_choice,
 )
 from stepopsd_envs.webshop import protocol
-from stepopsd_envs.webshop.expert import GoalExpert
+from stepopsd_envs.webshop.expert import GoalExpert, wanted_options
 from stepopsd_envs.webshop.goals import Goal
 from stepopsd_envs.webshop.goods import DEPARTMENT_PATHS
 from stepopsd_envs.webshop.nouns import TAGGERS, TaggerName, noun_tagger
@@ -26,17 +26,16 @@ from stepopsd_envs.webshop.session import RESULTS_PER_PAGE, Effect, Session
 from stepopsd_envs.webshop.sizes import SIZE_SPECS, SIZES
 from stepopsd_envs.webshop.skill_rules import shopping_skills
 from stepopsd_envs.webshop.tasks import (
+    GOAL_KINDS,
     GOAL_SHUFFLES,
     SHUFFLE_SEED,
     SPLIT_SIZES,
-    GeneratedTasks,
+    GoalKind,
     GoalShuffle,
-    OfficialTasks,
     Task,
-    TaskSource,
+    task_source,
 )
 
-GOALS = ("synthetic", "human")
 REWARDS = ("success", "score")
 VALIDITIES = ("admissible", "format")
 
@@ -78,7 +77,7 @@ class WebShopEnv(TextEnv):
         *,
         data: str | Path | Mapping[str, str] = "generated",
         size: str = "tiny",
-        goals: Literal["synthetic", "human"] = "synthetic",
+        goals: GoalKind = "synthetic",
         num_products: int | None = None,
         goal_seed: int = SHUFFLE_SEED,
         goal_shuffle: GoalShuffle = "fixed",
@@ -135,7 +134,7 @@ class WebShopEnv(TextEnv):
         refuse_unknown_keys(WebShopEnv, unknown)
         for key, value, known in (
             ("size", size, SIZES),
-            ("goals", goals, GOALS),
+            ("goals", goals, GOAL_KINDS),
             ("goal_shuffle", goal_shuffle, GOAL_SHUFFLES),
             ("observation_mode", observation_mode, OBSERVATION_MODES),
             ("think", think, THINK_MODES),
@@ -158,7 +157,7 @@ class WebShopEnv(TextEnv):
             results_per_page = SIZE_SPECS[size].results_per_page if is_generated else None
         else:
             _require_positive("results_per_page", results_per_page, int)
-        self._source = _task_source(
+        self._source = task_source(
             data,
             size,
             goals=goals,
@@ -361,67 +360,6 @@ class WebShopEnv(TextEnv):
         if purchase is not None:
             info["score_parts"] = purchase._asdict()
         return info
-
-
-def wanted_options(goal: Goal, product: Product) -> dict[str, str]:
-    """The option values to choose for a goal, by group.
-
-    Human goals name values without groups; the first group that has a value is taken.
-    """
-    chosen: dict[str, str] = {}
-    for option in goal.options:
-        if isinstance(option, tuple):
-            chosen[option[0]] = option[1]
-            continue
-        for group, values in product.options.items():
-            if option in values and group not in chosen:
-                chosen[group] = option
-                break
-    return chosen
-
-
-def _task_source(
-    data: str | Path | Mapping[str, str],
-    size: str,
-    *,
-    goals: str,
-    num_products: int | None,
-    goal_seed: int,
-    goal_shuffle: GoalShuffle,
-    split_sizes: Sequence[int],
-) -> TaskSource:
-    if num_products is not None:
-        _require_positive("num_products", num_products, int)
-    if isinstance(goal_seed, bool) or not isinstance(goal_seed, int) or goal_seed < 0:
-        raise ValueError(f"goal_seed={goal_seed!r} must be a whole number, at least 0.")
-    sizes = tuple(split_sizes) if isinstance(split_sizes, Sequence) else ()
-    if len(sizes) != 2 or not all(type(count) is int and count > 0 for count in sizes):
-        raise ValueError(
-            f"split_sizes={split_sizes!r} must be two whole numbers above 0: goals of valid_unseen "
-            "and of valid_seen."
-        )
-    if data == "generated":
-        for key, value, default in (
-            ("goals", goals, "synthetic"),
-            ("num_products", num_products, None),
-            ("goal_shuffle", goal_shuffle, "fixed"),
-            ("split_sizes", sizes, SPLIT_SIZES),
-            ("goal_seed", goal_seed, SHUFFLE_SEED),
-        ):
-            if value != default:
-                raise ValueError(
-                    f"{key}={value!r} with data='generated': generated shops have synthetic goals "
-                    "and splits of their own. Leave it out, or name official files in data."
-                )
-        return GeneratedTasks(size)
-    return OfficialTasks(
-        data,
-        human=goals == "human",
-        num_products=num_products,
-        goal_seed=goal_seed,
-        goal_shuffle=goal_shuffle,
-        split_sizes=(sizes[0], sizes[1]),
-    )
 
 
 def _require_positive(key: str, value: Any, kinds: type | tuple[type, ...]) -> None:

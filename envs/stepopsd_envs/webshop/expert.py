@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from stepopsd_envs.webshop import pages
 from stepopsd_envs.webshop.goals import Goal
 from stepopsd_envs.webshop.lucene_words import lucene_words
+from stepopsd_envs.webshop.products import Product
 
 _MAX_RESULT_PAGES = 5
 
@@ -145,3 +146,20 @@ def query_of(goal: Goal) -> str:
     """A short query for a goal: its attributes, the kind of goods and the options."""
     values = [option[1] if isinstance(option, tuple) else option for option in goal.options]
     return " ".join([*goal.attributes, goal.query, *values]).lower()
+
+
+def wanted_options(goal: Goal, product: Product) -> dict[str, str]:
+    """The option values to choose for a goal, by group.
+
+    Human goals name values without groups; the first group that has a value is taken.
+    """
+    chosen: dict[str, str] = {}
+    for option in goal.options:
+        if isinstance(option, tuple):
+            chosen[option[0]] = option[1]
+            continue
+        for group, values in product.options.items():
+            if option in values and group not in chosen:
+                chosen[group] = option
+                break
+    return chosen

@@ -25,6 +25,8 @@ from stepopsd_envs.webshop.products import CatalogueError
 from stepopsd_envs.webshop.shop import MemoryShop, Shop
 from stepopsd_envs.webshop.sizes import SIZE_SPECS, SIZES
 
+GoalKind = Literal["synthetic", "human"]
+GOAL_KINDS: tuple[GoalKind, ...] = ("synthetic", "human")
 GoalShuffle = Literal["fixed", "verl_agent"]
 GOAL_SHUFFLES: tuple[GoalShuffle, ...] = ("fixed", "verl_agent")
 
@@ -204,6 +206,51 @@ class OfficialTasks:
 
     def _named(self, seed: int, places: Sequence[int]) -> tuple[str, ...]:
         return tuple(f"{self._source}-s{seed:05d}-g{place:07d}" for place in places)
+
+
+def task_source(
+    data: str | Path | Mapping[str, str],
+    size: str,
+    *,
+    goals: GoalKind,
+    num_products: int | None,
+    goal_seed: int,
+    goal_shuffle: GoalShuffle,
+    split_sizes: Sequence[int],
+) -> TaskSource:
+    """Returns the tasks that the environment's keys of these names ask for."""
+    if num_products is not None and (type(num_products) is not int or num_products <= 0):
+        raise ValueError(f"num_products={num_products!r} must be a whole number above 0.")
+    if isinstance(goal_seed, bool) or not isinstance(goal_seed, int) or goal_seed < 0:
+        raise ValueError(f"goal_seed={goal_seed!r} must be a whole number, at least 0.")
+    sizes = tuple(split_sizes) if isinstance(split_sizes, Sequence) else ()
+    if len(sizes) != 2 or not all(type(count) is int and count > 0 for count in sizes):
+        raise ValueError(
+            f"split_sizes={split_sizes!r} must be two whole numbers above 0: goals of valid_unseen "
+            "and of valid_seen."
+        )
+    if data == "generated":
+        for key, value, default in (
+            ("goals", goals, "synthetic"),
+            ("num_products", num_products, None),
+            ("goal_shuffle", goal_shuffle, "fixed"),
+            ("split_sizes", sizes, SPLIT_SIZES),
+            ("goal_seed", goal_seed, SHUFFLE_SEED),
+        ):
+            if value != default:
+                raise ValueError(
+                    f"{key}={value!r} with data='generated': generated shops have synthetic goals "
+                    "and splits of their own. Leave it out, or name official files in data."
+                )
+        return GeneratedTasks(size)
+    return OfficialTasks(
+        data,
+        human=goals == "human",
+        num_products=num_products,
+        goal_seed=goal_seed,
+        goal_shuffle=goal_shuffle,
+        split_sizes=(sizes[0], sizes[1]),
+    )
 
 
 @functools.lru_cache(maxsize=_CACHED_SHOPS)
