@@ -39,8 +39,6 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.config_keys import FLAG, Check, is_number, key, number, one_of, or_none, whole
-from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
-from stepopsd_rllib.connectors.branch_teacher import BranchTeacher
 from stepopsd_rllib.connectors.columns import (
     ADVANTAGES,
     BEHAVIOUR_LOG_PROBS,
@@ -51,7 +49,6 @@ from stepopsd_rllib.connectors.columns import (
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.row_log_probs import RowLogProbs
-from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.connectors.token_batch import TokenBatch
 from stepopsd_rllib.models.causal_lm import View
 from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, KLEstimator, kl_divergence
@@ -65,10 +62,6 @@ from stepopsd_rllib.objectives.surrogate import (
 from stepopsd_rllib.training.agent_algorithm import AgentAlgorithm
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.learner import TokenLearner
-
-CREDITING = (AdvantageShaping, TeacherGap, BranchTeacher)
-"""Connectors that tell the tokens of an episode apart, so that there is credit to look at."""
-
 
 class GRPOConfig(AgentConfig):
     """Configuration of GRPO. Defaults follow the ALFWorld setting of the verl-agent family."""
@@ -149,10 +142,12 @@ class GRPOConfig(AgentConfig):
     credit_trace_interval: int = key(
         10,
         whole(0),
-        "updates between samples of token credit in `credit.jsonl`, of methods that tell the "
-        "tokens of an episode apart; 0: none",
+        "updates between samples of episodes, with the credit of every token, in `credit.jsonl`; "
+        "0: none",
     )
-    credit_trace_episodes: int = key(4, whole(1), "episodes of a sample in `credit.jsonl`")
+    credit_trace_episodes: int = key(
+        8, whole(1), "episodes of a sample in `credit.jsonl`; groups with an advantage come first"
+    )
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type[TokenLearner]:
@@ -167,10 +162,7 @@ class GRPOConfig(AgentConfig):
         pipeline: Any = super().build_learner_connector(
             input_observation_space, input_action_space, device
         )
-        pieces = self.learner_connectors()
-        if any(isinstance(piece, CREDITING) for piece in pieces):
-            pieces.append(self.credit_trace())
-        for piece in reversed(pieces):
+        for piece in reversed([*self.learner_connectors(), self.credit_trace()]):
             pipeline.prepend(piece)
         pipeline.append(NumpyToTensor(as_learner_connector=True, device=device))
         return pipeline
