@@ -63,6 +63,7 @@ from stepopsd_rllib.training.agent_algorithm import AgentAlgorithm
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.learner import TokenLearner
 
+
 class GRPOConfig(AgentConfig):
     """Configuration of GRPO. Defaults follow the ALFWorld setting of the verl-agent family."""
 

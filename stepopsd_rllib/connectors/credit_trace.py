@@ -42,7 +42,6 @@ Entropies are not here: they are known in the update alone, behind the pipeline.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -132,7 +131,7 @@ class CreditTrace(LearnerConnector):
         turns, prompt = [], ""
         for k in range(len(episode.turns)):
             before, prompt = prompt, self.decode(episode.turns[k].prompt_ids.tolist())
-            kept = len(os.path.commonprefix([before, prompt])) if rows[1:] else 0
+            kept = _num_shared(before, prompt) if episode.context == "window" else 0
             b = rows[k] if episode.context == "window" else rows[0]
             turn = self._turn(batch, n, k, b)
             turns.append(turn | {"prompt": _shortened(prompt[kept:]), "prompt_kept": kept})
@@ -188,6 +187,12 @@ class CreditTrace(LearnerConnector):
         if token not in self._texts:
             self._texts[token] = self.decode([token])
         return self._texts[token]
+
+
+def _num_shared(before: str, text: str) -> int:
+    """Characters with which both begin."""
+    differ = (i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b)
+    return next(differ, min(len(before), len(text)))
 
 
 def _shortened(text: str) -> str:
