@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     _add_evaluate(commands)
     _add_report(commands)
+    _add_inspect(commands)
     _add_keys(commands)
     _add_play(commands)
     _add_build_tiny(commands)
@@ -175,6 +176,23 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Read a run folder and write its table and curves.png again; needs no Ray.",
     )
     report.add_argument("run", metavar="RUN", help="a run folder or one trial folder in it")
+
+
+def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="look at a run: curves, episodes, the credit of every token",
+        description="Write one self-contained HTML page about a run, or about several to compare "
+        "them; needs no Ray and no network.",
+    )
+    inspect.add_argument("runs", metavar="RUN", nargs="+", help="a run folder or a trial folder")
+    inspect.add_argument(
+        "--output", metavar="FILE", help="the page (default: inspect.html in the first folder)"
+    )
+    inspect.add_argument(
+        "--serve", action="store_true", help="serve the page instead, made anew at every visit"
+    )
+    inspect.add_argument("--port", type=int, default=8080, help="port of --serve (default: 8080)")
 
 
 def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -71,6 +71,14 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import inspection
+
+    if options.serve:
+        return inspection.serve(options.runs, port=options.port)
+    return inspection.write(options.runs, options.output)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import checkpoints
 
@@ -150,6 +158,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "runs": _runs,
     "report": _report,
+    "inspect": _inspect,
     "keys": _keys,
     "play": _play,
     "build-tiny": _build_tiny,

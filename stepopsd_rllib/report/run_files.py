@@ -107,13 +107,20 @@ def read_trial(folder: str | Path) -> Trial:
     """Reads one trial folder. A last line cut short by a killed run is left out."""
     folder = Path(folder)
     rows = list(_json_lines(folder / RESULTS))
+    return trial_of(folder, rows, read_episodes(folder) if (folder / EPISODES).is_file() else None)
+
+
+def trial_of(
+    folder: Path, rows: Sequence[Mapping[str, Any]], episodes: Sequence[Mapping[str, Any]] | None
+) -> Trial:
+    """A trial from the rows of its files; `episodes` is None where there is no evaluation.jsonl."""
     results = [_flat(row) for row in rows]
     return Trial(
         folder=folder,
         # A trial that resumed from a checkpoint repeats iterations: the later one counts.
         results=list({row["training_iteration"]: row for row in results}.values()),
         config=rows[-1].get("config", {}) if rows else {},
-        evaluations=_evaluations(folder, results),
+        evaluations=_evaluations(results, episodes),
     )
 
 
@@ -122,12 +129,14 @@ def read_episodes(folder: str | Path) -> list[dict[str, Any]]:
     return list(_json_lines(Path(folder) / EPISODES))
 
 
-def _evaluations(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Evaluation]:
+def _evaluations(
+    results: Sequence[Mapping[str, Any]], episodes: Sequence[Mapping[str, Any]] | None
+) -> list[Evaluation]:
     """From evaluation.jsonl, which has them all; from the results where that file is missing."""
     found: dict[int, Evaluation] = {}
-    if (folder / EPISODES).is_file():
+    if episodes is not None:
         rows: dict[int, dict[str, Mapping[str, Any]]] = {}
-        for row in read_episodes(folder):  # a resumed trial repeats rows: the later one counts
+        for row in episodes:  # a resumed trial repeats rows: the later one counts
             rows.setdefault(row["iteration"], {})[row["task_id"]] = row
         found = {
             iteration: _evaluation_of_rows(iteration, list(by_task.values()))
