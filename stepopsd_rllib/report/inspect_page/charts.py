@@ -111,8 +111,8 @@ def whiskers(rows: Sequence[tuple[float, float, float, int]], *, width: int = 26
             body.append(
                 Markup(
                     '<g stroke="{c}" fill="{c}"><line x1="{l:.1f}" x2="{h:.1f}" y1="{y}" y2="{y}" '
-                    'stroke-width="2" stroke-opacity="0.55"/><circle cx="{v:.1f}" cy="{y}" r="3.5"/>'
-                    "</g>"
+                    'stroke-width="2" stroke-opacity="0.55"/>'
+                    '<circle cx="{v:.1f}" cy="{y}" r="3.5"/></g>'
                 ).format(
                     c=COLOURS[style % len(COLOURS)],
                     l=width * low,
