@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     _add_inspect(commands)
+    _add_watch(commands)
     _add_keys(commands)
     _add_play(commands)
     _add_build_tiny(commands)
@@ -193,6 +194,17 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--serve", action="store_true", help="serve the page instead, made anew at every visit"
     )
     inspect.add_argument("--port", type=int, default=8080, help="port of --serve (default: 8080)")
+
+
+def _add_watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    watch = commands.add_parser(
+        "watch",
+        help="follow a run in the terminal",
+        description="Follow a run from its files: progress, time left, last values. Ctrl-C ends "
+        "the watching, not the run.",
+    )
+    watch.add_argument("run", metavar="RUN", help="a run folder or a trial folder")
+    watch.add_argument("--once", action="store_true", help="show what there is, and end")
 
 
 def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -79,6 +79,12 @@ def _inspect(options: argparse.Namespace) -> int:
     return inspection.write(options.runs, options.output)
 
 
+def _watch(options: argparse.Namespace) -> int:
+    from stepopsd_rllib.commands import watching
+
+    return watching.watch(options.run, once=options.once)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import checkpoints
 
@@ -159,6 +165,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "runs": _runs,
     "report": _report,
     "inspect": _inspect,
+    "watch": _watch,
     "keys": _keys,
     "play": _play,
     "build-tiny": _build_tiny,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
@@ -13,9 +12,8 @@ from ray.tune.experiment import Trial
 from ray.tune.utils import flatten_dict
 
 from stepopsd_rllib.commands.stop_keys import never_met
+from stepopsd_rllib.commands.time_left import TimeLeft
 
-# Iterations whose mean duration predicts the rest; recent ones, as episodes get shorter or longer.
-RECENT_ITERATIONS = 10
 # Result key, label, how the value is written.
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("env_runners/success_rate", "success", "{:.1%}".format),
@@ -88,7 +86,7 @@ class ProgressLines(tune.Callback):
         self._stop = stop
         self._write = write
         self._name = label
-        self._seconds: dict[str, deque[float]] = {}
+        self._left: dict[str, TimeLeft] = {}
         self._shown_evaluation: dict[str, int] = {}
         self._started = time.monotonic()
 
@@ -122,10 +120,10 @@ class ProgressLines(tune.Callback):
         """Prints the result's line, and its evaluation's where it is a new one."""
         flat = flatten_dict(result)
         label = self._label(trial, trials)
-        seconds = self._seconds.setdefault(trial.trial_id, deque(maxlen=RECENT_ITERATIONS))
-        seconds.append(flat["time_this_iter_s"])
+        left = self._left.setdefault(trial.trial_id, TimeLeft(self._stop.stop, trial.config))
+        left.take(flat)
         more = trial.config.get("progress_metrics") or {}
-        self._write(label + iteration_line(flat, self._stop.stop, seconds, more))
+        self._write(label + iteration_line(flat, self._stop.stop, left.seconds(flat), more))
         made_at = flat.get("evaluation/iteration")
         if made_at is not None and self._shown_evaluation.get(trial.trial_id) != made_at:
             self._shown_evaluation[trial.trial_id] = made_at
@@ -138,7 +136,7 @@ class ProgressLines(tune.Callback):
 def iteration_line(
     flat: Mapping[str, Any],
     stop: Mapping[str, float],
-    recent_seconds: Iterable[float],
+    seconds_left: float | None = None,
     more: Mapping[str, str] | None = None,
 ) -> str:
     """One training iteration: number, what was learned, its duration and the time left.
@@ -146,7 +144,7 @@ def iteration_line(
     Args:
         flat: The result, nested keys joined by "/".
         stop: Result key -> number that ends the run.
-        recent_seconds: Durations of the last iterations.
+        seconds_left: Until the run ends; None where that cannot be foreseen.
         more: The key `progress_metrics`: result key -> label. A result without it shows "-".
     """
     number = str(flat["training_iteration"])
@@ -160,9 +158,8 @@ def iteration_line(
     if errors:
         parts.append(f"not counted: {errors} (errors.jsonl)")
     parts.append(f"{flat['time_this_iter_s']:.1f} s")
-    left = seconds_left(flat, stop, list(recent_seconds))
-    if left is not None:
-        parts.append(f"{clock(left)} left")
+    if seconds_left is not None:
+        parts.append(f"{clock(seconds_left)} left")
     return "  ".join(parts)
 
 
@@ -198,19 +195,6 @@ def errors_in(flat: Mapping[str, Any], prefix: str) -> str:
         if key.startswith(f"{prefix}/status/") and key.endswith("_error") and count
     }
     return ", ".join(f"{status} {count:.0f}" for status, count in sorted(found.items()))
-
-
-def seconds_left(
-    flat: Mapping[str, Any], stop: Mapping[str, float], recent_seconds: list[float]
-) -> float | None:
-    """Seconds to the first limit that can be foreseen: iterations or time; None without either."""
-    candidates = []
-    if "training_iteration" in stop:
-        iterations = max(0.0, stop["training_iteration"] - flat["training_iteration"])
-        candidates.append(iterations * sum(recent_seconds) / len(recent_seconds))
-    if "time_total_s" in stop:
-        candidates.append(max(0.0, stop["time_total_s"] - flat["time_total_s"]))
-    return min(candidates) if candidates else None
 
 
 def clock(seconds: float) -> str:

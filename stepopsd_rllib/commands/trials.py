@@ -17,6 +17,7 @@ from stepopsd_rllib.commands.progress import ProgressLines, StopConditions
 from stepopsd_rllib.commands.result_lines import ResultLines
 from stepopsd_rllib.commands.run_file import PlannedTrial, Run
 from stepopsd_rllib.commands.storage import Storage
+from stepopsd_rllib.commands.tensorboard_samples import TensorBoardSamples
 from stepopsd_rllib.training.checkpointed_algorithm import remove_partial
 
 
@@ -54,6 +55,9 @@ def run_trials(
             callbacks=[
                 ProgressLines(stop, write, label=lambda trial: labels[str(trial.custom_dirname)]),
                 ResultLines(),
+                TensorBoardSamples(
+                    {t.folder: {"run": t.example.run, **t.example.config} for t in chosen}
+                ),
                 keeper,
                 KeptCheckpoints(
                     run.example.keep_checkpoints_num,

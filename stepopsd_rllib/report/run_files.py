@@ -114,7 +114,7 @@ def trial_of(
     folder: Path, rows: Sequence[Mapping[str, Any]], episodes: Sequence[Mapping[str, Any]] | None
 ) -> Trial:
     """A trial from the rows of its files; `episodes` is None where there is no evaluation.jsonl."""
-    results = [_flat(row) for row in rows]
+    results = [flat_result(row) for row in rows]
     return Trial(
         folder=folder,
         # A trial that resumed from a checkpoint repeats iterations: the later one counts.
@@ -174,7 +174,7 @@ def _wins_of_rows(rows: Sequence[Mapping[str, Any]]) -> Wins:
 
 def evaluation_of(row: Mapping[str, Any]) -> Evaluation:
     """The evaluation in one result, nested as the algorithm returns it or flat."""
-    row = _flat(row)
+    row = flat_result(row)
     return Evaluation(
         iteration=int(row["evaluation/iteration"]),
         total=_wins(row, "evaluation"),
@@ -225,14 +225,14 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
             refusal = error  # the last line of a run that was killed, unless another follows
 
 
-def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_result(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts with their keys joined by "/"; the training config is left out."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if key == "config":
             continue
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
+            flat |= flat_result(value, f"{prefix}{key}/")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

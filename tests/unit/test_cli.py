@@ -102,14 +102,14 @@ RESULT = {
 
 
 def test_an_iteration_line_counts_in_equal_width_and_foresees_the_end():
-    line = progress.iteration_line(RESULT, {"training_iteration": 60}, [4.0, 6.0])
+    line = progress.iteration_line(RESULT, {"training_iteration": 60}, 255.0)
     assert line == "iteration  9/60  success 25.0%  4.0 s  4:15 left"
 
 
 def test_a_run_can_have_columns_of_its_own():
     more = {"learners/default_policy/gate_mean": "gate", "no/such": "other"}
     result = RESULT | {"learners/default_policy/gate_mean": 0.123456}
-    line = progress.iteration_line(result, {}, [4.0], more)
+    line = progress.iteration_line(result, {}, None, more)
     assert line == "iteration 9  success 25.0%  gate 0.1235  other -  4.0 s"
 
 
@@ -131,7 +131,7 @@ def test_the_page_of_all_keys_is_up_to_date():
 
 def test_episodes_that_broke_are_seen_in_the_line():
     errors = {"env_runners/status/tool_error": 3.0, "env_runners/status/sampler_error": 0.0}
-    line = progress.iteration_line(RESULT | errors, {}, [4.0])
+    line = progress.iteration_line(RESULT | errors, {})
     assert line == "iteration 9  success 25.0%  not counted: tool_error 3 (errors.jsonl)  4.0 s"
     rates = {f"evaluation/success_rate{end}": 0.5 for end in ("", "_low", "_high")}
     evaluation = {"evaluation/iteration": 0, "evaluation/num_episodes": 2, **rates}
@@ -141,12 +141,6 @@ def test_episodes_that_broke_are_seen_in_the_line():
     assert line.endswith("50.0% [50.0%, 50.0%] of 2 of 134 tasks")
     evaluation |= {"evaluation/num_episodes": 0, "evaluation/status/tool_error": 3}
     assert progress.evaluation_line(evaluation).endswith("no task was counted (tool_error 3)")
-
-
-def test_the_nearest_limit_gives_the_time_left():
-    stop = {"training_iteration": 60, "time_total_s": 80}
-    assert progress.seconds_left(RESULT, stop, [5.0]) == 30.0
-    assert progress.seconds_left(RESULT, {"evaluation/success_rate": 0.9}, [5.0]) is None
 
 
 def test_hours_are_shown_where_there_are_some():

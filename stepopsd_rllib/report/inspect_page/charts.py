@@ -43,7 +43,7 @@ class Line:
 
 def share(value: float) -> str:
     """A share as per cent."""
-    return f"{value:.0%}"
+    return f"{100 * value:.3g}%"
 
 
 def plain(value: float) -> str:

@@ -16,6 +16,7 @@ from stepopsd_rllib.report.run_files import EPISODES, RESULTS, Trial, trial_of
 
 ERRORS = "errors.jsonl"
 SAMPLES = "credit.jsonl"
+RUN_FILE = "run.json"
 SCHEMAS = (1, 2, 3)
 """Versions of the records of `credit.jsonl` that can be shown."""
 SAMPLE_BYTES = 16 * 2**20
@@ -42,6 +43,7 @@ class InspectedTrial:
         error_rows: Rows of `errors.jsonl`.
         samples: Records of `credit.jsonl`, in order.
         notes: What is missing or could not be read, a sentence each.
+        asked: What `run.json` says of the trial: method, keys as written, source; or {}.
     """
 
     name: str
@@ -50,6 +52,7 @@ class InspectedTrial:
     error_rows: list[Row] = field(default_factory=list)
     samples: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    asked: Row = field(default_factory=dict)
 
 
 def inspected_folders(run: str | Path) -> list[Path]:
@@ -92,7 +95,19 @@ def read_inspected(folder: Path, name: str) -> InspectedTrial:
         error_rows=_rows(folder / ERRORS, notes, ""),
         samples=_samples(folder / SAMPLES, notes),
         notes=notes,
+        asked=asked_of(folder),
     )
+
+
+def asked_of(folder: Path) -> Row:
+    """What the run folder's `run.json` says of one of its trials; {} where it says nothing."""
+    try:
+        run = json.loads((folder.parent / RUN_FILE).read_text(encoding="utf-8"))
+        found = run["trials"][folder.name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    is_known = isinstance(found, dict) and isinstance(found.get("config", {}), dict)
+    return {"package": run.get("package", ""), **found} if is_known else {}
 
 
 def _is_trial(folder: Path) -> bool:

@@ -50,11 +50,12 @@ def headline(inspected: InspectedTrial) -> dict[str, str]:
     trial = inspected.trial
     last = trial.results[-1] if trial.results else {}
     facts = {
-        "method": str(trial.config.get("_algo_name") or last.get("algorithm") or ""),
+        "method": str(inspected.asked.get("run", "")),
         "environment": str(trial.config.get("env") or ""),
         "model": str(trial.config.get("language_model") or ""),
         "iterations": str(last.get("training_iteration", "")),
         "time": _duration(last.get("time_total_s")),
+        "version": str(inspected.asked.get("package", "")),
         "last result": str(last.get("date", "")).replace("_", " "),
     }
     evaluations = trial.evaluations
@@ -126,6 +127,11 @@ def config_rows(trials: Sequence[InspectedTrial]) -> list[tuple[str, list[str], 
     keys = sorted({str(key) for trial in trials for key in trial.trial.config})
     rows = [(key, [_value(trial.trial.config.get(key)) for trial in trials]) for key in keys]
     return [(key, values, len(set(values)) > 1) for key, values in rows]
+
+
+def written_rows(inspected: InspectedTrial) -> list[tuple[str, str]]:
+    """The keys that the example sets, as it writes them."""
+    return [(key, _value(value)) for key, value in inspected.asked.get("config", {}).items()]
 
 
 def shown(estimate: Estimate, *, sign: str = "") -> str:

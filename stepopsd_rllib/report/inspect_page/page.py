@@ -152,6 +152,8 @@ def _facts(inspected: InspectedTrial, number: int) -> dict[str, Any]:
         "headline": overview.headline(inspected),
         "notes": inspected.notes,
         "errors": overview.errors_by_name(inspected),
+        "written": overview.written_rows(inspected),
+        "source": str(inspected.asked.get("source", "")),
         "time": [
             (name, seconds, charts.COLOURS[i % len(charts.COLOURS)])
             for i, (name, seconds) in enumerate(overview.time_parts(inspected))
