@@ -58,9 +58,10 @@ class TensorBoardSamples(tune.Callback):
         writer = SummaryWriter(str(folder), filename_suffix=SUFFIX)
         self._writers[trial.trial_id] = writer
         values = hyper_parameters(self._written.get(folder.name, {}))
-        if values:
+        events = writer.file_writer
+        if values and events is not None:
             for summary in hparams(values, dict.fromkeys(METRICS, 0.0)):
-                writer.file_writer.add_summary(summary)
+                events.add_summary(summary)
             writer.flush()
 
     def on_trial_result(

@@ -29,6 +29,7 @@ from stepopsd_rllib.report.inspect_page.inspected_files import (
 )
 
 PAGE = "inspect.html"
+_PACKAGE = "stepopsd_rllib.report.inspect_page"
 PRESENT = 20
 """Most trials on a page: beyond, colours and columns cannot be told apart."""
 
@@ -80,7 +81,7 @@ def page_of(runs: Sequence[str | Path]) -> str:
     script = "\n".join(_source(name) for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
-        loader=FileSystemLoader(str(resources.files(__package__) / "templates")),
+        loader=FileSystemLoader(str(resources.files(_PACKAGE) / "templates")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -212,4 +213,4 @@ def _finite(value: Any) -> Any:
 
 
 def _source(name: str) -> str:
-    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8")
