@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ PANELS = (
 )
 TIMERS = (("sample", "sampling"), ("update", "update"), ("weight_sync", "weight sync"))
 _NONE = Wins(won=0, episodes=0)
+_ABSENT = "–"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +127,9 @@ def errors_by_name(inspected: InspectedTrial) -> list[tuple[str, str, int]]:
 def config_rows(trials: Sequence[InspectedTrial]) -> list[tuple[str, list[str], bool]]:
     """Every key, its value in each trial, and whether the trials differ in it."""
     keys = sorted({str(key) for trial in trials for key in trial.trial.config})
-    rows = [(key, [_value(trial.trial.config.get(key)) for trial in trials]) for key in keys]
+    rows = [
+        (key, [_value(trial.trial.config.get(key, _ABSENT)) for trial in trials]) for key in keys
+    ]
     return [(key, values, len(set(values)) > 1) for key, values in rows]
 
 
@@ -223,5 +227,6 @@ def _duration(seconds: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    text = "none" if value is None else str(value)
+    # The address of a function differs from run to run and says nothing.
+    text = "none" if value is None else re.sub(r" at 0x[0-9a-f]+>", ">", str(value))
     return text if len(text) <= 200 else f"{text[:200]} …"
