@@ -4,7 +4,10 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pyarrow.fs
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -13,6 +16,7 @@ from tensorboardX import SummaryWriter
 import stepopsd_cli
 from stepopsd_rllib.commands import watching
 from stepopsd_rllib.commands.tensorboard_samples import (
+    TensorBoardSamples,
     as_markdown,
     hyper_parameters,
     write_samples,
@@ -137,3 +141,21 @@ def test_tensorboard_reads_histograms_texts_and_lengths_back(tmp_path):
 def test_hyper_parameters_are_the_keys_with_one_value():
     written = {"run": "GRPO", "lr": 1e-4, "env_config": {"size": "tiny"}, "adam_betas": [0.9, 0.99]}
     assert hyper_parameters(written) == {"run": "GRPO", "lr": 1e-4, "env_config.size": "tiny"}
+
+
+def test_a_trial_writes_its_samples_once_and_its_keys_for_the_hparams_tab(tmp_path):
+    storage = SimpleNamespace(
+        storage_filesystem=pyarrow.fs.LocalFileSystem(), trial_fs_path=str(tmp_path / "house")
+    )
+    trial: Any = SimpleNamespace(trial_id="one", storage=storage)  # as Tune hands it over
+    callback = TensorBoardSamples({"house": {"run": "GRPO", "lr": 1e-4}})
+    callback.on_trial_start(0, [trial], trial)
+    write_run(tmp_path / "house", samples=8)
+    for iteration in (1, 2):
+        callback.on_trial_result(0, [trial], trial, {"training_iteration": iteration})
+    callback.on_trial_complete(0, [trial], trial)
+    events = EventAccumulator(str(tmp_path / "house"), size_guidance={"tensors": 0}).Reload()
+    assert [event.step for event in events.Histograms("credit/gap")] == [1]
+    plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    assert plugin.plugin_name == "hparams"
+    assert b"GRPO" in plugin.content and b"lr" in plugin.content
