@@ -28,7 +28,8 @@ Departures:
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -50,7 +51,7 @@ from stepopsd_rllib.connectors.columns import (
     TURN_INDEX,
 )
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
-from stepopsd_rllib.connectors.turn_states import turn_states
+from stepopsd_rllib.connectors.turn_states import require_anchor, turn_states
 from stepopsd_rllib.objectives.adrs import adrs_shaping, token_gate, usefulness_gate
 from stepopsd_rllib.objectives.advantages import group_scales
 from stepopsd_rllib.objectives.shaping import Shaping
@@ -109,6 +110,13 @@ class ADRSConfig(SkillTeacherConfig):
                 "teacher_reward_weight=0 for GRPO."
             )
         super().validate()
+
+    @override(SkillTeacherConfig)
+    def check_first_task(self, info: Mapping[str, Any]) -> None:
+        """Refuses an environment that does not name the states that the gate compares."""
+        super().check_first_task(info)
+        if self.uses_teacher() and self.usefulness == "states":
+            require_anchor(info, method="ADRS", env=self.env_class().__name__)
 
     @override(SkillTeacherConfig)
     def uses_teacher(self) -> bool:

@@ -30,8 +30,10 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.shared.keys import LARGEST_RETURN
+from stepopsd_rllib.algorithms.shared.returns import largest_return
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
-from stepopsd_rllib.config_keys import FLAG, key, number, one_of, or_none
+from stepopsd_rllib.config_keys import FLAG, key, number, one_of
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
 from stepopsd_rllib.connectors.columns import EPISODE_INDEX, SCORES, TURN_INDEX
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
@@ -68,27 +70,14 @@ class AgentOPSDConfig(SkillTeacherConfig):
     signed_moves: bool = key(
         True, FLAG, "sign of the moves; false takes their magnitude alone (an ablation)"
     )
-    largest_return: float | None = key(
-        None,
-        or_none(number(above=0)),
-        "return of a perfect episode; none takes what the environment says",
-    )
+    largest_return: float | None = LARGEST_RETURN
 
     @override(SkillTeacherConfig)
     def validate(self) -> None:
         """Checks that a prior can be formed."""
         super().validate()
-        if self.uses_teacher() and self.largest_return is None:
-            self._require_largest_return()
-
-    def _require_largest_return(self) -> None:
-        env = self.env_class()
-        if not env.says("largest_return"):
-            self._value_error(
-                f"config.largest_return=None: AgentOPSD's prior is the mean return over the "
-                f"largest one, and {env.__name__} does not say it. Define "
-                f"{env.__name__}.largest_return(env_config), or set largest_return."
-            )
+        if self.uses_teacher():
+            largest_return(self, "AgentOPSD's prior is the mean return over the largest one")
 
     @override(SkillTeacherConfig)
     def uses_teacher(self) -> bool:
@@ -110,7 +99,7 @@ class AgentOPSDConfig(SkillTeacherConfig):
         """Ã of a batch."""
         columns = batch.columns
         advantages_BT, gap_BT, mask_BT, is_scored_BT = gap_columns(batch)
-        largest = self.largest_return or self.env_class().largest_return(self.env_config)
+        largest = largest_return(self, "AgentOPSD")
         shaped_BT = agentopsd_advantages(
             advantages_BT,
             gap_BT,

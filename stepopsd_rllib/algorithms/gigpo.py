@@ -1,7 +1,8 @@
 """GiGPO: turns taken from the same state are compared with one another (arXiv:2505.10978).
 
-No teacher. With G_k = r_k + γ·G_{k+1} the discounted return from turn k on (invalid-action
-penalties included), and anchor groups of the turns of a task's rollouts that saw the same state,
+No teacher. With G_k = r_k + γ·G_{k+1} the discounted return of the environment's rewards from turn
+k on, then less the penalty of the turn's own invalid action, and anchor groups of the turns of a
+task's rollouts that saw the same state,
 
     A_step = G − mean(G of the anchor group)
     A      = A_outcome + ω·A_step                         ω = step_weight
@@ -12,26 +13,25 @@ A turn alone in its state gets no step advantage. The functions are in
 The anchor is the environment's own text of the state (`info["anchor"]`), without history or list of
 actions. Both advantages are centred only, the paper's default; `normalize_advantages=True` divides
 both by their group's standard deviation. The authors' code takes group statistics over the rows of
-turns: `advantage_statistics="rows"`.
+turns: `advantage_statistics="rows"`. The paper writes the penalty into r_k; as in the authors' code
+it is not discounted back to earlier turns.
 """
 
 from __future__ import annotations
 
-from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.keys import STEP_DISCOUNT
+from stepopsd_rllib.algorithms.shared.states import StatesConfig
 from stepopsd_rllib.config_keys import key, number, or_none
-from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.columns import ADVANTAGES
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
-from stepopsd_rllib.connectors.turn_states import TurnStates, turn_states
 from stepopsd_rllib.objectives.gigpo import gigpo_shaping
 from stepopsd_rllib.objectives.shaping import Shaping
 
 
-class GiGPOConfig(GRPOConfig):
+class GiGPOConfig(StatesConfig):
     """Configuration of GiGPO; defaults follow the paper."""
 
     normalize_advantages = False
@@ -46,25 +46,17 @@ class GiGPOConfig(GRPOConfig):
         paper="0.95 in the authors' option",
     )
 
-    @override(GRPOConfig)
-    def learner_connectors(self) -> list[ConnectorV2]:
-        """GRPO's pieces, then the step advantage."""
-        pieces = super().learner_connectors()
-        return [*pieces, AdvantageShaping(shape=self.shape)] if self.step_weight > 0 else pieces
+    @override(StatesConfig)
+    def compares_states(self) -> bool:
+        """Whether the step advantage has a weight."""
+        return self.step_weight > 0
 
-    def turn_states(self, batch: LearnerBatch) -> TurnStates:
-        """States and returns of the turns of a batch."""
-        return turn_states(
-            batch.columns,
-            batch.episodes,
-            penalty=self.invalid_action_penalty,
-            discount=self.step_discount,
-            similarity=self.anchor_similarity,
-        )
-
+    @override(StatesConfig)
     def shape(self, batch: LearnerBatch) -> Shaping:
         """Compares every turn of a batch with its anchor group."""
-        states = self.turn_states(batch)
+        states = self.turn_states(
+            batch, discount=self.step_discount, similarity=self.anchor_similarity
+        )
         return gigpo_shaping(
             batch.columns[ADVANTAGES],
             states.return_S,

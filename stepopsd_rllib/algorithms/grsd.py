@@ -32,9 +32,9 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.shared.keys import ANALYZER
+from stepopsd_rllib.algorithms.shared.keys import ANALYZER, TEACHER_TEXT
 from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
-from stepopsd_rllib.algorithms.shared.skill_teacher import encode, require_room
+from stepopsd_rllib.algorithms.shared.skill_teacher import encode, require_room, text_control
 from stepopsd_rllib.config_keys import key, number, one_of, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
 from stepopsd_rllib.connectors.columns import EPISODE_INDEX, HAS_GUIDANCE, TURN_INDEX
@@ -52,6 +52,7 @@ from stepopsd_rllib.objectives.turns import turn_ids
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
+from stepopsd_rllib.teachers.text_control import TeacherText
 
 
 class GRSDConfig(GRPOConfig):
@@ -72,6 +73,8 @@ class GRSDConfig(GRPOConfig):
     guidance_max_tokens: int = key(
         512, whole(1, "tokens"), "cap of the guidance; what exceeds it is cut and counted"
     )
+
+    teacher_text: TeacherText = TEACHER_TEXT
 
     @override(GRPOConfig)
     def validate(self) -> None:
@@ -110,6 +113,7 @@ class GRSDConfig(GRPOConfig):
                 analyzer=self.make_analyzer(),
                 max_tokens=self.guidance_max_tokens,
                 encode=functools.partial(encode, self.tokenizer()),
+                control=text_control(self),
             ),
             TeacherGap(
                 position="prefix",

@@ -36,9 +36,9 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.shared.keys import ANALYZER
+from stepopsd_rllib.algorithms.shared.keys import ANALYZER, TEACHER_TEXT
 from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
-from stepopsd_rllib.algorithms.shared.skill_teacher import require_room
+from stepopsd_rllib.algorithms.shared.skill_teacher import require_room, text_control
 from stepopsd_rllib.config_keys import FLAG, key, number, one_of, or_none, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.columns import (
@@ -64,6 +64,7 @@ from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
 from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
 from stepopsd_rllib.teachers.skill_insertion import insert_skills
+from stepopsd_rllib.teachers.text_control import TeacherText
 
 
 class OPIDConfig(GRPOConfig):
@@ -100,6 +101,8 @@ class OPIDConfig(GRPOConfig):
     skill_max_tokens: int = key(
         256, whole(1, "tokens"), "cap of one skill; what exceeds it is cut from its end and counted"
     )
+
+    teacher_text: TeacherText = TEACHER_TEXT
 
     @override(GRPOConfig)
     def validate(self) -> None:
@@ -153,6 +156,7 @@ class OPIDConfig(GRPOConfig):
                 analyzer=self.make_analyzer(),
                 chat=chat,
                 max_tokens=self.skill_max_tokens,
+                control=text_control(self),
             ),
             SkillLogProbs(
                 route=self.route,

@@ -28,6 +28,7 @@ in front of every step, so that one pass over the episode scores all of its step
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -36,7 +37,13 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.shared.keys import HALF_WIDTH, REFRESH_INTERVAL, TEACHER
+from stepopsd_rllib.algorithms.shared.keys import (
+    HALF_WIDTH,
+    REFRESH_INTERVAL,
+    TEACHER,
+    TEACHER_TEXT,
+)
+from stepopsd_rllib.algorithms.shared.skill_teacher import encode, text_control
 from stepopsd_rllib.config_keys import FLAG, key, number, one_of, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.columns import (
@@ -57,6 +64,7 @@ from stepopsd_rllib.objectives.schedules import linear_decay
 from stepopsd_rllib.objectives.shaping import Shaping, stepopsd_shaping
 from stepopsd_rllib.objectives.stepopsd import stepopsd_advantages
 from stepopsd_rllib.objectives.steps import StepTokens
+from stepopsd_rllib.teachers.text_control import TeacherText
 
 
 class StepOPSDConfig(GRPOConfig):
@@ -116,6 +124,7 @@ class StepOPSDConfig(GRPOConfig):
     )
     teacher: Literal["stale", "live"] = replace(TEACHER, default="stale")
     teacher_refresh_interval: int = REFRESH_INTERVAL
+    teacher_text: TeacherText = TEACHER_TEXT
     student_log_probs: Literal["recomputed", "rollout"] = key(
         "recomputed",
         one_of("recomputed", "rollout"),
@@ -159,6 +168,16 @@ class StepOPSDConfig(GRPOConfig):
                 "action tag, or 'clean_step_no_observation'."
             )
 
+    @override(GRPOConfig)
+    def check_first_task(self, info: Mapping[str, Any]) -> None:
+        """Refuses golden hindsight where the environment has none."""
+        if self.hindsight == "golden" and not info.get("golden_rollout"):
+            raise ValueError(
+                f"config.hindsight='golden': {self.env} gives no golden rollout with this "
+                "env_config (no info['golden_rollout'] at reset). Use hindsight='peer', or data "
+                "that has golden rollouts."
+            )
+
     def lambda_at(self, update: int) -> float:
         """λ of an update, counted from 1."""
         return linear_decay(self.lambda_mix, step=update, decay_steps=self.lambda_decay_steps)
@@ -170,7 +189,6 @@ class StepOPSDConfig(GRPOConfig):
     @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then spans, hindsight, teacher, shaping."""
-        tokenizer = self.tokenizer()
         return [
             *super().learner_connectors(),
             StepSpans(
@@ -183,7 +201,8 @@ class StepOPSDConfig(GRPOConfig):
                 source=self.hindsight,
                 include_outcome=self.hindsight_outcome,
                 max_tokens=self.hindsight_max_tokens,
-                encode=functools.partial(_encode, tokenizer),
+                encode=functools.partial(encode, self.tokenizer()),
+                control=text_control(self),
             ),
             TeacherGap(
                 position=self.hindsight_position,
@@ -237,25 +256,7 @@ class StepOPSDConfig(GRPOConfig):
         return options
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 class StepOPSD(GRPO):
     """StepOPSD as an RLlib algorithm."""
-
-    @override(GRPO)
-    def setup(self, config: Any) -> None:
-        """Also refuses golden hindsight where the environment has none."""
-        super().setup(config)
-        if self.config.hindsight != "golden":
-            return
-        _, info = self._env.reset(seed=0, options={"task": self._env.tasks("train")[0]})
-        if not info.get("golden_rollout"):
-            raise ValueError(
-                f"config.hindsight='golden': {self.config.env} gives no golden rollout with this "
-                "env_config (no info['golden_rollout'] at reset). Use hindsight='peer', or data "
-                "that has golden rollouts."
-            )
 
     config_class = StepOPSDConfig

@@ -33,6 +33,7 @@ As in GiGPO a state is known by its text alone: all refusals with one wording ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,7 @@ from stepopsd_rllib.connectors.columns import (
     TAUGHT_WEIGHTS,
     TEACHER_LOG_PROBS,
 )
+from stepopsd_rllib.connectors.turn_states import require_anchor
 from stepopsd_rllib.objectives.sdar import gap_gate
 from stepopsd_rllib.objectives.ucob import (
     LARGEST_WEIGHT,
@@ -116,6 +118,13 @@ class UCOBConfig(GiGPOConfig):
         if self.distillation_coeff > 0:
             self._require_branches()
             self._require_model()
+
+    @override(GiGPOConfig)
+    def check_first_task(self, info: Mapping[str, Any]) -> None:
+        """Refuses an environment that does not name the states where branches meet."""
+        super().check_first_task(info)
+        if self.distillation_coeff > 0:
+            require_anchor(info, method="UCOB", env=self.env_class().__name__)
 
     def num_informed_rollouts(self) -> int:
         """Rollouts of a group with skills in their prompts: the first ones."""

@@ -9,7 +9,7 @@ micro-batches. B rows, T token positions, P taught tokens, K most likely tokens 
 | `agent_episodes` | the record: turns, texts, rewards, status | `TokenBatch` |
 | `hindsight` | `Hindsight`, what the teacher is told | `HindsightContext`, `SkillContext`, \
 `GroupGuidance` |
-| `episode_skills` | `EpisodeSkills`, or None | `EpisodeAnalysis` |
+| `episode_skills` | `EpisodeSkills`, or None | `EpisodeAnalysis`, `TurnFeedback` |
 """
 
 from __future__ import annotations
@@ -167,15 +167,15 @@ STEP_INDEX = _column(
     "step_index",
     torch.int64,
     "BT",
-    writer="StepSpans",
-    readers="TeacherGap, StepOPSD, CreditTrace",
+    writer="StepSpans or ActionTokens",
+    readers="TeacherGap, StepOPSD, SERL, CreditTrace",
     meaning="Turn of each token of its turn's span, -1 elsewhere.",
 )
 IS_SCORED = _column(
     "is_scored",
     torch.bool,
     "BT",
-    writer="TeacherGap or BranchTeacher",
+    writer="TeacherGap, ToldTurns or BranchTeacher",
     readers="distillation losses, diagnostics, CreditTrace",
     meaning="Whether the teacher judges the token.",
 )
@@ -183,16 +183,16 @@ TEACHER_LOG_PROBS = _column(
     "teacher_log_probs",
     torch.float32,
     "BT",
-    writer="TeacherGap or BranchTeacher",
+    writer="TeacherGap, ToldTurns or BranchTeacher",
     readers="distillation losses; ADRS, CreditTrace",
     meaning="Of the teacher, nats. Where it forwards nothing: TeacherGap puts the policy's, 0 if "
-    "they were not needed either, BranchTeacher 0.",
+    "they were not needed either, the others 0.",
 )
 LOG_PROB_GAP = _column(
     "log_prob_gap",
     torch.float32,
     "BT",
-    writer="TeacherGap",
+    writer="TeacherGap or ToldTurns",
     readers="the methods that shape by it; CreditTrace",
     meaning="Δ, the teacher's log-prob less the policy's, nats; 0 where the teacher forwards none.",
 )

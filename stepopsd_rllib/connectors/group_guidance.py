@@ -10,10 +10,11 @@ from ray.rllib.utils.annotations import override
 
 from stepopsd_rllib.connectors.analyzed_episodes import skills_of
 from stepopsd_rllib.connectors.columns import EPISODE_INDEX, HAS_GUIDANCE
-from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
+from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped, control_texts
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer, EpisodeSkills
+from stepopsd_rllib.teachers.text_control import TextControl
 
 GUIDANCE_HEADER = "Guidance from other attempts at this task."
 
@@ -33,13 +34,15 @@ class GroupGuidance(LearnerConnector):
         analyzer: EpisodeAnalyzer,
         max_tokens: int,
         encode: Callable[[str], list[int]],
+        control: TextControl | None = None,
         **kwargs: Any,
     ):
-        """Keeps analyzer, cap and the tokenizer's encoding without special tokens."""
+        """Keeps analyzer, cap, the tokenizer's encoding without special tokens, and the control."""
         super().__init__(**kwargs)
         self.analyzer = analyzer
         self.max_tokens = max_tokens
         self.encode = encode
+        self.control = control
 
     @override(LearnerConnector)
     def fill(self, batch: LearnerBatch) -> None:
@@ -50,8 +53,10 @@ class GroupGuidance(LearnerConnector):
         read = [episode for pair in pairs.values() for episode in pair]
         skills = skills_of(read, self.analyzer, batch.metrics)
         by_group: dict[int, Hindsight] = {}
-        for i, group in enumerate(pairs):
-            text = guidance_text(skills[2 * i], skills[2 * i + 1])
+        own = [guidance_text(skills[2 * i], skills[2 * i + 1]) for i in range(len(pairs))]
+        tasks = [success.task_id for success, _ in pairs.values()]
+        texts = control_texts(batch, self.control, own, tasks)
+        for group, text in zip(pairs, texts, strict=True):
             if text:
                 by_group[group] = capped(self.encode(text), self.max_tokens)
         batch.shared[HINDSIGHT] = told = [by_group.get(e.group, Hindsight()) for e in episodes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from ray.rllib.utils.annotations import override
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.teachers.contexts import InfoMode, hindsight_texts, render_episode
+from stepopsd_rllib.teachers.text_control import TextControl
 
 HINDSIGHT = "hindsight"
 """Key of `shared_data` under which `TeacherGap` finds a `Hindsight` for every episode."""
@@ -54,30 +55,30 @@ class HindsightContext(LearnerConnector):
         include_outcome: bool,
         max_tokens: int,
         encode: Callable[[str], list[int]],
+        control: TextControl | None = None,
         **kwargs: Any,
     ):
-        """Keeps the settings and the tokenizer's encoding without special tokens."""
+        """Keeps the settings, the tokenizer's encoding without special tokens, and the control."""
         super().__init__(**kwargs)
         self.source: HindsightSource = source
         self.include_outcome = include_outcome
         self.max_tokens = max_tokens
         self.encode = encode
+        self.control = control
 
     @override(LearnerConnector)
     def fill(self, batch: LearnerBatch) -> None:
         """Renders, encodes and caps the texts."""
         episodes = batch.episodes
-        texts = self._texts(episodes)
-        # All failures of a group read the same sibling: encode it once.
-        by_text = {
-            text: capped(self.encode(text), self.max_tokens) if text else Hindsight()
-            for text in dict.fromkeys(texts)
-        }
-        hindsights = [by_text[text] for text in texts]
-        batch.shared[HINDSIGHT] = hindsights
+        own = self._texts(episodes)
+        hindsights = self._encoded(own)
         arrived = self._arrived(episodes, hindsights)
         if arrived and not any(arrived):
             raise ValueError(self._nothing_arrived(len(arrived)))
+        texts = control_texts(batch, self.control, own, [e.task_id for e in episodes])
+        if texts != own:
+            hindsights = self._encoded(texts)
+        batch.shared[HINDSIGHT] = hindsights
         num_told = sum(bool(h.ids) for h in hindsights)
         counted = {
             "hindsight_share": num_told / max(1, len(hindsights)),
@@ -87,6 +88,14 @@ class HindsightContext(LearnerConnector):
             "hindsight_tokens_mean": sum(len(h.ids) for h in hindsights) / max(1, num_told),
         }
         batch.log(counted)
+
+    def _encoded(self, texts: list[str]) -> list[Hindsight]:
+        # All failures of a group read the same sibling: encode it once.
+        by_text = {
+            text: capped(self.encode(text), self.max_tokens) if text else Hindsight()
+            for text in dict.fromkeys(texts)
+        }
+        return [by_text[text] for text in texts]
 
     def _texts(self, episodes: list[AgentEpisode]) -> list[str]:
         uses_peers = self.source == "peer"
@@ -124,6 +133,25 @@ class HindsightContext(LearnerConnector):
             "sibling's text arrived: its turns are empty. The environment must give observations "
             "and info['action']."
         )
+
+
+def control_texts(
+    batch: LearnerBatch,
+    control: TextControl | None,
+    texts: Sequence[str],
+    tasks: Sequence[Hashable],
+) -> list[str]:
+    """What the teacher is told in the place of its own texts; drawn by the update's number.
+
+    Logs `teacher_text_replaced_share`, of the texts that there were, where there is a control.
+    """
+    if control is None or control.is_off:
+        return list(texts)
+    replaced = control.replaced(texts, tasks, seed=batch.update)
+    num_own = sum(bool(text.strip()) for text in texts)
+    num_replaced = sum(bool(text.strip()) for text in replaced)
+    batch.log({"teacher_text_replaced_share": num_replaced / max(1, num_own)})
+    return replaced
 
 
 def capped(ids: list[int], max_tokens: int) -> Hindsight:

@@ -7,10 +7,11 @@ from typing import Any
 
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, capped
+from stepopsd_rllib.connectors.hindsight import HINDSIGHT, capped, control_texts
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.teachers.skill_retrieval import SkillChoice, privileged_preamble
+from stepopsd_rllib.teachers.text_control import TextControl
 
 
 class SkillContext(LearnerConnector):
@@ -27,29 +28,34 @@ class SkillContext(LearnerConnector):
         choice: SkillChoice,
         max_tokens: int,
         encode: Callable[[str], list[int]],
+        control: TextControl | None = None,
         **kwargs: Any,
     ):
-        """Keeps choice, cap and the tokenizer's encoding without special tokens."""
+        """Keeps choice, cap, the tokenizer's encoding without special tokens, and the control."""
         super().__init__(**kwargs)
         self.choice = choice
         self.max_tokens = max_tokens
         self.encode = encode
+        self.control = control
 
     @override(LearnerConnector)
     def fill(self, batch: LearnerBatch) -> None:
         """Looks the skills up, encodes and caps them."""
-        by_task: dict[str, Hindsight] = {}
         episodes = batch.episodes
-        for episode in episodes:
-            if episode.task_id not in by_task:
-                by_task[episode.task_id] = self._prefix(episode)
-        batch.shared[HINDSIGHT] = prefixes = [by_task[episode.task_id] for episode in episodes]
-        if prefixes and not any(prefix.ids for prefix in prefixes):
+        first = {episode.task_id: episode for episode in reversed(episodes)}
+        own = [self._text(episode) for episode in first.values()]
+        if episodes and not any(text.strip() for text in own):
             raise RuntimeError(
-                f"config.skills ({self.choice.library.source}): not one of {len(prefixes)} "
+                f"config.skills ({self.choice.library.source}): not one of {len(episodes)} "
                 "episodes got a skill, so the teacher would be the student. Choose another library "
                 "or another skill_retrieval."
             )
+        texts = control_texts(batch, self.control, own, list(first))
+        by_task = {
+            task: capped(self.encode(privileged_preamble(text)), self.max_tokens)
+            for task, text in zip(first, texts, strict=True)
+        }
+        batch.shared[HINDSIGHT] = prefixes = [by_task[episode.task_id] for episode in episodes]
         lengths = [len(prefix.ids) for prefix in prefixes]
         counted = {
             "skill_share": sum(length > 0 for length in lengths) / max(1, len(lengths)),
@@ -58,10 +64,9 @@ class SkillContext(LearnerConnector):
         }
         batch.log(counted)
 
-    def _prefix(self, episode: AgentEpisode) -> Hindsight:
-        text = self.choice.text(
+    def _text(self, episode: AgentEpisode) -> str:
+        return self.choice.text(
             task_id=episode.task_id,
             task_type=episode.task_type,
             first_observation=episode.turns[0].observation,
         )
-        return capped(self.encode(privileged_preamble(text)), self.max_tokens)

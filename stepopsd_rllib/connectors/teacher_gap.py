@@ -181,18 +181,35 @@ class TeacherGap(LearnerConnector):
     def _student_log_probs(
         self, module: CausalLMModule, columns: Columns, is_needed_BT: Tensor
     ) -> tuple[Tensor, float]:
-        """The policy's log-probs [B, T], and how many tokens were forwarded for them."""
+        """What the teacher's are compared with, [B, T], and the tokens forwarded for it."""
         if self.student == "rollout":
             return columns[BEHAVIOUR_LOG_PROBS], 0
-        if OLD_LOG_PROBS in columns:
-            return columns[OLD_LOG_PROBS], 0
-        rows = is_needed_BT.any(dim=1).nonzero()[:, 0]
-        student_BT = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS])
-        if len(rows) == 0:
-            return student_BT, 0
-        part = {INPUT_IDS: columns[INPUT_IDS][rows], RESPONSE_MASK: is_needed_BT[rows]}
-        # A row is forwarded up to its last scored token.
-        position_T = torch.arange(is_needed_BT.shape[1])
-        part[LENGTHS] = (position_T * part[RESPONSE_MASK]).amax(dim=1) + 1
-        student_BT[rows] = Scorer(module, "policy", max_tokens=self.max_tokens).score_rows(part)
-        return student_BT, int(part[LENGTHS].sum())
+        return policy_log_probs(columns, module, is_needed_BT, max_tokens=self.max_tokens)
+
+
+def policy_log_probs(
+    columns: Columns, module: CausalLMModule, is_needed_BT: Tensor, *, max_tokens: int
+) -> tuple[Tensor, float]:
+    """The policy's log-probs before the update, and how many tokens were forwarded for them.
+
+    Args:
+        columns: Those of `TokenBatch`; `old_log_probs` where there are.
+        module: The language model.
+        is_needed_BT: Bool [B, T], tokens whose log-probs are wanted.
+        max_tokens: Budget of a forward pass.
+
+    Returns:
+        Float32 [B, T], nats; of the wanted tokens at least.
+    """
+    if OLD_LOG_PROBS in columns:
+        return columns[OLD_LOG_PROBS], 0
+    rows = is_needed_BT.any(dim=1).nonzero()[:, 0]
+    policy_BT = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS])
+    if len(rows) == 0:
+        return policy_BT, 0
+    part = {INPUT_IDS: columns[INPUT_IDS][rows], RESPONSE_MASK: is_needed_BT[rows]}
+    # A row is forwarded up to its last scored token.
+    position_T = torch.arange(is_needed_BT.shape[1])
+    part[LENGTHS] = (position_T * part[RESPONSE_MASK]).amax(dim=1) + 1
+    policy_BT[rows] = Scorer(module, "policy", max_tokens=max_tokens).score_rows(part)
+    return policy_BT, int(part[LENGTHS].sum())

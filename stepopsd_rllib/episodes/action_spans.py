@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 
-# Each spelling is scanned on its own. The last needs no first bracket, so that behind an opening
-# tag with attributes it begins in the closing tag, as in the authors' program.
-_OPENED = re.compile(r"<action\b", re.IGNORECASE)
-_SPELLINGS = (_OPENED, re.compile(r"\[action", re.IGNORECASE), re.compile("action", re.IGNORECASE))
-_CLOSED = re.compile(r"</action>", re.IGNORECASE)
 _CALL = re.compile(r"(?:search|click)\[", re.IGNORECASE)
 
 
-def action_spans(response: str) -> list[tuple[int, int]]:
+def action_spans(response: str, tags: Sequence[str] = ("action",)) -> list[tuple[int, int]]:
     """Finds the characters of the action.
 
     The contents of complete action tags, else from the first opening tag to the end of the text,
@@ -21,14 +17,17 @@ def action_spans(response: str) -> list[tuple[int, int]]:
 
     Args:
         response: Text of one response.
+        tags: Names of the tags between which it acts; the authors know "action" alone.
 
     Returns:
         Spans in characters, half open, in order; empty where there is no action.
     """
-    spans = [span for spelling in _SPELLINGS for span in _contents(response, spelling)]
+    spans = [span for tag in tags for span in _contents_of_tag(response, tag)]
     spans = [(start, end) for start, end in spans if end > start]
-    if not spans and (opened := _OPENED.search(response)):
-        bracket = response.find(">", opened.end())
+    openings = (_patterns(tag)[0][0].search(response) for tag in tags)
+    first = min((match for match in openings if match), key=re.Match.start, default=None)
+    if not spans and first:
+        bracket = response.find(">", first.end())
         if 0 <= bracket < len(response) - 1:
             spans = [(bracket + 1, len(response))]
     if not spans:
@@ -42,17 +41,38 @@ def action_spans(response: str) -> list[tuple[int, int]]:
     return merged
 
 
-def _contents(response: str, spelling: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+@cache
+def _patterns(tag: str) -> tuple[tuple[re.Pattern[str], ...], re.Pattern[str]]:
+    """How an action of a tag is opened, complete bracket first, and how it is closed.
+
+    Each spelling is scanned on its own. The last needs no first bracket, so that behind an opening
+    tag with attributes it begins in the closing tag, as in the authors' program.
+    """
+    name = re.escape(tag)
+    spellings = (rf"<{name}\b", rf"\[{name}", name)
+    opened = tuple(re.compile(spelling, re.IGNORECASE) for spelling in spellings)
+    return opened, re.compile(rf"</{name}>", re.IGNORECASE)
+
+
+def _contents_of_tag(response: str, tag: str) -> Iterator[tuple[int, int]]:
+    opened, closed = _patterns(tag)
+    for spelling in opened:
+        yield from _contents(response, spelling, closed, takes_attributes=spelling is opened[0])
+
+
+def _contents(
+    response: str, spelling: re.Pattern[str], closing: re.Pattern[str], *, takes_attributes: bool
+) -> Iterator[tuple[int, int]]:
     """What stands in complete tags of one spelling, in time linear in the length of the text."""
     position = 0
     while opened := spelling.search(response, position):
         start = opened.end()
-        if spelling is _OPENED:
+        if takes_attributes:
             start = response.find(">", start)
         elif not response.startswith(">", start):
             position = start
             continue
-        closed = _CLOSED.search(response, start + 1) if start >= 0 else None
+        closed = closing.search(response, start + 1) if start >= 0 else None
         if closed is None:  # nor is any later one closed
             return
         yield start + 1, closed.start()

@@ -32,6 +32,7 @@ _EPISODE_FIELDS = (
     "task_score",
     "golden",
     "preamble",
+    "final_anchor",
 )
 
 
@@ -52,6 +53,7 @@ class AgentEpisode:
         task_score: How well it was done, 0 to 1; None where the environment does not grade.
         turns: The turns, in order.
         final_observation: Environment text after the last response.
+        final_anchor: Text that identifies the state after it; "" where the environment names none.
         golden: Text of a golden rollout of the task, where the environment has one.
         preamble: Text that stood in front of the environment's own in the prompts, such as skills;
             "" for none.
@@ -70,6 +72,7 @@ class AgentEpisode:
     turns: tuple[Turn, ...]
     task_score: float | None = None
     final_observation: str = ""
+    final_anchor: str = ""
     golden: str = ""
     preamble: str = ""
     error: str = ""

@@ -8,8 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stepopsd_rllib.objectives.state_groups import centred_in_groups, penalised
+from stepopsd_rllib.objectives.shaping import Shaping
+from stepopsd_rllib.objectives.state_groups import (
+    anchor_metrics,
+    centred_in_groups,
+    penalised,
+)
 from stepopsd_rllib.objectives.steps import sum_by
+from stepopsd_rllib.objectives.turns import spread_turns
 
 VALUE_DISCOUNT = 0.95
 """Discount a turn inside V; a constant of the authors' program, whatever its γ is."""
@@ -87,3 +93,35 @@ def g2po_step_advantages(
     in_state_S = centred_in_groups(after_S, state_S, scale=scale, eps=eps)
     in_task_S = centred_in_groups(next_value_S - value_S, group_S, scale=scale, eps=eps)
     return in_state_S + in_task_S
+
+
+def g2po_shaping(
+    outcome_advantages_BT: Tensor,
+    step_advantages_S: Tensor,
+    values: tuple[Tensor, Tensor],
+    state_S: Tensor,
+    turn_BT: Tensor,
+    *,
+    step_weight: float,
+) -> Shaping:
+    """G2PO's advantages on tokens, and what the values look like: A = A_outcome + ω·A_step.
+
+    Args:
+        outcome_advantages_BT: Float [B, T], the GRPO advantage.
+        step_advantages_S: Float [S], of `g2po_step_advantages`.
+        values: V(s) and V', of `state_values`.
+        state_S: int64 [S], state of each turn.
+        turn_BT: int64 [B, T], turn of each token, -1 elsewhere.
+        step_weight: ω; 0 is GRPO.
+    """
+    value_S, next_value_S = values
+    step_BT = spread_turns(step_advantages_S, turn_BT).to(outcome_advantages_BT.dtype)
+    return Shaping(
+        advantages=outcome_advantages_BT + step_weight * step_BT,
+        metrics=anchor_metrics(state_S)
+        | {
+            "state_value_mean": value_S.mean(),
+            "value_step_magnitude": (next_value_S - value_S).abs().mean(),
+            "step_advantage_magnitude": step_advantages_S.abs().mean(),
+        },
+    )

@@ -8,9 +8,8 @@ from difflib import SequenceMatcher
 import torch
 from torch import Tensor
 
-from stepopsd_rllib.objectives.advantages import EQUAL_RETURNS_SPREAD
 from stepopsd_rllib.objectives.shaping import Shaping
-from stepopsd_rllib.objectives.steps import sum_by
+from stepopsd_rllib.objectives.state_groups import anchor_metrics, centred_in_groups
 from stepopsd_rllib.objectives.turns import episode_table, spread_turns
 
 
@@ -18,8 +17,7 @@ def discounted_returns(reward_S: Tensor, episode_S: Tensor, *, gamma: float) -> 
     """Discounted return from each turn to the end of its episode: Gₖ = rₖ + γ·Gₖ₊₁.
 
     Args:
-        reward_S: Float [S], reward of each turn, invalid-action penalty included; turns in time
-            order.
+        reward_S: Float [S], reward of each turn, in time order.
         episode_S: int64 [S], sorted.
         gamma: Discount a turn (paper: 0.95).
 
@@ -89,35 +87,6 @@ def _similar_cluster(
     return None
 
 
-def anchor_advantages(
-    returns_S: Tensor, anchor_S: Tensor, *, scale: bool, eps: float = 1e-6
-) -> Tensor:
-    """Centres the return of each turn within its anchor group.
-
-        A = G − mean(G of the group)        scale=False ("mean_norm", the authors' default)
-        A = (G − mean) / (std + ε)          scale=True, std with divisor n − 1
-
-    Args:
-        returns_S: Float [S], discounted return of each turn.
-        anchor_S: int64 [S], anchor group of each turn.
-        scale: Whether to divide by the standard deviation.
-        eps: ε, in the unit of the return.
-
-    Returns:
-        Float [S]. A turn alone in its state has nothing to compare with and gets 0.
-    """
-    exact_S = returns_S.double()
-    _, index_S, size_K = anchor_S.unique(return_inverse=True, return_counts=True)
-    num_groups = len(size_K)
-    centred_S = exact_S - (sum_by(exact_S, index_S, num_groups) / size_K)[index_S]
-    spread_K = exact_S.new_zeros(num_groups).scatter_reduce(0, index_S, centred_S.abs(), "amax")
-    centred_S = torch.where(spread_K[index_S] < EQUAL_RETURNS_SPREAD, 0.0, centred_S)
-    if scale:
-        variance_K = sum_by(centred_S.square(), index_S, num_groups) / (size_K - 1).clamp(min=1)
-        centred_S = centred_S / (variance_K.sqrt()[index_S] + eps)
-    return centred_S.to(returns_S.dtype)
-
-
 def gigpo_advantages(
     outcome_advantages_BT: Tensor, step_advantages_S: Tensor, turn_BT: Tensor, *, step_weight: float
 ) -> Tensor:
@@ -125,7 +94,7 @@ def gigpo_advantages(
 
     Args:
         outcome_advantages_BT: Float [B, T], the GRPO advantage.
-        step_advantages_S: Float [S], from `anchor_advantages`.
+        step_advantages_S: Float [S], from `centred_in_groups`.
         turn_BT: int64 [B, T], turn of each token, -1 elsewhere.
         step_weight: ω (paper: 1); 0 is GRPO.
 
@@ -151,22 +120,17 @@ def gigpo_shaping(
 
     Args:
         outcome_advantages_BT: Float [B, T], the GRPO advantage.
-        returns_S: Float [S], discounted return of each turn.
+        returns_S: Float [S], discounted return of each turn, penalties taken afterwards.
         anchor_S: int64 [S], anchor group of each turn.
         turn_BT: int64 [B, T], turn of each token, -1 elsewhere.
         step_weight: ω.
-        scale: As in `anchor_advantages`, and so is `eps`.
+        scale: As in `centred_in_groups`, and so is `eps`.
         eps: ε.
     """
-    step_S = anchor_advantages(returns_S, anchor_S, scale=scale, eps=eps)
-    size_K = anchor_S.unique(return_counts=True)[1].double()
+    step_S = centred_in_groups(returns_S, anchor_S, scale=scale, eps=eps)
     return Shaping(
         advantages=gigpo_advantages(
             outcome_advantages_BT, step_S, turn_BT, step_weight=step_weight
         ),
-        metrics={
-            "anchor_group_size_mean": size_K.mean(),
-            "anchor_shared_turn_share": size_K[size_K > 1].sum() / size_K.sum(),
-            "step_advantage_magnitude": step_S.abs().mean(),
-        },
+        metrics=anchor_metrics(anchor_S) | {"step_advantage_magnitude": step_S.abs().mean()},
     )

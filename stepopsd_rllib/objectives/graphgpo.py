@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from stepopsd_rllib.objectives.gigpo import anchor_groups
+from stepopsd_rllib.objectives.shaping import Shaping
+from stepopsd_rllib.objectives.state_groups import anchor_metrics, centred_in_groups
+from stepopsd_rllib.objectives.turns import spread_turns
 
 GOAL_RETURN = 10.0
 """Step return next to the goal; a constant of the authors' program, whatever the reward is."""
@@ -140,3 +143,48 @@ def distance_returns(
     if paper_form:
         exponent_S = exponent_S + 1
     return GOAL_RETURN * torch.tensor(gamma, dtype=torch.float64) ** exponent_S
+
+
+def graphgpo_shaping(
+    outcome_advantages_BT: Tensor,
+    distances: tuple[Tensor, Tensor],
+    returns_S: Tensor,
+    alike_S: Tensor,
+    turn_BT: Tensor,
+    *,
+    step_weight: float,
+    outcome_weight: float,
+    scale: bool,
+    eps: float,
+) -> Shaping:
+    """GraphGPO's advantages on tokens, and what the graph looks like.
+
+        A = w_S·A_step + w_E·A_outcome        A_step = R centred (and scaled) over alike turns
+
+    Args:
+        outcome_advantages_BT: Float [B, T], the GRPO advantage.
+        distances: d(s) and d(s'), of `goal_distances`.
+        returns_S: Float [S], R, of `distance_returns`, less each turn's own penalty.
+        alike_S: int64 [S], which turns are compared.
+        turn_BT: int64 [B, T], turn of each token, -1 elsewhere.
+        step_weight: w_S; 0 with w_E = 1 is GRPO.
+        outcome_weight: w_E.
+        scale: Divide by the deviation, divisor n − 1.
+        eps: Added to it.
+
+    Returns:
+        A, with `goal_distance_mean`, the mean d(s) in turns, and `nearing_turn_share`, the share of
+        the turns that led nearer to the goal.
+    """
+    step_S = centred_in_groups(returns_S, alike_S, scale=scale, eps=eps)
+    step_BT = spread_turns(step_S, turn_BT).to(outcome_advantages_BT.dtype)
+    distance_S, next_distance_S = distances
+    return Shaping(
+        advantages=outcome_weight * outcome_advantages_BT + step_weight * step_BT,
+        metrics=anchor_metrics(alike_S)
+        | {
+            "goal_distance_mean": distance_S.double().mean(),
+            "nearing_turn_share": (next_distance_S < distance_S).double().mean(),
+            "step_advantage_magnitude": step_S.abs().mean(),
+        },
+    )

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from stepopsd_rllib.objectives.advantages import EQUAL_RETURNS_SPREAD
-from stepopsd_rllib.objectives.state_groups import centred_in_groups
+from stepopsd_rllib.objectives.shaping import Shaping
+from stepopsd_rllib.objectives.state_groups import anchor_metrics, centred_in_groups
+from stepopsd_rllib.objectives.turns import spread_turns, turn_spans
 
 LevelWeights = Literal["code", "paper"]
 NO_HISTORY = -1
@@ -99,3 +101,63 @@ def hgpo_advantages(
         weight = level + 1 if level_weights == "code" else level
         add(advantage_S, float(weight) ** weight_power)
     return (total_S / (weights_S + eps)).to(returns_S.dtype)
+
+
+def hgpo_shaping(
+    outcome_advantages_BT: Tensor,
+    returns_S: Tensor,
+    state_S: Tensor,
+    episode_S: Tensor,
+    turn_BT: Tensor,
+    *,
+    mixing: float,
+    past_states: int,
+    weight_power: float,
+    level_weights: LevelWeights,
+    outcome_level: bool,
+    scale: bool,
+    eps: float,
+) -> Shaping:
+    """HGPO's advantages on tokens, and how much history is shared.
+
+        Ã = (1 − λ)·A_outcome + λ·A
+
+    Args:
+        outcome_advantages_BT: Float [B, T], the GRPO advantage.
+        returns_S: As in `hgpo_advantages`.
+        state_S: As there, and so are `past_states`, `weight_power`, `level_weights`, `scale` and
+            `eps`.
+        episode_S: As there.
+        turn_BT: int64 [B, T], turn of each token, -1 elsewhere.
+        mixing: λ in [0, 1]; 1 is HGPO, 0 is GRPO.
+        past_states: K.
+        weight_power: α.
+        level_weights: Weights of the levels.
+        outcome_level: Whether the GRPO advantage is one more level.
+        scale: Divide by the deviation.
+        eps: ε.
+    """
+    first_S, _ = turn_spans(turn_BT, len(episode_S))
+    advantages_S = hgpo_advantages(
+        returns_S,
+        state_S,
+        episode_S,
+        past_states=past_states,
+        weight_power=weight_power,
+        scale=scale,
+        level_weights=level_weights,
+        outcome_advantages_S=outcome_advantages_BT.flatten()[first_S] if outcome_level else None,
+        eps=eps,
+    )
+    deepest_S = history_keys(state_S, episode_S, past_states=past_states)[-1]
+    _, number_S, size_K = deepest_S.unique(return_inverse=True, return_counts=True)
+    is_shared_S = (size_K[number_S] > 1) & (deepest_S != NO_HISTORY)
+    step_BT = spread_turns(advantages_S, turn_BT).to(outcome_advantages_BT.dtype)
+    return Shaping(
+        advantages=(1 - mixing) * outcome_advantages_BT + mixing * step_BT,
+        metrics=anchor_metrics(state_S)
+        | {
+            "history_shared_turn_share": is_shared_S.double().mean(),
+            "step_advantage_magnitude": advantages_S.abs().mean(),
+        },
+    )

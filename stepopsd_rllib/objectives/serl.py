@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.objectives.gap_diagnostics import gap_diagnostics
 from stepopsd_rllib.objectives.reduction import same_shape
+from stepopsd_rllib.objectives.shaping import Shaping
 
 LARGEST_GAP = 20.0
 """Bound of sign(A)·Δ before the exponential, nats (authors' code)."""
@@ -123,3 +125,44 @@ def serl_diagnostics(
         "selected_fraction": count / int(eligible_BT.sum()),
         "clipped_fraction": float(at_bound_P.double().mean()),
     }
+
+
+def serl_shaping(
+    advantages_BT: Tensor,
+    gap_BT: Tensor,
+    response_mask_BT: Tensor,
+    action_mask_BT: Tensor,
+    is_scored_BT: Tensor,
+    *,
+    mixing: float,
+    clip_range: float,
+) -> Shaping:
+    """SERL's advantages with their weights, and how much was weighted.
+
+    Args:
+        advantages_BT: As in `serl_advantages`, and so are the next two.
+        gap_BT: Δ.
+        response_mask_BT: Response tokens.
+        action_mask_BT: Bool [B, T], tokens of the action.
+        is_scored_BT: Bool [B, T], response tokens of the turns that were told something; a row may
+            hold several turns, of which some were not.
+        mixing: λ.
+        clip_range: ε.
+    """
+    told_B = is_scored_BT.any(dim=1)
+    chosen_BT = action_mask_BT & is_scored_BT
+    shaped = serl_advantages(
+        advantages_BT,
+        gap_BT,
+        response_mask_BT,
+        chosen_BT,
+        told_B,
+        mixing=mixing,
+        clip_range=clip_range,
+    )
+    found = serl_diagnostics(shaped, gap_BT, response_mask_BT, told_B, clip_range=clip_range)
+    return Shaping(
+        advantages=shaped.advantages_BT,
+        weights=torch.where(chosen_BT, shaped.weights_BT, 0.0),
+        metrics=gap_diagnostics(gap_BT, chosen_BT) | found | {"lambda": mixing},
+    )

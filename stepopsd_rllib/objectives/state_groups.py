@@ -46,6 +46,23 @@ def centred_in_groups(
     return centred_S
 
 
+def anchor_metrics(anchor_S: Tensor) -> dict[str, Tensor]:
+    """How many turns have others to be compared with.
+
+    Args:
+        anchor_S: int64 [S], state of each turn.
+
+    Returns:
+        `anchor_group_size_mean`, turns of a state, and `anchor_shared_turn_share`, the share of the
+        turns whose state has another; float64.
+    """
+    size_K = anchor_S.unique(return_counts=True)[1].double()
+    return {
+        "anchor_group_size_mean": size_K.mean(),
+        "anchor_shared_turn_share": size_K[size_K > 1].sum() / size_K.sum(),
+    }
+
+
 def penalised(values_S: Tensor, is_valid_S: Tensor, *, penalty: float) -> Tensor:
     """Takes the penalty of an invalid action from its own turn's number: x − coef · (1 − v).
 

@@ -149,6 +149,21 @@ class ChatFormat:
             "marks messages with special tokens."
         )
 
+    def last_message(self, prompt_ids: Sequence[int]) -> str:
+        """Text of the last user message of a prompt or continuation.
+
+        Raises:
+            ValueError: As `with_changed_message`.
+        """
+        found: list[str] = []
+
+        def read(message: str) -> str:
+            found.append(message)
+            return message
+
+        self.with_changed_message(prompt_ids, read)
+        return found[0]
+
     def text(self, response_ids: Sequence[int]) -> str:
         """Text of a response without control tokens."""
         control = self._control.ids

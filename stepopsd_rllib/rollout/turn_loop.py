@@ -382,6 +382,7 @@ class TurnLoop:
             task_score=reply.info.get("task_score"),
             turns=tuple(state.turns),
             final_observation=reply.observation,
+            final_anchor=reply.info.get("anchor", ""),
             golden=state.golden,
             preamble=state.preamble,
             error=error or reply.error,

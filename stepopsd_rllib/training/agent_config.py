@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,6 +214,16 @@ class AgentConfig(AgentKeys):
     def policy_analysis(self) -> PolicyAnalysis | None:
         """What the policy is asked about its own training episodes; None asks nothing."""
         return None
+
+    def check_first_task(self, info: Mapping[str, Any]) -> None:
+        """Refuses an environment without what the method needs, before any engine starts.
+
+        Args:
+            info: What came with the reset of a training task.
+
+        Raises:
+            ValueError: Something is missing.
+        """
 
     def lora_settings(self) -> LoRASettings:
         """The key `lora` with what samplers get decided.

@@ -40,7 +40,7 @@ def tasks_of(env: Any, split: str) -> tuple[str, ...]:
 
 
 def check_first_prompt(config: Any, env: Any, tasks: Sequence[str]) -> None:
-    """Refuses a context budget below a first prompt or question.
+    """Refuses what the method cannot use, and a budget below a first prompt or question.
 
     Args:
         config: An `AgentConfig`.
@@ -48,10 +48,12 @@ def check_first_prompt(config: Any, env: Any, tasks: Sequence[str]) -> None:
         tasks: Tasks of which the first that can be reset is measured.
 
     Raises:
-        ValueError: The prompt is as long as the budget; with the length that would do.
+        ValueError: The prompt is as long as the budget, with the length that would do; or the
+            environment does not give what the method needs.
         RolloutError: None of the tasks can be reset.
     """
     task, reply = _first_reply(config, env, tasks)
+    config.check_first_task(reply.info)
     preamble = config.rollout_settings(explore=True).preamble
     text = reply.message
     if preamble is not None:

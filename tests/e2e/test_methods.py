@@ -26,10 +26,16 @@ DIAGNOSTICS = {
     "rlsd/{env}_tiny": ("lambda", "effect_size", "teacher_version"),
     "agentopsd/{env}_tiny": ("lambda", "effect_size", "teacher_tokens_forwarded"),
     "gigpo/{env}_tiny": ("anchor_shared_turn_share", "step_advantage_magnitude"),
+    "hgpo/{env}_tiny": ("history_shared_turn_share", "step_advantage_magnitude"),
+    "graphgpo/{env}_tiny": ("goal_distance_mean", "nearing_turn_share"),
+    "g2po/{env}_tiny": ("state_value_mean", "step_advantage_magnitude"),
     "opid/{env}_tiny": ("skill_available_share", "skill_share", "step_skill_turn_share"),
     "grsd/{env}_tiny": ("guided_group_share", "lambda"),
     "adrs/{env}_tiny": ("teacher_reward_weight",),
     "ucob/{env}_tiny": ("distillation_loss", "taught_turn_share", "taught_by_informed_share"),
+    "serl/{env}_tiny": ("told_turn_share", "action_turn_share", "selected_fraction", "lambda"),
+    "icsd/{env}_tiny": ("distillation_loss", "gate_mean", "skill_share"),
+    "seed/{env}_tiny": ("distillation_loss", "gate_mean", "skill_available_share"),
     "stepopsd/{env}_tiny": ("lambda", "effect_size", "hindsight_share"),
 }
 

@@ -24,7 +24,6 @@ from stepopsd_rllib.objectives.agentopsd import (
     group_priors,
 )
 from stepopsd_rllib.objectives.gigpo import (
-    anchor_advantages,
     anchor_groups,
     discounted_returns,
     gigpo_advantages,
@@ -40,6 +39,7 @@ from stepopsd_rllib.objectives.opid import (
     route_skills,
     skill_shift,
 )
+from stepopsd_rllib.objectives.state_groups import centred_in_groups
 from stepopsd_rllib.objectives.turns import spread_turns, turn_means
 from tests.helpers.golden_vectors import GoldenCase, golden, numbered, tensor
 
@@ -135,7 +135,7 @@ def test_gigpo(case: GoldenCase) -> None:
     anchor_B = anchor_groups(
         inputs["anchor_obs"], group_B, similarity=threshold if inputs["similarity"] else None
     )
-    step_S = anchor_advantages(returns_S, anchor_B[order_B], scale=scale, eps=inputs["epsilon"])
+    step_S = centred_in_groups(returns_S, anchor_B[order_B], scale=scale, eps=inputs["epsilon"])
     advantages_BT = gigpo_advantages(
         outcome_advantages(inputs, normalize=scale),
         step_S,

@@ -83,6 +83,7 @@ def random_episode(
         won=won,
         turns=tuple(turn(k) for k in range(turns)),
         final_observation="the end",
+        final_anchor="the end",
     )
 
 

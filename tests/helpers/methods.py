@@ -22,9 +22,15 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "RLSD": BRIEF,
     "AgentOPSD": BRIEF,
     "GiGPO": {"normalize_advantages": True},
+    "HGPO": {"outcome_level": True},
+    "GraphGPO": {},
+    "G2PO": {"normalize_advantages": True},
     "GRSD": {},
     "OPID": {"episode_skill_weight": 0.1, "step_skill_weight": 0.1},
     "ADRS": {**BRIEF, "teacher_reward_weight": 0.1, "first_update": 1},
+    "SERL": {"feedback_max_tokens": 256, "lambda_mix": 1.0},
+    "ICSD": {**BRIEF, "distillation_coeff": 1.0},
+    "SEED": {"distillation_coeff": 1.0, "analyzer": "rules"},
     "UCOB": {"skills": "alfworld_brief", "step_weight": 0.0, "normalize_advantages": True},
 }
 """Keys with which a method changes what GRPO would do of `method_groups`."""
@@ -59,6 +65,7 @@ def method_config(name: str, keys: Mapping[str, Any], context: str) -> GRPOConfi
 def method_groups(context: str, *, version: int = 0) -> list[list[AgentEpisode]]:
     """Two groups of recorded episodes with prompts that a chat template wrote."""
     chat = small_config(context=context).chat_format()
+    encode = chat.tokenizer.encode
     recorded = random_groups((3, 2), context=context, version=version)
     message = [{"role": "user", "content": "Your task is to: put an apple in the fridge."}]
 
@@ -70,10 +77,16 @@ def method_groups(context: str, *, version: int = 0) -> list[list[AgentEpisode]]
             else small_config().chat_format().continuation("You see.", response_ended=False),
             dtype=np.int32,
         )
+        acting = np.asarray(encode("<action>take apple 1</action>"), dtype=np.int32)
         turns = [
             replace(turn, prompt_ids=first if k == 0 else later, anchor=f"state {min(k, 1)}")
             for k, turn in enumerate(episode.turns)
         ]
+        turns[0] = replace(
+            turns[0],
+            response_ids=acting,
+            behaviour_log_probs=np.full(len(acting), -1.0, dtype=np.float32),
+        )
         return replace(
             episode,
             turns=tuple(turns),

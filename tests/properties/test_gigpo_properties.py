@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepopsd_rllib.objectives.gigpo import (
-    anchor_advantages,
     anchor_groups,
     discounted_returns,
     gigpo_advantages,
 )
+from stepopsd_rllib.objectives.state_groups import centred_in_groups
 from tests.helpers.turn_batches import turn_batches
 
 
@@ -61,7 +61,7 @@ def test_anchors_must_come_one_a_turn():
 
 @given(turn_batches(), st.booleans())
 def test_anchor_advantages_spelt_out(batch, scale):
-    found_S = anchor_advantages(batch.reward_S, batch.group_S, scale=scale)
+    found_S = centred_in_groups(batch.reward_S, batch.group_S, scale=scale)
     for group in set(batch.group_S.tolist()):
         members = [turn for turn, g in enumerate(batch.group_S.tolist()) if g == group]
         returns = [float(batch.reward_S[turn]) for turn in members]
@@ -75,8 +75,8 @@ def test_anchor_advantages_spelt_out(batch, scale):
 @given(turn_batches())
 def test_lone_anchors_add_nothing_and_weight_zero_is_grpo(batch):
     lone_S = torch.arange(batch.num_turns)
-    assert not bool(anchor_advantages(batch.reward_S, lone_S, scale=True).any())
-    step_S = anchor_advantages(batch.reward_S, batch.group_S, scale=False)
+    assert not bool(centred_in_groups(batch.reward_S, lone_S, scale=True).any())
+    step_S = centred_in_groups(batch.reward_S, batch.group_S, scale=False)
     unweighted_BT = gigpo_advantages(batch.advantages_BT, step_S, batch.turn_BT, step_weight=0.0)
     assert torch.equal(unweighted_BT, batch.advantages_BT)
     weighted_BT = gigpo_advantages(batch.advantages_BT, step_S, batch.turn_BT, step_weight=2.0)
@@ -101,11 +101,11 @@ def test_identical_episodes_have_no_step_advantage(rewards, num_episodes, scale)
     returns_S = discounted_returns(torch.tensor(rewards * num_episodes), episode_S, gamma=0.95)
     anchors = [f"state {k}" for k in range(length)] * num_episodes
     anchor_S = anchor_groups(anchors, torch.zeros_like(episode_S))
-    assert not bool(anchor_advantages(returns_S, anchor_S, scale=scale).any())
+    assert not bool(centred_in_groups(returns_S, anchor_S, scale=scale).any())
 
 
 def test_equal_inexact_returns_carry_no_signal():
     returns_S = torch.full((7,), 0.7)
     assert not bool(
-        anchor_advantages(returns_S, torch.zeros(7, dtype=torch.int64), scale=True).any()
+        centred_in_groups(returns_S, torch.zeros(7, dtype=torch.int64), scale=True).any()
     )

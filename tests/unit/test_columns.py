@@ -81,7 +81,8 @@ def test_every_method_leaves_a_trace(name, run):
             assert turn["response"] and turn["observation"]
     shapes = "group_advantages" in columns
     changed = any(t["advantage"] != t["group_advantage"] for r in records for t in r["turns"])
-    assert shapes == (name not in ("GRPO", "SkillGRPO", "SDAR", "OPSD", "SkillSD"))
+    untouched = ("GRPO", "SkillGRPO", "SDAR", "OPSD", "SkillSD", "ICSD", "SEED")
+    assert shapes == (name not in untouched)
     # RLSD, AgentOPSD and ADRS among them: what was shaped is to be seen in the trace.
     assert changed <= shapes
     assert changed or name not in ("RLSD", "AgentOPSD", "ADRS", "GiGPO", "OPID", "StepOPSD")

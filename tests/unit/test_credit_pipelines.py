@@ -257,8 +257,9 @@ def test_gigpo_spelt_out(context, rows, normalize):
         following = 0.0
         for k in reversed(range(len(episode.turns))):
             turn = episode.turns[k]
-            following = turn.reward - 0.1 * (not turn.is_action_valid) + 0.9 * following
-            returns[n, k] = following
+            following = turn.reward + 0.9 * following
+            returns[n, k] = following - 0.1 * (not turn.is_action_valid)
+    assert any(not t.is_action_valid for e in pipeline.episodes for t in e.turns[1:])
     expected = {}
     for n, k in pipeline.turns():
         episode = pipeline.episodes[n]

@@ -75,10 +75,8 @@ def visits_of(groups: list[list[AgentEpisode]]) -> list[Visit]:
         chat: list[int] = []
         for k, turn in enumerate(episode.turns):
             chat = (chat if episode.context == "append" else []) + turn.prompt_ids.tolist()
-            return_ = sum(
-                GAMMA**j * (t.reward - PENALTY * (not t.is_action_valid))
-                for j, t in enumerate(episode.turns[k:])
-            )
+            return_ = sum(GAMMA**j * t.reward for j, t in enumerate(episode.turns[k:]))
+            return_ -= PENALTY * (not turn.is_action_valid)
             response = turn.response_ids.tolist()
             key = (episode.group, turn.anchor)
             visits.append(Visit(key, bool(episode.preamble), return_, list(chat), response))

@@ -17,19 +17,21 @@ from stepopsd_rllib.connectors.columns import (
 )
 from stepopsd_rllib.objectives.reduction import weighted_sum
 
+DISTILLATION_COEFF = key(
+    0.0,
+    number(0),
+    "weight of the distillation loss; 0 is the method without it",
+    symbol="c",
+    paper="SDAR 0.01 (0.001 is weak, 0.1 collapses); Skill-SD 0.001",
+)
+
 
 class DistillationConfig(SkillTeacherConfig):
     """Configuration of GRPO with a distillation loss from a skill-informed teacher."""
 
     acts_without_advantage = True
 
-    distillation_coeff: float = key(
-        0.0,
-        number(0),
-        "weight of the distillation loss; 0 is the method without it",
-        symbol="c",
-        paper="SDAR 0.01 (0.001 is weak, 0.1 collapses); Skill-SD 0.001",
-    )
+    distillation_coeff: float = DISTILLATION_COEFF
 
     @override(SkillTeacherConfig)
     def uses_teacher(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from stepopsd_rllib.config_keys import (
     FLAG,
     Check,
@@ -11,9 +13,11 @@ from stepopsd_rllib.config_keys import (
     number,
     of_type,
     one_of,
+    or_none,
     whole,
 )
 from stepopsd_rllib.teachers.skill_retrieval import SKILL_RETRIEVALS
+from stepopsd_rllib.teachers.text_control import TeacherText
 
 PACKAGED = "packaged"
 
@@ -54,4 +58,15 @@ ANALYZER = key(
 )
 STEP_DISCOUNT = key(
     0.95, number(0, 1), "discount a turn of the returns of states", symbol="γ", paper="0.95"
+)
+LARGEST_RETURN = key(
+    None,
+    or_none(number(above=0)),
+    "return of a perfect episode; none takes what the environment says",
+)
+TEACHER_TEXT = key(
+    "own",
+    one_of(*get_args(TeacherText)),
+    "text that the teacher is told: its own, another task's of the batch, an unrelated one of "
+    "about as many tokens, or none; the last three are controls",
 )

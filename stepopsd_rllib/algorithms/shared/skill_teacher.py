@@ -21,6 +21,7 @@ from stepopsd_rllib.algorithms.shared.keys import (
     SKILL_RETRIEVAL,
     SKILLS,
     TEACHER,
+    TEACHER_TEXT,
 )
 from stepopsd_rllib.config_keys import key, whole
 from stepopsd_rllib.connectors.skill_context import SkillContext
@@ -31,6 +32,7 @@ from stepopsd_rllib.teachers.skill_retrieval import (
     SkillRetrieval,
 )
 from stepopsd_rllib.teachers.skills import environment_library, load_library
+from stepopsd_rllib.teachers.text_control import TeacherText, TextControl
 
 
 class SkillTeacherConfig(GRPOConfig):
@@ -50,6 +52,7 @@ class SkillTeacherConfig(GRPOConfig):
     )
     teacher: Literal["live", "stale"] = TEACHER
     teacher_refresh_interval: int = REFRESH_INTERVAL
+    teacher_text: TeacherText = TEACHER_TEXT
 
     @override(GRPOConfig)
     def validate(self) -> None:
@@ -80,6 +83,7 @@ class SkillTeacherConfig(GRPOConfig):
                 choice=skill_choice(self),
                 max_tokens=self.skill_max_tokens,
                 encode=functools.partial(encode, self.tokenizer()),
+                control=text_control(self),
             ),
             TeacherGap(**self.teacher_options()),
             *self.credit_connectors(),
@@ -130,6 +134,13 @@ def skill_choice(config: Any) -> SkillChoice:
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text by itself, without special tokens."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def text_control(config: Any) -> TextControl:
+    """What takes the place of the teacher's texts: the key `teacher_text`."""
+    return TextControl(
+        kind=config.teacher_text, encode=functools.partial(encode, config.tokenizer())
+    )
 
 
 def require_room(config: GRPOConfig, key: str) -> None:

@@ -1,0 +1,58 @@
+"""Which sampled tokens spell the action of their turn (SERL)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from ray.rllib.utils.annotations import override
+
+from stepopsd_rllib.connectors.columns import STEP_INDEX, TURN_INDEX
+from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
+from stepopsd_rllib.episodes.action_spans import action_spans
+from stepopsd_rllib.episodes.segmentation import token_span
+
+
+class ActionTokens(LearnerConnector):
+    """Writes `step_index` int64 [B, T]: the turn of every action token, -1 elsewhere.
+
+    Requires the columns of `TokenBatch`. A token that overlaps a span of `action_spans` is an
+    action token, by the sampled tokens' own offsets; nothing is encoded again. A turn may have
+    several spans, or none.
+    """
+
+    def __init__(
+        self, *, decode: Callable[[Sequence[int]], str], action_tags: Sequence[str], **kwargs: Any
+    ):
+        """Keeps how response ids become text, and the tags between which a turn acts."""
+        super().__init__(**kwargs)
+        self.decode = decode
+        self.action_tags = action_tags
+
+    @override(LearnerConnector)
+    def fill(self, batch: LearnerBatch) -> None:
+        """Finds the tokens of every turn's action; logs how many there are."""
+        turn_BT = batch.columns[TURN_INDEX]
+        step_BT = torch.full_like(turn_BT, -1)
+        row = num_turns = num_acting = 0
+        for episode in batch.episodes:
+            for k, turn in enumerate(episode.turns):
+                ids = turn.response_ids.tolist()
+                spans = action_spans(self.decode(ids), self.action_tags)
+                positions = (turn_BT[row] == k).nonzero()[:, 0]
+                for span in spans:
+                    start, stop = token_span(self.decode, ids, span)
+                    step_BT[row, positions[start:stop]] = k
+                num_turns += 1
+                num_acting += bool(spans)
+                row += episode.context == "window"
+            row += episode.context == "append"
+        batch.columns[STEP_INDEX] = step_BT
+        is_action_BT, is_sampled_BT = step_BT >= 0, turn_BT >= 0
+        batch.log(
+            {
+                "action_token_share": is_action_BT.sum() / is_sampled_BT.sum().clamp(min=1),
+                "action_turn_share": num_acting / max(1, num_turns),
+            }
+        )
