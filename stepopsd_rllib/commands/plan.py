@@ -1,7 +1,8 @@
 """`stepopsd plan`: what will run where, what memory and time it takes, before anything is started.
 
 All numbers follow from the model's sizes and the config. Those for GPUs rest on sizes and published
-speeds and have not been compared with a run on one; memory on a CPU has.
+speeds and have not been compared with a run on one. On a CPU the embedded model takes 0.96 of what
+is planned, SmolLM2-135M with LoRA 1.37 (4.8 GB where 3.5 are planned): leave room.
 """
 
 from __future__ import annotations
