@@ -192,11 +192,11 @@ def test_a_model_that_forgets_shares_nothing_and_refuses_branches(module):
         ours, num_forwarded = batch.scored(module, max_tokens=4096)
     assert num_forwarded == batch.num_tokens
     assert (ours - expected).abs().max() <= TOLERANCE
-    assert passes.keeps_all_keys(module.language_model)
+    assert scorer.keeps_all_keys(module.language_model)
     sliding = SimpleNamespace(
         config=SimpleNamespace(layer_types=["full_attention", "sliding_attention"])
     )
-    assert not passes.keeps_all_keys(sliding)  # pyright: ignore[reportArgumentType]
+    assert not scorer.keeps_all_keys(sliding)  # pyright: ignore[reportArgumentType]
     history = BranchedSequence(
         history=np.array([1, 2]),
         branches=((1, ScoredSequence(ids=np.array([1, 2]), target=np.array([-1, 0]))),),
