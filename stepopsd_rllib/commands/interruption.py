@@ -27,7 +27,6 @@ class Interruption:
     """
 
     def __init__(self, stop: StopConditions, grace_s: float, write: Callable[[str], None]):
-        """Remembers what is told to end the trials, the grace in seconds, and who is told."""
         self.status: int | None = None
         self.is_over = False
         self._stop, self._grace_s, self._write = stop, grace_s, write

@@ -25,7 +25,6 @@ class ActionTokens(LearnerConnector):
     def __init__(
         self, *, decode: Callable[[Sequence[int]], str], action_tags: Sequence[str], **kwargs: Any
     ):
-        """Keeps how response ids become text, and the tags between which a turn acts."""
         super().__init__(**kwargs)
         self.decode = decode
         self.action_tags = action_tags

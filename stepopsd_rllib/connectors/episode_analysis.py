@@ -34,7 +34,6 @@ class EpisodeAnalysis(LearnerConnector):
         control: TextControl | None = None,
         **kwargs: Any,
     ):
-        """Keeps analyzer, tokenizer, cap and control."""
         super().__init__(**kwargs)
         self.analyzer = analyzer
         self.chat = chat

@@ -37,7 +37,6 @@ class GroupGuidance(LearnerConnector):
         control: TextControl | None = None,
         **kwargs: Any,
     ):
-        """Keeps analyzer, cap, the tokenizer's encoding without special tokens, and the control."""
         super().__init__(**kwargs)
         self.analyzer = analyzer
         self.max_tokens = max_tokens

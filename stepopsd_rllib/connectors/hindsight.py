@@ -58,7 +58,6 @@ class HindsightContext(LearnerConnector):
         control: TextControl | None = None,
         **kwargs: Any,
     ):
-        """Keeps the settings, the tokenizer's encoding without special tokens, and the control."""
         super().__init__(**kwargs)
         self.source: HindsightSource = source
         self.include_outcome = include_outcome

@@ -20,7 +20,6 @@ class RowLogProbs(LearnerConnector):
     """
 
     def __init__(self, *, column: str, view: View, max_tokens: int, **kwargs: Any):
-        """Keeps what to write, who judges, and the budget of one forward pass, padded tokens."""
         super().__init__(**kwargs)
         self.column = column
         self.view: View = view

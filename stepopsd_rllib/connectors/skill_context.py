@@ -31,7 +31,6 @@ class SkillContext(LearnerConnector):
         control: TextControl | None = None,
         **kwargs: Any,
     ):
-        """Keeps choice, cap, the tokenizer's encoding without special tokens, and the control."""
         super().__init__(**kwargs)
         self.choice = choice
         self.max_tokens = max_tokens

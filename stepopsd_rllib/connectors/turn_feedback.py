@@ -34,7 +34,6 @@ class TurnFeedback(LearnerConnector):
         control: TextControl | None = None,
         **kwargs: Any,
     ):
-        """Keeps source, chat format, cap and control."""
         super().__init__(**kwargs)
         self.source: FeedbackSource = source
         self.chat = chat

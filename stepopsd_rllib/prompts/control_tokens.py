@@ -49,7 +49,6 @@ class ControlTokens:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, written: str):
-        """Lists the tokens."""
         self._tokenizer = tokenizer
         self._ids = _control_ids(tokenizer, written)
         self._names = {token_id: name for name, token_id in self._ids.items()}

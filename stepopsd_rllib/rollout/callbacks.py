@@ -66,7 +66,6 @@ class RunnerCallbacks:
     """
 
     def __init__(self, env_runner: Any):
-        """Makes an instance of every callback class."""
         self._runner = env_runner
         self._config = env_runner.config
         self._objects = [cls() for cls in force_list(self._config.callbacks_class)]

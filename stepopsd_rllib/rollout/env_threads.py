@@ -39,7 +39,6 @@ class EnvThreads:
     """
 
     def __init__(self, *, size: int, timeout_s: float):
-        """Starts no thread yet."""
         self._size, self._timeout_s = size, timeout_s
         self._poll_s = min(_LONGEST_POLL_S, timeout_s / 10)
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()

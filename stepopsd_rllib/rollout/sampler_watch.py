@@ -30,7 +30,6 @@ class SamplerFailure(RuntimeError):
     """
 
     def __init__(self, message: str, *, is_stuck: bool = False):
-        """Keeps the message and whether the sampler is stuck."""
         super().__init__(message)
         self.is_stuck = is_stuck
 
@@ -51,7 +50,6 @@ class WatchedSampler:
     """
 
     def __init__(self, sampler: Sampler):
-        """Starts with no step under way."""
         self._sampler = sampler
         self._running: dict[str, SampleRequest] = {}
         self._steps_without_result = 0

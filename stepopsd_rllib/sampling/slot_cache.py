@@ -25,7 +25,6 @@ class SlotCache(Cache):
     """
 
     def __init__(self, *, slots: int, max_context_tokens: int) -> None:
-        """Takes no memory yet."""
         super().__init__(layers=[])
         self.slots = slots
         self.padding_column = max_context_tokens

@@ -12,7 +12,6 @@ class MetricSums:
     """Collects detached numerators and denominators; no host synchronisation before `reduce`."""
 
     def __init__(self) -> None:
-        """Starts empty."""
         # (numerator, denominator) in float64, on the device of what was added.
         self._sums: dict[str, Tensor] = {}
         self._maxima: dict[str, Tensor] = {}

@@ -18,7 +18,6 @@ class TaskCursor:
     """
 
     def __init__(self, tasks: Sequence[str], *, seed: int):
-        """Starts at the first task of the first pass."""
         self._tasks = tuple(tasks)
         self._seed = seed
         self.visited = 0

@@ -64,7 +64,6 @@ class FastEngine:
     """
 
     def __init__(self, game: Game):
-        """Starts the game."""
         self.game = game
         self._objects = game.object_names
         self._receptacles = game.receptacle_names

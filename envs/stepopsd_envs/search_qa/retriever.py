@@ -29,7 +29,6 @@ class RetrievalError(RuntimeError):
     """
 
     def __init__(self, status: str, message: str):
-        """Keeps the status beside the message."""
         super().__init__(f"{status}: {message}")
         self.status = status
         self.reason = message

@@ -32,7 +32,6 @@ class ServerHealth:
     """Hands out servers in turn; one that failed rests, twice as long each time. Thread-safe."""
 
     def __init__(self, urls: Sequence[str], *, clock: Callable[[], float] = time.monotonic):
-        """Starts with all servers healthy."""
         self.servers = [Server(url) for url in urls]
         self._clock = clock
         self._lock = threading.Lock()

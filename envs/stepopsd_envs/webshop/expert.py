@@ -54,7 +54,6 @@ class ReadingShopper:
     """
 
     def __init__(self, goal: Goal):
-        """Reads the goal."""
         self._goal = goal
         self._kind = lucene_words(goal.query)[-1]
         self._values = [
@@ -126,7 +125,6 @@ class FirstHitBuyer:
     """The baseline: searches for the instruction, opens the first product, buys it."""
 
     def __init__(self, instruction: str):
-        """Keeps the instruction."""
         self._instruction = instruction
 
     def act(self, clickables: Sequence[str]) -> str:

@@ -119,7 +119,6 @@ class EndpointAnalyzer:
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
-        """Makes no request yet."""
         self.settings = settings
         self.counts = AnalyzerCounts()
 

@@ -64,7 +64,6 @@ class PolicyAnalyzer:
     """
 
     def __init__(self, settings: PolicySettings) -> None:
-        """Starts with empty counts."""
         self.settings = settings
         self.counts = AnalyzerCounts()
 

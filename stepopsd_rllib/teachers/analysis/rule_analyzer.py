@@ -28,7 +28,6 @@ class RuleAnalyzer:
     """
 
     def __init__(self, env: type[TextEnv], *, max_step_skills: int = 5) -> None:
-        """Starts with empty counts."""
         if not is_int(max_step_skills, 0):
             raise ValueError(
                 f"config.analyzer.max_step_skills={max_step_skills!r}: must be a whole number, at "
