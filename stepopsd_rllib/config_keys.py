@@ -67,6 +67,12 @@ class Key:
     argument: str = ""
     type: str = "Any"
 
+    def read(self, value: Any) -> Any:
+        """The value that a YAML file means: it reads `off`, without quotes, as false."""
+        if value is False and not self.check.passes(value) and self.check.passes("off"):
+            return "off"
+        return value
+
     @property
     def description(self) -> str:
         """Meaning, range, and what the paper says, in sentences."""

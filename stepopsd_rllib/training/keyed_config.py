@@ -112,6 +112,8 @@ class KeyedConfig(AlgorithmConfig):
             # RLlib's own `model`, a dict, is what its `to_dict` gives.
             if item.argument != name and not isinstance(config_dict.get(item.argument, {}), dict):
                 config_dict[name] = config_dict.pop(item.argument)
+            if name in config_dict:
+                config_dict[name] = item.read(config_dict[name])
         for key, value in config_dict.items():
             if key not in _KEYS_OF_TUNE:
                 attribute = self._translate_special_keys(key, warn_deprecated=False)

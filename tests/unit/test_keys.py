@@ -217,3 +217,8 @@ def test_a_learning_rate_is_a_number_or_a_schedule_over_updates(lr, is_good):
 def test_ray_can_make_an_actor_of_every_algorithm(name):
     # What Ray does with a class first; a circle among class attributes would never end.
     dis.dis(ALGORITHMS[name], file=io.StringIO(), depth=2)
+
+
+def test_off_without_quotes_is_off_where_a_key_takes_it():
+    assert GRPOConfig().update_from_dict({"share_prefixes": False}).share_prefixes == "off"
+    assert GRPOConfig().update_from_dict({"dynamic_sampling": False}).dynamic_sampling is False

@@ -132,6 +132,7 @@ class WebShopEnv(TextEnv):
         """
         super().__init__()
         refuse_unknown_keys(WebShopEnv, unknown)
+        think = "off" if think is False else think  # as YAML reads `think: off`
         for key, value, known in (
             ("size", size, SIZES),
             ("goals", goals, GOAL_KINDS),
