@@ -169,7 +169,7 @@ class KeyedConfig(AlgorithmConfig):
                 return ValueError(f"config.{key} does not belong here. {known_by}.")
         owners = [config.__name__ for config in methods() if key in config.declared]
         hint = (
-            f" It belongs to {', '.join(sorted(owners))}: a run has the keys of one method."
+            f" It belongs to {', '.join(sorted(set(owners)))}: a run has the keys of one method."
             if owners
             else nearest(key, known)
         )
