@@ -37,10 +37,7 @@ from stepopsd_rllib.config_keys import FLAG, key, number, one_of
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
 from stepopsd_rllib.connectors.columns import EPISODE_INDEX, SCORES, TURN_INDEX
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
-from stepopsd_rllib.objectives.agentopsd import (
-    agentopsd_advantages,
-    group_priors,
-)
+from stepopsd_rllib.objectives.agentopsd import agentopsd_advantages, group_priors
 from stepopsd_rllib.objectives.shaping import Shaping, gap_shaping
 from stepopsd_rllib.objectives.turns import turn_ids
 

@@ -43,9 +43,7 @@ from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes import AgentEpisode
-from stepopsd_rllib.objectives.grsd import (
-    grsd_shaped,
-)
+from stepopsd_rllib.objectives.grsd import grsd_shaped
 from stepopsd_rllib.objectives.schedules import linear_decay
 from stepopsd_rllib.objectives.shaping import Shaping, gap_shaping
 from stepopsd_rllib.objectives.turns import turn_ids

@@ -53,12 +53,7 @@ from stepopsd_rllib.connectors.columns import (
 from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.connectors.skill_log_probs import SkillLogProbs
-from stepopsd_rllib.objectives.opid import (
-    SkillRoute,
-    opid_shaping,
-    route_skills,
-    skill_shift,
-)
+from stepopsd_rllib.objectives.opid import SkillRoute, opid_shaping, route_skills, skill_shift
 from stepopsd_rllib.objectives.shaping import Shaping
 from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer

@@ -34,10 +34,7 @@ from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig
 from stepopsd_rllib.algorithms.shared.keys import TOP_TOKENS
 from stepopsd_rllib.algorithms.shared.top_tokens import TopTokenLearner, require_tokens
 from stepopsd_rllib.config_keys import key, one_of
-from stepopsd_rllib.connectors.columns import (
-    RESPONSE_MASK,
-    TAUGHT_TOP_LOG_PROBS,
-)
+from stepopsd_rllib.connectors.columns import RESPONSE_MASK, TAUGHT_TOP_LOG_PROBS
 from stepopsd_rllib.objectives.opsd import DIVERGENCES, Divergence, opsd_token_loss
 
 

@@ -35,9 +35,7 @@ from torch import Tensor
 from stepopsd_rllib.algorithms.grpo import GRPO
 from stepopsd_rllib.algorithms.shared.distillation import DistillationConfig, DistillationLearner
 from stepopsd_rllib.config_keys import key, number, one_of
-from stepopsd_rllib.connectors.columns import (
-    TEACHER_LOG_PROBS,
-)
+from stepopsd_rllib.connectors.columns import TEACHER_LOG_PROBS
 from stepopsd_rllib.objectives import sdar
 
 

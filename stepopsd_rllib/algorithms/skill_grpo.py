@@ -21,11 +21,7 @@ from stepopsd_rllib.algorithms.shared.keys import EVAL_SKILLS, SKILL_RETRIEVAL, 
 from stepopsd_rllib.algorithms.shared.skill_teacher import skill_choice
 from stepopsd_rllib.config_keys import FLAG, key
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, RolloutSettings
-from stepopsd_rllib.teachers.skill_retrieval import (
-    SkillChoice,
-    SkillRetrieval,
-    student_preamble,
-)
+from stepopsd_rllib.teachers.skill_retrieval import SkillChoice, SkillRetrieval, student_preamble
 
 
 class SkillGRPOConfig(GRPOConfig):

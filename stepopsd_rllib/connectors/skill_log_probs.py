@@ -20,13 +20,7 @@ from stepopsd_rllib.connectors.columns import (
     STEP_SKILL_LOG_PROBS,
 )
 from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
-from stepopsd_rllib.connectors.episode_rows import (
-    Columns,
-    EpisodeRows,
-    Insert,
-    Sequences,
-    marked,
-)
+from stepopsd_rllib.connectors.episode_rows import Columns, EpisodeRows, Insert, Sequences, marked
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.objectives.opid import SkillRoute
 from stepopsd_rllib.prompts.chat import ChatFormat

@@ -29,11 +29,7 @@ from stepopsd_rllib.models.lora import (
     using,
 )
 from stepopsd_rllib.models.module_state import packed_state, unpack_state
-from stepopsd_rllib.models.output_head import (
-    HeadArithmetic,
-    head_log_probs,
-    head_top_tokens,
-)
+from stepopsd_rllib.models.output_head import HeadArithmetic, head_log_probs, head_top_tokens
 from stepopsd_rllib.models.shared_attention import SharedRows, can_share
 from stepopsd_rllib.models.whole_weights import require_whole_weights
 

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 
 from stepopsd_rllib.objectives.shaping import Shaping
-from stepopsd_rllib.objectives.state_groups import (
-    anchor_metrics,
-    centred_in_groups,
-    penalised,
-)
+from stepopsd_rllib.objectives.state_groups import anchor_metrics, centred_in_groups, penalised
 from stepopsd_rllib.objectives.steps import sum_by
 from stepopsd_rllib.objectives.turns import spread_turns
 

@@ -17,11 +17,7 @@ from torch import Tensor
 
 from stepopsd_rllib.models.causal_lm import CausalLMModule, View
 from stepopsd_rllib.models.shared_attention import keeps_all_keys
-from stepopsd_rllib.scoring.passes import (
-    branched_passes,
-    row_passes,
-    with_shared_beginnings,
-)
+from stepopsd_rllib.scoring.passes import branched_passes, row_passes, with_shared_beginnings
 from stepopsd_rllib.scoring.scored_sequences import (
     NOT_SCORED,
     BranchedSequence,

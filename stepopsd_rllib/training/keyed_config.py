@@ -12,13 +12,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.from_config import NotProvided
 from ray.tune.result import STDERR_FILE, STDOUT_FILE, TRIAL_INFO
 
-from stepopsd_rllib.config_keys import (
-    Key,
-    declared_here,
-    described,
-    nearest,
-    refuse_number_as_text,
-)
+from stepopsd_rllib.config_keys import Key, declared_here, described, nearest, refuse_number_as_text
 from stepopsd_rllib.training.rllib_keys import IGNORED, RLLIB_DEFAULTS, changed, spelled
 
 if TYPE_CHECKING:

@@ -23,16 +23,8 @@ from stepopsd_rllib.objectives.agentopsd import (
     agentopsd_turn_advantages,
     group_priors,
 )
-from stepopsd_rllib.objectives.gigpo import (
-    anchor_groups,
-    discounted_returns,
-    gigpo_advantages,
-)
-from stepopsd_rllib.objectives.grsd import (
-    grsd_advantages,
-    grsd_token_factors,
-    grsd_turn_factors,
-)
+from stepopsd_rllib.objectives.gigpo import anchor_groups, discounted_returns, gigpo_advantages
+from stepopsd_rllib.objectives.grsd import grsd_advantages, grsd_token_factors, grsd_turn_factors
 from stepopsd_rllib.objectives.opid import (
     opid_advantages,
     opid_diagnostics,

@@ -6,9 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stepopsd_rllib.objectives.turns import (
-    turn_ids,
-)
+from stepopsd_rllib.objectives.turns import turn_ids
 
 
 @dataclass(frozen=True, kw_only=True)

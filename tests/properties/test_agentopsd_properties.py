@@ -15,12 +15,8 @@ from stepopsd_rllib.objectives.agentopsd import (
     turn_belief_moves,
     turn_multipliers,
 )
-from stepopsd_rllib.objectives.grsd import (
-    grsd_token_factors,
-)
-from stepopsd_rllib.objectives.turns import (
-    turn_sums,
-)
+from stepopsd_rllib.objectives.grsd import grsd_token_factors
+from stepopsd_rllib.objectives.turns import turn_sums
 from tests.helpers.turn_batches import as_episode_rows, clip, sign, turn_batches
 
 agentopsd_settings = st.fixed_dictionaries(

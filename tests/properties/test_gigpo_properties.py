@@ -8,11 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepopsd_rllib.objectives.gigpo import (
-    anchor_groups,
-    discounted_returns,
-    gigpo_advantages,
-)
+from stepopsd_rllib.objectives.gigpo import anchor_groups, discounted_returns, gigpo_advantages
 from stepopsd_rllib.objectives.state_groups import centred_in_groups
 from tests.helpers.turn_batches import turn_batches
 

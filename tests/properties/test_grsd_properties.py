@@ -8,14 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepopsd_rllib.objectives.grsd import (
-    grsd_advantages,
-    grsd_token_factors,
-    grsd_turn_factors,
-)
-from stepopsd_rllib.objectives.turns import (
-    spread_turns,
-)
+from stepopsd_rllib.objectives.grsd import grsd_advantages, grsd_token_factors, grsd_turn_factors
+from stepopsd_rllib.objectives.turns import spread_turns
 from tests.helpers.turn_batches import clip, sign, turn_batches
 
 grsd_settings = st.fixed_dictionaries(

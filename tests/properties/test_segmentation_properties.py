@@ -3,11 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepopsd_rllib.episodes.segmentation import (
-    SPAN_MODES,
-    token_span,
-    turn_targets,
-)
+from stepopsd_rllib.episodes.segmentation import SPAN_MODES, token_span, turn_targets
 from stepopsd_rllib.reference.search_segmentation import (
     FEEDBACK_CLOSING,
     FEEDBACK_OPENING,

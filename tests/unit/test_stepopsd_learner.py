@@ -151,7 +151,10 @@ def test_the_teacher_is_neither_optimized_nor_sent_to_samplers():
         ({"alpha_clip": -0.1}, r"config\.alpha_clip=-0\.1"),
         ({"lambda_mix": 1.5}, r"config\.lambda_mix=1\.5: must be a number in \[0, 1\]"),
         ({"teacher_refresh_interval": 0}, r"config\.teacher_refresh_interval=0.*at least 1"),
-        ({"span_mode": "answer_only"}, r"span_mode='answer_only': ALFWorldEnv names no answer_tags"),
+        (
+            {"span_mode": "answer_only"},
+            r"span_mode='answer_only': ALFWorldEnv names no answer_tags",
+        ),
         (
             {"span_mode": "actions"},
             r"config\.span_mode='actions': must be one of action_only|clean",

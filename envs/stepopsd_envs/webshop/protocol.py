@@ -8,11 +8,7 @@ is to:" and "Now it's your turn to", where programs put skills into a prompt.
 import re
 from collections.abc import Sequence
 
-from stepopsd_envs.alfworld.protocol import (
-    ProjectedAction,
-    ThinkMode,
-    project_action,
-)
+from stepopsd_envs.alfworld.protocol import ProjectedAction, ThinkMode, project_action
 from stepopsd_envs.text_env import HistoryTurn
 from stepopsd_envs.webshop.pages import SEPARATOR
 

@@ -10,11 +10,7 @@ from torch import Tensor
 from stepopsd_rllib.algorithms.grpo import GRPOLearner
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
 from stepopsd_rllib.config_keys import key, number
-from stepopsd_rllib.connectors.columns import (
-    IS_SCORED,
-    RESPONSE_MASK,
-    TEACHER_LOG_PROBS,
-)
+from stepopsd_rllib.connectors.columns import IS_SCORED, RESPONSE_MASK, TEACHER_LOG_PROBS
 from stepopsd_rllib.objectives.reduction import weighted_sum
 
 DISTILLATION_COEFF = key(

@@ -27,10 +27,7 @@ from stepopsd_rllib.config_keys import key, whole
 from stepopsd_rllib.connectors.skill_context import SkillContext
 from stepopsd_rllib.connectors.step_spans import StepSpans
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
-from stepopsd_rllib.teachers.skill_retrieval import (
-    SkillChoice,
-    SkillRetrieval,
-)
+from stepopsd_rllib.teachers.skill_retrieval import SkillChoice, SkillRetrieval
 from stepopsd_rllib.teachers.skills import environment_library, load_library
 from stepopsd_rllib.teachers.text_control import TeacherText, TextControl
 
