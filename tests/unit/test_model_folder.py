@@ -100,6 +100,6 @@ def test_smollm2_is_a_chat_model_with_a_tied_head(smollm2_model):
 def test_without_its_wheel_smollm2_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("STEPOPSD_CACHE", str(tmp_path))
     monkeypatch.setattr(smollm2, "_WHEEL", "a-wheel-that-is-not-there")
-    with pytest.raises(ValueError, match="smollm2': a-wheel-that-is-not-there.* not installed"):
+    with pytest.raises(ValueError, match=r"smollm2': a-wheel-that-is-not-there.* not installed"):
         model_folder("smollm2", TextEnv)
     assert find_spec("gguf") is None or "gguf" not in smollm2.missing_parts()
