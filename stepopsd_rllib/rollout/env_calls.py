@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepopsd_envs.text_env import HistoryTurn, TextEnv
+from stepopsd_envs.text_files import whole_characters
 
 from stepopsd_rllib.episodes.agent_episode import ContextPolicy
 
@@ -121,16 +122,7 @@ def error_text(error: BaseException) -> str:
         said = "(its text cannot be read)"
     if len(said) > _LONGEST_ERROR:
         said = said[:_LONGEST_ERROR] + "..."
-    return sound_text(f"{type(error).__name__}: {said}")
-
-
-def sound_text(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair; whole pairs become one character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    return whole_characters(f"{type(error).__name__}: {said}")
 
 
 def _text(name: str, value: Any) -> str:
@@ -140,7 +132,7 @@ def _text(name: str, value: Any) -> str:
         raise BrokenContract(
             f"{name} has {len(value)} characters; more than {LONGEST_TEXT} fit no context"
         )
-    return sound_text(value)
+    return whole_characters(value)
 
 
 def _system_prompt(env: TextEnv) -> str:
