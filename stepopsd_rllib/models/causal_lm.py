@@ -101,6 +101,34 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
                 self.make_target_networks()
         if options.get("gradient_checkpointing"):
             self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        if options.get("residual_dtype") == "model":
+            self.use_rounded_residual()
+        self.is_compiled = False
+        if options.get("compile_layers"):
+            self.compile_layers()
+
+    @property
+    def _models(self) -> list[PreTrainedModel]:
+        found = (self.language_model, self.reference, self.teacher)
+        return [model for model in found if model is not None]
+
+    def use_rounded_residual(self) -> None:
+        """Keeps the residual stream in the arithmetic of the passes, not in float32.
+
+        What a layer adds is rounded already; its sum alone was not. The frozen copies, whose
+        weights are rounded, and the engines do the same.
+        """
+        if self.autocast_dtype is None:
+            return
+        for model in self._models:
+            embedding: Any = model.get_input_embeddings()
+            embedding.register_forward_hook(lambda *parts, d=self.autocast_dtype: parts[2].to(d))
+
+    def compile_layers(self) -> None:
+        """Compiles the policy's decoder layers for passes with gradient; the first one is slow."""
+        self.is_compiled = True
+        for layer in decoder_layers(self.language_model):
+            layer.compile(dynamic=True)
 
     @override(TorchRLModule)
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
@@ -182,7 +210,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         targets_P = input_ids_BT[:, 1:][mask_BT[:, 1:]]
         if shared is not None:
             shared = shared.to(input_ids_BT.device)
-            with self.autocast():
+            with self.autocast(), self._uncompiled():
                 hidden_NH = shared.forward(model)
             return hidden_NH[shared.source_BT[:, :-1][mask_BT[:, 1:]]], targets_P
         with self.autocast():
@@ -213,10 +241,19 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         model.eval()
         adapter = {"policy": POLICY, "reference": None, "teacher": TEACHER}[name]
         try:
-            with using(model, adapter) if self.lora.rank else contextlib.nullcontext():
+            with (
+                using(model, adapter) if self.lora.rank else contextlib.nullcontext(),
+                self._uncompiled(),
+            ):
                 yield model
         finally:
             model.train(was_training)
+
+    def _uncompiled(self) -> contextlib.AbstractContextManager[None]:
+        """Layers as they are written: passes with caches and shared rows differ too much."""
+        if not self.is_compiled:
+            return contextlib.nullcontext()
+        return torch.compiler.set_stance("force_eager")
 
     def _model_of(self, name: View) -> PreTrainedModel:
         if name not in get_args(View):
@@ -355,6 +392,13 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         return adapter_weights(self.language_model)
 
 
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers that a decoder repeats: those that can be recomputed by themselves."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
 def untied(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights without the names that stand for another's tensor."""
     shared: dict[str, str] = dict(model.all_tied_weights_keys)
@@ -381,9 +425,10 @@ def load_causal_lm(
         require_whole_weights(model_path)
     try:
         if random_weights:
-            model = AutoModelForCausalLM.from_config(
-                AutoConfig.from_pretrained(model_path), dtype=torch.float32
-            )
+            with torch.device(device):
+                model = AutoModelForCausalLM.from_config(
+                    AutoConfig.from_pretrained(model_path), dtype=torch.float32
+                )
         else:
             # Without a device map the weights pass through the host's memory, once a copy.
             placed = {} if device == "cpu" else {"device_map": {"": device}}

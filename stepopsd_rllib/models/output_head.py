@@ -43,7 +43,7 @@ def head_log_probs(
         float32 [N, K], None without any.
     """
     chunk = _chunk_size(head)
-    weight, hidden_NH = _operands(head.weight, hidden_NH, arithmetic)
+    weight, hidden_NH, rounded = _operands(head.weight, hidden_NH, arithmetic)
     if len(targets_N) <= chunk:
         return _chunk_log_probs(
             weight,
@@ -53,6 +53,7 @@ def head_log_probs(
             candidates_NK,
             temperature,
             entropy,
+            rounded,
         )
     parts = [
         checkpoint(
@@ -64,6 +65,7 @@ def head_log_probs(
             None if candidates_NK is None else candidates_NK[i : i + chunk],
             temperature,
             entropy,
+            rounded,
             use_reentrant=False,
         )
         for i in range(0, len(targets_N), chunk)
@@ -98,10 +100,10 @@ def head_top_tokens(
         [N, K], most likely first.
     """
     bias = getattr(head, "bias", None)
-    weight, hidden_NH = _operands(head.weight, hidden_NH, arithmetic)
+    weight, hidden_NH, rounded = _operands(head.weight, hidden_NH, arithmetic)
     parts = []
     for chunk_NH in hidden_NH.split(_chunk_size(head)):
-        logits_NV = _chunk_logits(weight, bias, chunk_NH, temperature)
+        logits_NV = _chunk_logits(weight, bias, chunk_NH, temperature, rounded)
         top = logits_NV.topk(count, dim=-1)
         parts.append((top.values - logits_NV.logsumexp(dim=-1, keepdim=True), top.indices))
     log_probs, ids = zip(*parts, strict=True)
@@ -115,20 +117,58 @@ def _chunk_size(head: Any) -> int:
 
 def _operands(
     weight: Tensor, hidden_NH: Tensor, arithmetic: HeadArithmetic
-) -> tuple[Tensor, Tensor]:
-    """Weights and hidden states in the numbers in which they are multiplied."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weights and hidden states in the numbers in which they are multiplied.
+
+    The third is the rounded weights where the device multiplies bfloat16 into float32.
+    """
     if arithmetic == "exact":
-        return weight, hidden_NH
-    weight, hidden_NH = weight.to(torch.bfloat16), hidden_NH.to(torch.bfloat16)
-    if arithmetic == "rounded":
-        return weight.float(), hidden_NH.float()
-    return weight, hidden_NH
+        return weight, hidden_NH, None
+    rounded, hidden_NH = weight.to(torch.bfloat16), hidden_NH.to(torch.bfloat16)
+    if arithmetic == "bfloat16":
+        return rounded, hidden_NH, None
+    if weight.is_cuda:
+        return weight, hidden_NH, rounded.detach()
+    return rounded.float(), hidden_NH.float(), None
+
+
+class _RoundedLinear(torch.autograd.Function):
+    """Float32 logits of bfloat16 numbers, on a GPU's bfloat16 units.
+
+    logits = round(hidden) · round(weight)ᵀ, summed in float32. Their gradient is rounded to
+    bfloat16, as that of every other matrix is under autocast; the weight's is summed in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, weight: Tensor, rounded: Tensor) -> Tensor:
+        """[N, V] of hidden states [N, H], bfloat16, and weights [V, H]."""
+        ctx.save_for_backward(hidden_NH, rounded)
+        ctx.weight_has_gradient = weight.requires_grad
+        return torch.mm(hidden_NH, rounded.t(), out_dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        """Gradients of hidden states and weights."""
+        hidden_NH, rounded = ctx.saved_tensors
+        gradient_NV = gradients[0].to(torch.bfloat16)
+        of_weight = None
+        if ctx.weight_has_gradient:
+            of_weight = torch.mm(gradient_NV.t(), hidden_NH, out_dtype=torch.float32)
+        return gradient_NV @ rounded, of_weight, None
 
 
 def _chunk_logits(
-    weight: Tensor, bias: Tensor | None, hidden_NH: Tensor, temperature: float
+    weight: Tensor,
+    bias: Tensor | None,
+    hidden_NH: Tensor,
+    temperature: float,
+    rounded: Tensor | None,
 ) -> Tensor:
-    logits_NV = nn.functional.linear(hidden_NH, weight.to(hidden_NH.dtype), bias).float()
+    if rounded is not None:
+        product: Any = _RoundedLinear.apply(hidden_NH, weight, rounded)
+        logits_NV: Tensor = product if bias is None else product + bias
+    else:
+        logits_NV = nn.functional.linear(hidden_NH, weight.to(hidden_NH.dtype), bias).float()
     return logits_NV if temperature == 1.0 else logits_NV / temperature
 
 
@@ -140,8 +180,9 @@ def _chunk_log_probs(
     candidates_NK: Tensor | None,
     temperature: float,
     entropy: str,
+    rounded: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    logits_NV = _chunk_logits(weight, bias, hidden_NH, temperature)
+    logits_NV = _chunk_logits(weight, bias, hidden_NH, temperature, rounded)
     log_z_N = logits_NV.logsumexp(dim=-1)
     log_probs_N = logits_NV.gather(-1, targets_N[:, None])[:, 0] - log_z_N
     candidate_log_probs_NK = (

@@ -121,6 +121,11 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         self._sampler.load_weights(tensors, version)
         return self._sampler.weights_version
 
+    def sleep(self) -> None:
+        """Frees the GPU for the learner until the next `load_weights`."""
+        if self._sampler is not None:
+            self._sampler.sleep()
+
     def score(self, token_ids: Sequence[int]) -> Any:
         """The sampler's log-probs of given tokens, float32 [T-1], for verification."""
         self._started_loop()

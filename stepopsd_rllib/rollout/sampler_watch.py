@@ -106,6 +106,12 @@ class WatchedSampler:
         """Replaces all weights."""
         self._sampler.load_weights(weights, version)
 
+    def sleep(self) -> None:
+        """Gives the engine's memory back until the next `load_weights`, if it can."""
+        sleep = getattr(self._sampler, "sleep", None)
+        if sleep is not None:
+            sleep()
+
     def score(self, token_ids: Sequence[int]) -> np.ndarray:
         """Log-probs of given tokens."""
         return self._sampler.score(token_ids)

@@ -128,6 +128,7 @@ class VLLMSampler:
             {**adapter_options, **(engine_options or {})},
         )
         self._is_open = self._is_usable = True
+        self._is_asleep = False
 
     def submit(self, request: SampleRequest) -> None:
         """Queues a request. Raises `SamplerRefusal` when it cannot be served."""
@@ -180,13 +181,38 @@ class VLLMSampler:
         complete = self._layout.complete(weights)
         self._is_usable = False
         self.weights_version = NO_VERSION
+        # The cache stays away until the weights are in: there may be room for one of them only.
+        self._wake(["weights"])
         dtype = self._engine.model_config.dtype
         # The tied head travels under its own name too: the CPU engine keeps a repacked copy of it,
         # which stays stale without an error when only the embedding is sent.
         named = ((name, _cast(tensor, dtype)) for name, tensor in complete.items())
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
+        self._wake(["kv_cache"])
+        self._is_asleep = False
         self._forget_prefixes()
         self.weights_version = version
+
+    def sleep(self) -> None:
+        """Gives the engine's GPU memory back until the next `load_weights`, which wakes it.
+
+        Weights and cache are dropped; an adapter's base waits in the host's memory. Requires an
+        engine that was started with `enable_sleep_mode`.
+
+        Raises:
+            RuntimeError: Requests are running.
+        """
+        self._require_usable()
+        if not self.is_idle():
+            raise RuntimeError(f"sleep: {len(self._running)} requests are running.")
+        self._is_usable = False
+        self.weights_version = NO_VERSION
+        self._engine.sleep(level=2 if self._lora is None else 1)
+        self._is_asleep = True
+
+    def _wake(self, tags: list[str] | None) -> None:
+        if self._is_asleep:
+            self._engine.wake_up(tags)
 
     def _load_adapter(self, weights: Mapping[str, torch.Tensor], lora: LoRASettings) -> None:
         """Puts an adapter in the place of the one before."""
@@ -200,6 +226,8 @@ class VLLMSampler:
         assert self._adapter_folder is not None
         self._is_usable = False
         self.weights_version = NO_VERSION
+        self._wake(None)
+        self._is_asleep = False
         folder = self._adapter_folder.name
         write_adapter(folder, weights, lora, base=self._model_path)
         # Only this request reads the file again; later ones with `load_inplace` would each time.

@@ -110,6 +110,9 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             self._evaluation_at_start = self.evaluate()
         with _Timer(self, "sample"):
             groups = self._sample_step()
+        if self.config.engine_sleeps():
+            with _Timer(self, "sleep"):
+                self.env_runner_group.foreach_env_runner(lambda runner: runner.sleep())
         with _Timer(self, "update"):
             results = self.learner_group.update(
                 episodes_refs=[ray.put(episodes) for episodes in groups.values()],
@@ -336,6 +339,8 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         return group.num_remote_env_runners() > 0 and not group.healthy_env_runner_ids()
 
     def _sync(self, runner_ids: list[int] | None = None) -> None:
+        if self.config.engine_sleeps():  # what the learner keeps for later is the engine's now
+            self.learner_group.foreach_learner(lambda learner: learner.release_memory())
         names = sync_weights(
             self.learner_group,
             self.env_runner_group,
@@ -379,10 +384,10 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         """Hands new weights to the samplers; an update that left them as they were is none."""
         versions = self.learner_group.foreach_learner(lambda learner: [learner.num_updates])
         version = max(result.get()[0] for result in versions.ignore_errors())
-        if version == self._num_updates:
-            self._lifetime["updates_left_out"] += 1
-        else:
-            self._num_updates = version
+        is_unchanged = version == self._num_updates
+        self._lifetime["updates_left_out"] += is_unchanged
+        self._num_updates = version
+        if not is_unchanged or self.config.engine_sleeps():  # an engine wakes up without weights
             with _Timer(self, "weight_sync"):
                 self._sync()
         counts = {

@@ -26,6 +26,7 @@ from stepopsd_rllib.training.agent_keys import AgentKeys
 from stepopsd_rllib.training.model_checks import check_model
 from stepopsd_rllib.training.placement import (
     check_placement,
+    engine_sleeps,
     gpu_engine_options,
     hide_gpus,
     runner_has_gpu,
@@ -248,6 +249,10 @@ class AgentConfig(AgentKeys):
             )
         return lora
 
+    def engine_sleeps(self) -> bool:
+        """Whether samplers leave their GPU to the learner during updates."""
+        return engine_sleeps(self)
+
     def learner_dtype(self) -> str:
         """Arithmetic of the learner: "float32" or "bfloat16"."""
         if self.autocast_dtype != "auto":
@@ -289,6 +294,8 @@ class AgentConfig(AgentKeys):
             "temperature": self.temperature,
             "gradient_checkpointing": self.uses_checkpointing(),
             "head_dtype": self.head_dtype,
+            "residual_dtype": self.residual_dtype,
+            "compile_layers": self.compile_layers,
             "device": "cuda" if self.num_gpus_per_learner else "cpu",
             "autocast_dtype": "bfloat16" if self.learner_dtype() == "bfloat16" else None,
             "random_weights": self.random_weights,

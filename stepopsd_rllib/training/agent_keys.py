@@ -173,6 +173,18 @@ class AgentKeys(KeyedConfig):
         "arithmetic of the output heads of learner and sampler where the rest is bfloat16; 'model' "
         "is bfloat16 too",
     )
+    residual_dtype: Literal["float32", "model"] = agent_key(
+        "model",
+        one_of("float32", "model"),
+        "arithmetic of the learner's residual stream where the rest is bfloat16; 'model' is "
+        "bfloat16 too, as in engines and in the frozen copies",
+    )
+    compile_layers: bool = agent_key(
+        False,
+        FLAG,
+        "decoder layers of the learner compiled with torch.compile; updates of large models are "
+        "faster, the first one takes about a minute longer",
+    )
     autocast_dtype: Literal["auto", "float32", "bfloat16"] = agent_key(
         "auto",
         one_of("auto", "float32", "bfloat16"),

@@ -145,6 +145,11 @@ class TokenLearner(TorchLearner):
         """Updates that moved the weights: the version of the weights."""
         return self._weights_seq_no
 
+    def release_memory(self) -> None:
+        """Gives GPU memory that is free in this process back to the card."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def take_credit_records(self) -> list[dict[str, Any]]:
         """Records of `CreditTrace` since the last call."""
         records: list[dict[str, Any]] = []

@@ -126,6 +126,11 @@ def gpu_engine_options(config: AgentConfig) -> dict[str, Any]:
     return options
 
 
+def engine_sleeps(config: AgentConfig) -> bool:
+    """Whether the engine leaves the GPU to the learner during updates."""
+    return bool(config.sampler_config.get("enable_sleep_mode")) and sampler_kind(config) == "vllm"
+
+
 def learner_growth(config: AgentConfig) -> int:
     """Bytes that a learner takes after its models are loaded: for gradients, AdamW, activations."""
     sizes = ModelSizes.of_folder(config.model_path())
@@ -137,6 +142,8 @@ def learner_growth(config: AgentConfig) -> int:
         checkpointing=bool(config.uses_checkpointing()),
     )
     logits = 3 * (1 << 28)  # a chunk of logits, its softmax and its gradient
+    if engine_sleeps(config):  # gradients and activations are there while it sleeps
+        return trained * 2 * FLOAT32 + logits
     return trained * 3 * FLOAT32 + activations + logits
 
 
@@ -166,6 +173,12 @@ def check_placement(config: AgentConfig) -> None:
                 f"runners and learners in pairs, num_env_runners={num_learners} with "
                 "num_gpus_per_env_runner=0.6 and num_gpus_per_learner=0.4, or whole GPUs."
             )
+    if engine_sleeps(config) and not shares_gpu(config):
+        raise ValueError(
+            "config.sampler_config.enable_sleep_mode=True: the engine sleeps so that a learner on "
+            "the same GPU has its memory, and here they are not on one. Leave it out, or let them "
+            "share: num_gpus_per_learner=1 with num_env_runners=0 and num_learners=0."
+        )
     is_pair = num_learners and num_runners and 0 < learner < 1 and 0 < runner < 1
     if is_pair and learner + runner > 1:
         raise ValueError(

@@ -169,7 +169,7 @@ def test_a_model_that_cannot_be_told_how_tokens_are_packed_is_left_as_it_was(mon
     assert model.config._attn_implementation == "sdpa"
 
 
-def exact_logits(weight, bias, hidden_NH, temperature):
+def exact_logits(weight, bias, hidden_NH, temperature, rounded):
     """Logits of the update in float64; what is scored without gradient is kept in float32."""
     logits_NV = torch.nn.functional.linear(hidden_NH, weight, bias) / temperature
     return logits_NV if torch.is_grad_enabled() else logits_NV.float()
