@@ -37,6 +37,8 @@ QWEN = {  # sizes of the published configs; weights are random
 TINY = ROOT / "stepopsd_rllib" / "tiny" / "weights" / "alfworld"
 SMALL_ENGINE = {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": 2**30}
 """Of steps that run at the same time: a cache of stated size, so that none measures the card."""
+FORMS = os.environ.get("UPDATE_FORMS", "float32 model compiled kept").split()
+"""Of the update: float32 residual stream; bfloat16; compiled layers; with activations kept too."""
 SMOLLM2 = os.environ.get("SMOLLM2", "smollm2")
 PEAK_FLOPS = 989e12  # bfloat16 of an H100
 Step = Callable[[str], dict[str, Any]]
@@ -177,7 +179,7 @@ def quickstart(device: str) -> dict[str, Any]:
 
 def update_1_7b(device: str) -> dict[str, Any]:
     """One optimizer step of the 1.7B shape in four forms: memory, seconds, share of the peak."""
-    return _update("1.7b", device, forms=("float32", "model", "compiled"))
+    return _update("1.7b", device, forms=FORMS)
 
 
 def update_3b(device: str) -> dict[str, Any]:
@@ -266,7 +268,7 @@ def sleep(device: str) -> dict[str, Any]:
         max_concurrent=64,
         dtype="bfloat16",
         engine_options=SMALL_ENGINE
-        | {"enable_sleep_mode": True, "kv_cache_memory_bytes": 20 * 2**30},
+        | {"enable_sleep_mode": True, "kv_cache_memory_bytes": 8 * 2**30},
     )
     model: Any = _transformers(str(TINY), device, torch.float32)
     prompts = _prompts(16, 120, vocabulary=800)
@@ -505,6 +507,8 @@ def _iterations(
 
 def _learner(shape: str, device: str, run: str = "GRPO", **keys: Any) -> tuple[Any, dict[str, Any]]:
     """A learner in this process, its weights random, and its size."""
+    import ray
+
     from stepopsd_rllib import ALGORITHMS
     from tests.helpers.agents import build_learner
 
@@ -523,6 +527,8 @@ def _learner(shape: str, device: str, run: str = "GRPO", **keys: Any) -> tuple[A
     )
     config.training(kl_coeff=0.01, entropy_coeff=0.001)
     config.num_gpus_per_learner = int(device == "cuda")
+    # An own one, since RLlib would start another with a dashboard.
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     learner = build_learner(config)
     model = learner.language_module.language_model
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -542,6 +548,9 @@ def _update(shape: str, device: str, *, forms: Sequence[str], run: str = "GRPO")
             module.use_rounded_residual()
         if form == "compiled":
             module.compile_layers()
+        if form == "kept":
+            module.language_model.gradient_checkpointing_disable()
+            learner.config.micro_batch_tokens = 8192
         found[form] = _steps(learner, device, form)
     return found
 
