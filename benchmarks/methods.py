@@ -6,10 +6,10 @@
 Trains each tuned example and prints what it costs and what became of it: processor time a turn that
 was played, relative to GRPO (the median over the second half of the iterations, in which ADRS's
 reward acts, too; an iteration's number of turns changes as a policy learns), the ratio of whole
-iterations, and training success in the first and the last iterations. Processes that share a core
-inflate each other's processor time: give all of them the same company (`--jobs`), and no other.
-All diagnostics of all iterations go to the output, one JSON object a line; a loss or gradient that
-is not finite ends the run.
+iterations, and success and task score in training in the first and the last iterations. Processes
+that share a core inflate each other's processor time: give all of them the same company (`--jobs`),
+and no other. All diagnostics of all iterations go to the output, one JSON object a line; a loss or
+gradient that is not finite ends the run.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def run_one(file: str, iterations: int) -> None:
             {
                 "seconds": time.process_time() - started,
                 "success_rate": sampled["success_rate"],
+                "task_score_mean": sampled.get("task_score_mean"),
                 "turns": sampled["num_episodes"] * sampled["turns_mean"],
                 # The mean of nothing is nan: a method that had nothing to score says so.
                 **{k: v for k, v in learner.items() if isinstance(v, float | int) and v == v},
@@ -112,13 +113,18 @@ def line(path: Path, rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> 
         return statistics.median(own) / statistics.median(others)
 
     method, env = name_of(path)
-    rates = [row["success_rate"] for row in rows]
-    first, last = (
-        statistics.fmean(part) for part in (rates[:SHOWN_ITERATIONS], rates[-SHOWN_ITERATIONS:])
-    )
+    success, score = (_first_and_last(rows, key) for key in ("success_rate", "task_score_mean"))
     by_turn = ratio(lambda row: row["seconds"] / row["turns"])
     whole = ratio(lambda row: row["seconds"])
-    return f"| {method} | {env} | {by_turn:.2f} | {whole:.2f} | {first:.1%} | {last:.1%} |"
+    return f"| {method} | {env} | {by_turn:.2f} | {whole:.2f} | {success} | {score} |"
+
+
+def _first_and_last(rows: list[dict[str, Any]], key: str) -> str:
+    values = [row[key] for row in rows]
+    if None in values:  # the environment does not grade
+        return "-"
+    ends = (values[:SHOWN_ITERATIONS], values[-SHOWN_ITERATIONS:])
+    return " to ".join(f"{statistics.fmean(part):.1%}" for part in ends)
 
 
 def main() -> None:
@@ -135,7 +141,7 @@ def main() -> None:
     if options.one:
         run_one(options.one, options.iterations)
         return
-    print("| method | environment | a turn | an iteration | success, first | last |")
+    print("| method | environment | a turn | an iteration | success | task score |")
     print("|---|---|--:|--:|--:|--:|", flush=True)
     paths = examples(options.only, options.environments)
     base: dict[str, list[dict[str, Any]]] = {}

@@ -2,7 +2,7 @@
 
     python benchmarks/webshop.py                              generated shops
     python benchmarks/webshop.py --data FOLDER                official files, too
-    python benchmarks/webshop.py --products 100000            a large shop on disk, too (minutes)
+    python benchmarks/webshop.py --products 1180000           a large shop on disk alone (minutes)
 
 A step is `env.step` with the message that follows it; players are mixed: a quarter of the episodes
 by an expert, the rest at random.
@@ -18,18 +18,21 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from stepopsd_envs.webshop import tasks
+from stepopsd_envs.webshop.disk_shop import DiskShop, open_disk_shop
 from stepopsd_envs.webshop.env import WebShopEnv
 from stepopsd_envs.webshop.expert import FirstHitBuyer, ReadingShopper
 from stepopsd_envs.webshop.generator import write_large_shop
+from stepopsd_envs.webshop.official import find_files
 
-MILLISECOND, MEGABYTE = 1e-3, 2**20
+MILLISECOND, MEGABYTE, GIGABYTE = 1e-3, 2**20, 1e9
 ENVIRONMENTS = 128
 STEPS = 20_000
 EPISODES = 300
+SEARCHES = 2_000
 
 
 def main() -> None:
@@ -37,13 +40,14 @@ def main() -> None:
     parser.add_argument("--data", help="a folder with the official files")
     parser.add_argument("--products", type=int, help="size of a large shop to make and search")
     options = parser.parse_args()
+    if options.products:
+        measure_large(options.products)
+        return
     measure_many()
     for size in ("tiny", "small", "full"):
         measure(f"generated, {size}", lambda size=size: WebShopEnv(size=size))
     if options.data:
         measure(options.data, lambda: WebShopEnv(data=options.data))
-    if options.products:
-        measure_large(options.products)
 
 
 def resident_mb() -> float:
@@ -150,22 +154,48 @@ def play(env: WebShopEnv, names: list[str], player: type) -> tuple[float, float]
 
 
 def measure_large(products: int) -> None:
-    """A shop of many products, made on disk and searched there."""
+    """A shop of many products: written, turned into a shop on disk, opened, searched, played in."""
     with tempfile.TemporaryDirectory() as folder:
-        started = time.process_time()
-        write_large_shop(products, folder)
-        print(f"\n{products} products written in {time.process_time() - started:.0f} s")
+        written = stage(f"{products} products written", lambda: write_large_shop(products, folder))
+        size = sum(path.stat().st_size for path in written)
+        files = find_files(folder)
+        shop = stage("turned into a shop on disk", lambda: open_disk_shop(files))
+        on_disk = sum(path.stat().st_size for path in Path(folder).rglob("*.shop/**/*.*"))
+        print(f"  files {size / GIGABYTE:.2f} GB, shop on disk {on_disk / GIGABYTE:.2f} GB")
+        shop = stage("opened again", lambda: open_disk_shop(files))
+        search_times(shop, random.Random(0))
         tasks.IN_MEMORY_BYTES = 0
-        gc.collect()
-        before = resident_mb()
-        started = time.process_time()
         env = WebShopEnv(data=folder)
-        names = env.tasks("train")
-        print(f"made and opened in {time.process_time() - started:.0f} s: {len(names)} goals")
-        gc.collect()
-        print(f"  {resident_mb() - before:.0f} MB")
+        names = stage("goals made and split", lambda: env.tasks("train"))
+        print(f"  {len(names)} training goals")
         per_step, per_reset = speed(env, names, random.Random(0))
         print(f"  {per_step / MILLISECOND:.3f} ms a step, {per_reset / MILLISECOND:.3f} ms a reset")
+
+
+def stage(name: str, work: Callable[[], Any]) -> Any:
+    """Does a part of the work; prints processor seconds and memory of the process."""
+    started = time.process_time()
+    done = work()
+    seconds = time.process_time() - started
+    gc.collect()
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        f"{name}: {seconds:.1f} s, {resident_mb():.0f} MB, {peak_mb:.0f} MB at the peak", flush=True
+    )
+    return done
+
+
+def search_times(shop: DiskShop, rng: random.Random) -> None:
+    """Searches with titles cut short, none of them twice."""
+    seconds = []
+    for number in rng.sample(range(len(shop)), min(SEARCHES, len(shop))):
+        words = shop.product(number).name.split()
+        query = " ".join(rng.sample(words, min(6, len(words))))
+        started = time.process_time()
+        shop.search(query)
+        seconds.append(time.process_time() - started)
+    at = [value / MILLISECOND for value in quantiles(seconds, n=100)]
+    print(f"  a search of six words: {at[49]:.2f} ms, 99 % below {at[98]:.2f} ms")
 
 
 if __name__ == "__main__":

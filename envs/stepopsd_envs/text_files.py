@@ -28,13 +28,13 @@ def read_text(path: str | Path, refusal: Refusal = ValueError) -> str:
     Raises:
         ValueError: Of the given class; the file cannot be read, or is another thing. One line.
     """
-    text = decoded(_read_bytes(Path(path), refusal), str(path), refusal)
+    text = decoded(read_bytes(Path(path), refusal), str(path), refusal)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: str | Path, refusal: Refusal = ValueError) -> Any:
     """What a JSON file holds; see `read_text` and `parse_json`."""
-    return parse_json(_read_bytes(Path(path), refusal), str(path), refusal)
+    return parse_json(read_bytes(Path(path), refusal), str(path), refusal)
 
 
 def json_lines(path: str | Path, refusal: Refusal = ValueError) -> Iterator[tuple[int, Any]]:
@@ -98,7 +98,7 @@ def parse_json(
     except ValueError as error:
         hint = " It may have been cut off: copy it again." if _is_cut_off(text) else ""
         raise refusal(f"{where}: not JSON ({error}).{hint}") from None
-    return _whole_texts(value) if _ESCAPED_SURROGATE.search(text) else value
+    return whole_texts(value) if _ESCAPED_SURROGATE.search(text) else value
 
 
 def decoded(data: bytes, where: str, refusal: Refusal = ValueError) -> str:
@@ -165,13 +165,14 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _whole_texts(value: Any) -> Any:
+def whole_texts(value: Any) -> Any:
+    """A JSON value with `whole_characters` in all its texts and keys."""
     if isinstance(value, str):
         return whole_characters(value)
     if isinstance(value, list):
-        return [_whole_texts(item) for item in value]
+        return [whole_texts(item) for item in value]
     if isinstance(value, dict):
-        return {whole_characters(key): _whole_texts(item) for key, item in value.items()}
+        return {whole_characters(key): whole_texts(item) for key, item in value.items()}
     return value
 
 
@@ -180,7 +181,8 @@ def _is_cut_off(text: str) -> bool:
     return text[:1] in ("{", "[") and text[-1:] not in ("}", "]")
 
 
-def _read_bytes(path: Path, refusal: Refusal) -> bytes:
+def read_bytes(path: Path, refusal: Refusal) -> bytes:
+    """The bytes of a file; one line says why it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

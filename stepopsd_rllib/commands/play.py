@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stepopsd_envs import TextEnv
@@ -11,6 +12,8 @@ from stepopsd_rllib.commands.tuned import parse_override
 from stepopsd_rllib.environments import make_text_env
 
 LEAVE = {"quit", "exit"}
+_HINT = "Type an action, without the tags that a model is asked for: they are added. 'quit' leaves."
+_TAG = re.compile(r"</?[a-z_]+>", re.IGNORECASE)
 
 
 def env_config(overrides: Sequence[str]) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def play(
         tasks = env.tasks(split)
         task = tasks[seed % len(tasks)]
     observation, info = env.reset(seed=seed, options={"task": task})
-    print(f"task {task} ({info['task_type']}); 'quit' leaves\n")
+    print(f"task {task} ({info['task_type']})\n{_HINT}\n")
     if env.system_prompt:
         print(f"[system]\n{env.system_prompt}\n")
     message = env.first_message(observation, info)
@@ -54,8 +57,7 @@ def play(
             return 0
         observation, reward, terminated, truncated, info = env.step(response_of(env, typed))
         total, turns = total + float(reward), turns + 1
-        if not info["is_action_valid"]:
-            print(f"(not a valid action: {info['action']!r})")
+        print(_done(typed, info))
         message = env.append_message(observation, info)
     ending = "won" if info["won"] else "turn limit" if truncated else "lost"
     score = f", task score {info['task_score']:.2f}" if "task_score" in info else ""
@@ -65,7 +67,15 @@ def play(
 
 def response_of(env: TextEnv, typed: str) -> str:
     """What a model would have written: a text with tags as it is, a bare one as `env` wraps it."""
-    return typed if "<" in typed else env.response_of(typed)
+    return typed if _TAG.search(typed) else env.response_of(typed)
+
+
+def _done(typed: str, info: Mapping[str, Any]) -> str:
+    """What became of a line: pages do not always show what was done."""
+    action = info["action"]
+    if not info["is_action_valid"]:
+        return f"(not a valid action here, the turn is spent: {action!r})"
+    return f"({action})" if action != typed else ""
 
 
 def _typed() -> str | None:

@@ -17,6 +17,7 @@ from stepopsd_rllib.commands.time_left import TimeLeft
 # Result key, label, how the value is written.
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("env_runners/success_rate", "success", "{:.1%}".format),
+    ("env_runners/task_score_mean", "score", "{:.1%}".format),
     ("env_runners/episode_return_mean", "return", "{:.2f}".format),
     ("env_runners/valid_action_ratio", "valid", "{:.0%}".format),
     ("env_runners/turns_mean", "turns", "{:.1f}".format),
@@ -168,16 +169,20 @@ def _number(value: Any) -> str:
 
 
 def evaluation_line(flat: Mapping[str, Any]) -> str:
-    """One evaluation: success with its interval, the number of tasks and when it was made."""
+    """One evaluation: success with its interval, tasks, task score, and when it was made."""
     when = f"  evaluation after {flat['evaluation/iteration']} iterations: "
     errors = errors_in(flat, "evaluation")
     if not flat["evaluation/num_episodes"]:
         return f"{when}no task was counted ({errors})"
-    rates = [flat[f"evaluation/success_rate{end}"] for end in ("", "_low", "_high")]
-    return (
-        f"{when}{rates[0]:.1%} [{rates[1]:.1%}, {rates[2]:.1%}] "
-        f"of {_tasks_of_all(flat)} tasks" + (f", not counted: {errors}" if errors else "")
-    )
+    shown = f"{when}{_with_interval(flat, 'success_rate', '')} of {_tasks_of_all(flat)} tasks"
+    if "evaluation/task_score_mean" in flat:
+        shown += f", task score {_with_interval(flat, 'task_score', '_mean')}"
+    return shown + (f", not counted: {errors}" if errors else "")
+
+
+def _with_interval(flat: Mapping[str, Any], name: str, end: str) -> str:
+    value, low, high = (flat[f"evaluation/{name}{part}"] for part in (end, "_low", "_high"))
+    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def _tasks_of_all(flat: Mapping[str, Any]) -> str:

@@ -70,8 +70,8 @@ def _cells(run: Path, trial: PlannedTrial, is_running: bool) -> Sequence[str]:
     return (
         state,
         f"{done}/{end:g}" if end is not None else done,
-        _share(last.get("env_runners/success_rate")),
-        _share(last.get("evaluation/success_rate")),
+        _share(last.get("env_runners/success_rate"), last.get("env_runners/task_score_mean")),
+        _share(last.get("evaluation/success_rate"), last.get("evaluation/task_score_mean")),
         _last_checkpoint(folder),
     )
 
@@ -96,5 +96,7 @@ def _age(seconds: float) -> str:
     return "just now"
 
 
-def _share(value: object) -> str:
-    return f"{value:.1%}" if isinstance(value, int | float) else "-"
+def _share(rate: object, score: object = None) -> str:
+    """A success rate, and the mean task score where tasks are graded."""
+    shown = f"{rate:.1%}" if isinstance(rate, int | float) else "-"
+    return f"{shown} (score {score:.1%})" if isinstance(score, int | float) else shown

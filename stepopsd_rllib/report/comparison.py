@@ -6,13 +6,14 @@ with replacement: a method's success varies with the run as well as with the tas
 taken within a seed and a task first, as both methods start from the same model, see the same
 training tasks and are evaluated on the same ones. Three seeds know little of the spread between
 runs, so the intervals are rather too narrow. The interquartile mean is over the success rates of
-task types and seeds (Agarwal et al., arXiv:2108.13264).
+task types and seeds (Agarwal et al., arXiv:2108.13264). Where the environment grades tasks, a
+second table says the same of their scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from stepopsd_rllib.report.tables import aligned
 SEED_MARK = "_seed"
 RESAMPLES = 9999
 QUARTILE = 0.25
+_ROUNDING = 1e-9  # of a mean of scores: equal ones must not count as better
+_BY_TYPE = {"success": "task type", "task score": "task score"}
 
 Interval = tuple[float, float]
 
@@ -44,36 +47,44 @@ class Method:
     Attributes:
         name: Its label in the comparison.
         trials: By seed.
-        wins: Last evaluation of each seed: task -> whether it was won.
+        outcomes: Last evaluation of each seed: task -> 1 where it was won, else 0.
+        task_scores: The same with the environment's grades, 0 to 1; empty where it gives none.
         task_types: Task -> its type.
         iterations: Of the last evaluation of each seed, sorted; equal where every trial ended.
     """
 
     name: str
     trials: Mapping[int, Trial]
-    wins: Mapping[int, Mapping[str, bool]]
+    outcomes: Mapping[int, Mapping[str, float]]
+    task_scores: Mapping[int, Mapping[str, float]]
     task_types: Mapping[str, str]
     iterations: Sequence[int]
 
+    def graded(self) -> Method | None:
+        """The same runs with task scores for outcomes; None if the environment gives none."""
+        return replace(self, outcomes=self.task_scores) if self.task_scores else None
+
     def scores(self, seeds: Sequence[int], tasks: Sequence[str]) -> np.ndarray:
-        """Whether each task was won with each seed, float [seeds, tasks]."""
-        return np.array([[self.wins[seed][task] for task in tasks] for seed in seeds], dtype=float)
+        """The outcome of each task with each seed, float [seeds, tasks]."""
+        return np.array(
+            [[self.outcomes[seed][task] for task in tasks] for seed in seeds], dtype=float
+        )
 
     def tasks(self) -> list[str]:
         """Tasks that every seed finished, sorted."""
-        return sorted(set.intersection(*(set(wins) for wins in self.wins.values())))
+        return sorted(set.intersection(*(set(found) for found in self.outcomes.values())))
 
     def seed_rates(self) -> list[float]:
-        """Success rate of each seed."""
-        return [float(np.mean(list(wins.values()))) for wins in self.wins.values()]
+        """Success rate, or mean score, of each seed."""
+        return [float(np.mean(list(found.values()))) for found in self.outcomes.values()]
 
     def type_rates(self) -> dict[str, list[float]]:
-        """Task type -> success rate of each seed."""
+        """Task type -> success rate, or mean score, of each seed."""
         rates: dict[str, list[float]] = {}
-        for wins in self.wins.values():
-            by_type: dict[str, list[bool]] = {}
-            for task, won in wins.items():
-                by_type.setdefault(self.task_types[task], []).append(won)
+        for outcomes in self.outcomes.values():
+            by_type: dict[str, list[float]] = {}
+            for task, outcome in outcomes.items():
+                by_type.setdefault(self.task_types[task], []).append(outcome)
             for name, found in sorted(by_type.items()):
                 rates.setdefault(name, []).append(float(np.mean(found)))
         return rates
@@ -142,23 +153,40 @@ def bootstrap_interval(scores_SM: np.ndarray) -> Interval:
 
 
 def comparison_table(methods: Sequence[Method], baseline: str | None) -> str:
-    """One line a method: success, seeds, interquartile mean, difference from the baseline."""
+    """One line a method: success, seeds, interquartile mean, difference from the baseline.
+
+    Graded tasks have a second table, of their scores.
+    """
+    return _of_both(methods, lambda shown, name: _comparison_table(shown, baseline, name))
+
+
+def type_table(methods: Sequence[Method]) -> str:
+    """Success, and scores, by task type or data source, with intervals; one column a method."""
+    return _of_both(methods, _type_table)
+
+
+def _of_both(methods: Sequence[Method], table: Callable[[Sequence[Method], str], str]) -> str:
+    graded = [found for method in methods if (found := method.graded()) is not None]
+    tables = [table(methods, "success"), *([table(graded, "task score")] if graded else [])]
+    return "\n\n".join(tables)
+
+
+def _comparison_table(methods: Sequence[Method], baseline: str | None, outcome: str) -> str:
     base = next((method for method in methods if method.name == baseline), None)
-    header = ["method", "iteration", "success, 95 %", "seeds", "IQM"]
+    header = ["method", "iteration", f"{outcome}, 95 %", "seeds", "IQM"]
     rows = [[*_summary(method), *_paired_cells(method, base)] for method in methods]
     if base is not None:
         header += [f"minus {base.name}, paired", "tasks better : worse"]
     return _columns([header, *rows])
 
 
-def type_table(methods: Sequence[Method]) -> str:
-    """Success by task type, or data source, with intervals; one column a method."""
+def _type_table(methods: Sequence[Method], outcome: str) -> str:
     types = sorted({kind for method in methods for kind in method.task_types.values()})
     rows = [[kind, *(_type_cell(method, kind) for method in methods)] for kind in types]
     if len(types) > 1:
         means = [np.mean([np.mean(found) for found in m.type_rates().values()]) for m in methods]
         rows.append(["mean of the above", *(f"{mean:.1%}" for mean in means)])
-    return _columns([["task type", *(method.name for method in methods)], *rows])
+    return _columns([[_BY_TYPE[outcome], *(method.name for method in methods)], *rows])
 
 
 def paired_difference(method: Method, base: Method) -> tuple[float, Interval, int, int]:
@@ -167,7 +195,7 @@ def paired_difference(method: Method, base: Method) -> tuple[float, Interval, in
     Raises:
         ValueError: They have no seed, or no task, in common.
     """
-    seeds = sorted(set(method.wins) & set(base.wins))
+    seeds = sorted(set(method.outcomes) & set(base.outcomes))
     tasks = sorted(set(method.tasks()) & set(base.tasks()))
     if not seeds or not tasks:
         raise ValueError(
@@ -180,8 +208,8 @@ def paired_difference(method: Method, base: Method) -> tuple[float, Interval, in
     return (
         float(differences_SM.mean()),
         interval,
-        int((by_task > 0).sum()),
-        int((by_task < 0).sum()),
+        int((by_task > _ROUNDING).sum()),
+        int((by_task < -_ROUNDING).sum()),
     )
 
 
@@ -197,7 +225,7 @@ def _summary(method: Method) -> list[str]:
     return [
         method.name,
         " to ".join(str(at) for at in dict.fromkeys((method.iterations[0], method.iterations[-1]))),
-        _mean_cell(method.scores(list(method.wins), method.tasks())),
+        _mean_cell(method.scores(list(method.outcomes), method.tasks())),
         f"{len(rates)}: {min(rates):.1%} to {max(rates):.1%}",
         f"{interquartile_mean(method):.1%}",
     ]
@@ -205,7 +233,7 @@ def _summary(method: Method) -> list[str]:
 
 def _type_cell(method: Method, kind: str) -> str:
     tasks = [task for task in method.tasks() if method.task_types[task] == kind]
-    return _mean_cell(method.scores(list(method.wins), tasks)) if tasks else "-"
+    return _mean_cell(method.scores(list(method.outcomes), tasks)) if tasks else "-"
 
 
 def _mean_cell(scores_SM: np.ndarray) -> str:
@@ -223,18 +251,22 @@ def _paired_cells(method: Method, base: Method | None) -> list[str]:
 
 
 def _method(name: str, folders: Mapping[int, Path]) -> Method:
-    wins: dict[int, dict[str, bool]] = {}
+    outcomes: dict[int, dict[str, float]] = {}
+    task_scores: dict[int, dict[str, float]] = {}
     task_types: dict[str, str] = {}
     iterations: list[int] = []
     for seed, folder in sorted(folders.items()):
         rows = _last_evaluation(folder)
         iterations.append(rows[0]["iteration"])
-        wins[seed] = {row["task_id"]: bool(row["won"]) for row in rows}
+        outcomes[seed] = {row["task_id"]: float(row["won"]) for row in rows}
+        if all("task_score" in row for row in rows):
+            task_scores[seed] = {row["task_id"]: float(row["task_score"]) for row in rows}
         task_types |= {row["task_id"]: row["task_type"] for row in rows}
     return Method(
         name=name,
         trials={seed: read_trial(folder) for seed, folder in sorted(folders.items())},
-        wins=wins,
+        outcomes=outcomes,
+        task_scores=task_scores if len(task_scores) == len(outcomes) else {},
         task_types=task_types,
         iterations=sorted(iterations),
     )

@@ -104,7 +104,7 @@ def _draw(
 
 def _draw_interval(panel: Axes, row: int, method: Method, color: str) -> None:
     """Mean of the last evaluation with its interval, and the seeds as small marks."""
-    scores_SM = method.scores(list(method.wins), method.tasks())
+    scores_SM = method.scores(list(method.outcomes), method.tasks())
     low, high = bootstrap_interval(scores_SM)
     panel.plot([low, high], [row, row], color=color, linewidth=2.0)
     panel.plot([scores_SM.mean()], [row], "o", color=color, markersize=7)

@@ -43,12 +43,33 @@ def test_genuine_products_give_the_known_number_of_goals():
     assert len(tasks_of(DATA, human=True, split_sizes=(3, 3)).tasks("train")) == 6
 
 
+def asked(tasks: OfficialTasks, split: str) -> set[tuple[Any, ...]]:
+    """Product, attributes and options of each goal: what it asks for, whatever the price cap."""
+    goals = (tasks.task(name).goal for name in tasks.tasks(split))
+    return {(goal.asin, tuple(sorted(goal.attributes)), goal.options) for goal in goals}
+
+
 @needs_data
-def test_no_goal_of_training_is_evaluated_on():
-    tasks = tasks_of(DATA)
-    train, seen, unseen = (texts(tasks, split) for split in SPLITS)
-    assert len(unseen) == 500
-    assert not train & seen and not train & unseen and not seen & unseen
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"goal_seed": 0},
+        {"num_products": 350},
+        {"split_sizes": (1000, 2000)},
+        {"human": True, "split_sizes": (3, 3)},
+    ],
+)
+def test_no_goal_of_training_is_evaluated_on(keys: dict[str, Any]):
+    tasks = tasks_of(DATA, **keys)
+    ids = [name for split in SPLITS for name in tasks.tasks(split)]
+    assert len(ids) == len(set(ids))
+    for of in (texts, asked):
+        train, seen, unseen = (of(tasks, split) for split in SPLITS)
+        assert not train & seen and not train & unseen and not seen & unseen
+    test, development = keys.get("split_sizes", (500, 1000))
+    assert len(tasks.tasks("valid_unseen")) == test
+    assert development * 0.99 <= len(tasks.tasks("valid_seen")) <= development
 
 
 @needs_data
@@ -99,9 +120,40 @@ def assert_one_line(error: pytest.ExceptionInfo[ValueError]) -> None:
 def test_a_damaged_file_is_named(folder: Path):
     (path,) = folder.glob("items_shuffle*.json")
     path.write_text(path.read_text()[:-100])
-    with pytest.raises(ValueError, match=f"{path.name}: no JSON .*damaged") as error:
+    with pytest.raises(
+        ValueError, match=f"{path.name}: not JSON .*cut off: copy it again"
+    ) as error:
         opened(folder)
     assert_one_line(error)
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"\x1f\x8b\x08\x00"])
+def test_a_file_that_is_no_text_is_named(folder: Path, content: bytes):
+    (path,) = folder.glob("items_shuffle*.json")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path.name}: ") as error:
+        opened(folder)
+    assert_one_line(error)
+    with pytest.raises(ValueError, match=f"{path.name}: ") as error:
+        list(stream_rows(path))
+    assert_one_line(error)
+
+
+def test_a_damaged_entry_of_a_large_file_is_not_read_to_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("stepopsd_envs.webshop.official._CHUNK_CHARACTERS", 100)
+    monkeypatch.setattr("stepopsd_envs.webshop.official._MAX_ENTRY_CHARACTERS", 5000)
+    (path,) = folder.glob("items_shuffle*.json")
+    whole = json.loads(path.read_text())
+    assert list(stream_rows(path)) == whole
+    text = path.read_text()
+    damaged = text.index('"asin"', text.index('"asin"') + 1)
+    path.write_text(f"{text[:damaged]}?{text[damaged:]}")
+    rows = stream_rows(path)
+    assert next(rows) == whole[0]
+    with pytest.raises(ValueError, match="entry 1 cannot be read: the file is no JSON there"):
+        next(rows)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +164,22 @@ def test_a_damaged_file_is_named(folder: Path):
         ("items_shuffle", '[{"title": "x"}]', "entry 0: asin=None is no text"),
         ("items_shuffle", '[{"asin": "B1"}]', "entry 0: name=None is no text"),
         ("items_shuffle", "[]", "no products"),
+        ("items_shuffle", "[" * 100_000, "nested too deeply"),
+        (
+            "items_shuffle",
+            '[{"asin": "Buy Now"}]',
+            "entry 0: asin='Buy Now' is the name of a button",
+        ),
+        ("items_ins_v2", '{"B00000": "x"}', "'B00000': is a str, not a dict"),
+        ("items_ins_v2", '{"B00000": {"instruction": 5}}', "'B00000': instruction=5 is no text"),
+        (
+            "items_ins_v2",
+            '{"B00000": {"instruction_attributes": "soft"}}',
+            "'B00000': instruction_attributes='soft' is no list of texts",
+        ),
+        ("items_human_ins", '{"B00000": ["x"]}', "'B00000': is no list of dicts"),
+        ("items_human_ins", '{"B00000": [{}]}', "'B00000': instruction=None is no text"),
+        ("reviews", '["x"]', "entry 0 is not of the form"),
     ],
 )
 def test_a_file_of_another_form_is_named(folder: Path, stem: str, content: str, message: str):
@@ -168,10 +236,11 @@ def test_a_product_without_a_price_costs_a_hundred_dollars(folder: Path):
 
 
 def test_a_price_that_is_none_is_refused(folder: Path):
-    change(folder, "items_shuffle", lambda rows: rows[3].update(pricing="cheap"))
-    with pytest.raises(ValueError, match="entry 3: pricing='cheap' is no price") as error:
-        opened(folder)
-    assert_one_line(error)
+    for pricing in ("cheap", 12.5, ["$1.00"], "$1.2.3", "$" + "9" * 400):
+        change(folder, "items_shuffle", lambda rows, new=pricing: rows[3].update(pricing=new))
+        with pytest.raises(ValueError, match=r"entry 3: pricing=.* is no price") as error:
+            opened(folder)
+        assert_one_line(error)
 
 
 def test_options_of_another_form_are_refused(folder: Path):
@@ -231,5 +300,5 @@ def test_a_shop_on_disk_is_the_shop_in_memory(folder: Path, monkeypatch: pytest.
     (path,) = elsewhere.glob("items_shuffle*.json")
     assert (elsewhere / f"{path.name}.shop").is_dir()
     path.write_text(path.read_text()[:-50])
-    with pytest.raises(ValueError, match="it ends within an entry"):
+    with pytest.raises(ValueError, match="cannot be read: the file ends within it"):
         list(stream_rows(path))

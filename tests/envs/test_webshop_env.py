@@ -172,8 +172,10 @@ def test_a_window_that_grows_too_long_drops_its_history():
     [
         ("search red rug", "search[red rug]"),
         ("Click Buy Now", "click[buy now]"),
-        ("buy now", "click[buy now]"),
         ("search[red rug]", "search[red rug]"),
+        ("red rug", "search[red rug]"),
+        ("click rug", "click[rug]"),
+        ("search", "click[search]"),
     ],
 )
 def test_a_person_may_type_plainly(line: str, action: str):
@@ -181,6 +183,23 @@ def test_a_person_may_type_plainly(line: str, action: str):
     env.reset(seed=0)
     info = env.step(env.response_of(line))[4]
     assert info["action"] == action
+
+
+def test_a_person_may_type_the_beginning_of_a_name():
+    env = make()
+    env.reset(seed=0)
+    env.step(env.response_of(env.goal.name))
+    for line, action in (
+        ("NEXT", "click[next >]"),
+        ("prev", "click[< prev]"),
+        ("< Prev", "click[< prev]"),
+        ("b", "click[b]"),  # of several
+        ("back", "click[back to search]"),
+    ):
+        assert env.step(env.response_of(line))[4]["action"] == action
+    env.step(env.response_of(env.goal.name))
+    env.step(env.response_of(env.goal.asin))
+    assert env.step(env.response_of("buy"))[2]
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,10 @@ def test_episodes_that_broke_are_seen_in_the_line():
     assert line.endswith("50.0% [50.0%, 50.0%] of 2 tasks, not counted: tool_error 1")
     line = progress.evaluation_line(evaluation | {"evaluation/num_split_tasks": 134})
     assert line.endswith("50.0% [50.0%, 50.0%] of 2 of 134 tasks")
+    graded = {"mean": 0.6, "low": 0.5, "high": 0.7}
+    graded = {f"evaluation/task_score_{name}": value for name, value in graded.items()}
+    line = progress.evaluation_line(evaluation | graded)
+    assert line.endswith("of 2 tasks, task score 60.0% [50.0%, 70.0%]")
     evaluation |= {"evaluation/num_episodes": 0, "evaluation/status/tool_error": 3}
     assert progress.evaluation_line(evaluation).endswith("no task was counted (tool_error 3)")
 

@@ -24,7 +24,14 @@ tiny:
 """
 
 
-def write_run(folder: Path, method: str, seed: int, won: str, iteration: int = 4) -> None:
+def write_run(
+    folder: Path,
+    method: str,
+    seed: int,
+    won: str,
+    iteration: int = 4,
+    lost_score: float | None = None,
+) -> None:
     trial = folder / report.trial_folder(method, seed)
     trial.mkdir(parents=True)
     rows = [
@@ -37,6 +44,7 @@ def write_run(folder: Path, method: str, seed: int, won: str, iteration: int = 4
             "return": 0.0,
             "turns": 3,
             "status": "success",
+            **({} if lost_score is None else {"task_score": 1.0 if task in won else lost_score}),
         }
         for at in (0, iteration)
         for task, kind in TASKS.items()
@@ -105,6 +113,26 @@ def test_tables_and_picture_show_every_method(run_folder):
         ["mean", "of", "the", "above", "37.5%", "62.5%"]
     )
     assert draw_comparison(methods, run_folder / "c.png", "tiny").stat().st_size > 10_000
+
+
+def test_graded_tasks_have_a_second_table_of_their_scores(tmp_path):
+    for seed, won in enumerate(("a", "ac")):
+        write_run(tmp_path, "GRPO", seed, won, lost_score=0.2)
+        write_run(tmp_path, "SDAR", seed, "", lost_score=0.6)
+    (grpo, sdar), _ = report.read_methods(tmp_path)
+    success, score = report.comparison_table([grpo, sdar], "GRPO").split("\n\n")
+    assert "success, 95 %" in success and "-37.5%" in success and "0 : 2" in success
+    # GRPO: (1 + 3 x 0.2 + 2 + 2 x 0.2) / 8; SDAR 0.6 everywhere; better at b and d, worse at a only
+    # (c: 1 with one seed, 0.2 with the other: 0.6).
+    grpo_line, sdar_line = score.splitlines()[-2:]
+    assert "task score, 95 %" in score and "50.0% [" in grpo_line
+    assert "60.0% [60.0%, 60.0%]" in sdar_line and "+10.0%" in sdar_line and "2 : 1" in sdar_line
+    success, score = report.type_table([grpo, sdar]).split("\n\n")
+    assert success.splitlines()[-1].split()[-2:] == ["37.5%", "0.0%"]
+    assert score.startswith("task score") and score.splitlines()[-1].split()[-2:] == [
+        "50.0%",
+        "60.0%",
+    ]
 
 
 def test_a_last_evaluation_is_needed(tmp_path):

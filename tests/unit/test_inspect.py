@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import threading
 import urllib.error
 import urllib.request
@@ -211,3 +212,18 @@ def test_the_page_is_served_anew_at_every_visit(tmp_path):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_task_scores_stand_under_the_success_where_tasks_are_graded(run, tmp_path):
+    assert "task score" not in page_of([run])
+    graded = tmp_path / "graded"
+    shutil.copytree(run, graded)
+    path = graded / "evaluation.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, [row | {"task_score": 1.0 if row["won"] else 0.5} for row in rows])
+    html = page_of([graded])
+    cells = re.findall(r"<td>([^<]*task score)</td>", html)
+    assert cells[-1] == "all, task score" and len(cells) == len({r["task_type"] for r in rows}) + 1
+    last = [row for row in rows if row["iteration"] == max(r["iteration"] for r in rows)]
+    mean = sum(1.0 if row["won"] else 0.5 for row in last) / len(last)
+    assert f"{100 * mean:.1f} % [" in html[html.index("all, task score") :]

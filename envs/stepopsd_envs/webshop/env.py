@@ -270,9 +270,15 @@ class WebShopEnv(TextEnv):
     def response_of(self, command: str) -> str:
         """The action in its tags, behind the think tags that `think="required"` asks for.
 
-        A person may write "search red shoes", "click large" or simply "large".
+        A person may write "search red shoes", "click large" or simply "large"; see
+        `protocol.action_of`.
         """
-        return f"<think></think>{super().response_of(protocol.action_of(command))}"
+        page = self._session
+        names, has_search_bar = (
+            ((), False) if page is None else (page.clickables, page.has_search_bar)
+        )
+        action = protocol.action_of(command, names, has_search_bar=has_search_bar)
+        return f"<think></think>{super().response_of(action)}"
 
     @classmethod
     def largest_return(cls, env_config: Mapping[str, Any]) -> float:

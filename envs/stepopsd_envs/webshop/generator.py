@@ -7,6 +7,7 @@ numbers, brands and product identifiers of their own.
 import json
 import random
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -150,19 +151,21 @@ def write_large_shop(products: int, folder: str | Path) -> tuple[Path, ...]:
     size = SIZE_SPECS["full"].products
     if products <= 0 or products % size or products // size > FIRST_UNSEEN_SHOP:
         raise ValueError(f"products={products!r} must be a multiple of {size}, at most 10,000,000.")
-    annotations: dict[str, Any] = {}
-    paths = [folder / f"{stem}.json" for stem in ("items_shuffle", "items_ins_v2")]
-    with paths[0].open("w", encoding="utf-8") as file:
+    names = ("items_shuffle", "items_ins_v2", "items_human_ins")
+    paths = tuple(folder / f"{name}.json" for name in names)
+    with ExitStack() as stack:
+        items, annotations, human = (
+            stack.enter_context(path.open("w", encoding="utf-8")) for path in paths
+        )
         for number in range(products // size):
             rows = generate_rows("full", number)
-            annotations |= rows["items_ins_v2"]
-            text = json.dumps(rows["items_shuffle"])
-            file.write(f"{'[' if number == 0 else ','}{text[1:-1]}")
-        file.write("]")
-    paths[1].write_text(json.dumps(annotations), encoding="utf-8")
-    paths.append(folder / "items_human_ins.json")
-    paths[2].write_text("{}", encoding="utf-8")
-    return tuple(paths)
+            for file, name in ((items, names[0]), (annotations, names[1])):
+                text = json.dumps(rows[name])
+                file.write(f"{text[0] if number == 0 else ','}{text[1:-1]}")
+        items.write("]")
+        annotations.write("}")
+        human.write("{}")
+    return paths
 
 
 def _asin(size: str, number: int, index: int) -> str:

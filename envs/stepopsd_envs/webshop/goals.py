@@ -90,6 +90,7 @@ class GoalTable:
         self._product_of = product_of
         self._human = human
         self._numbers, self._variants, self._caps = array("i"), array("q"), array("d")
+        self._fingerprints = array("q")
         for number, product in products:
             if human:
                 self._add_human(number, product, prices[number], rng)
@@ -103,6 +104,10 @@ class GoalTable:
     def product_number(self, index: int) -> int:
         """Returns the number of the product that a goal was made from."""
         return self._numbers[index]
+
+    def fingerprint(self, index: int) -> int:
+        """A number that goals have in common whose instructions are the same, in this process."""
+        return self._fingerprints[index]
 
     def goal(self, index: int) -> Goal:
         """Makes a goal."""
@@ -122,7 +127,7 @@ class GoalTable:
     def _add_human(self, number: int, product: Product, price: float, rng: random.Random) -> None:
         for variant, asked in enumerate(product.human):
             if asked.attributes:
-                self._add(number, variant, draw_price_cap(price, rng))
+                self._add(number, variant, draw_price_cap(price, rng), asked.text.strip("."))
 
     def _add_synthetic(
         self, number: int, product: Product, price: float, rng: random.Random
@@ -134,12 +139,13 @@ class GoalTable:
             )
         cap = draw_price_cap(price, rng)
         for variant in range(math.prod(map(len, product.options.values()))):
-            self._add(number, variant, cap)
+            self._add(number, variant, cap, product.instruction)
 
-    def _add(self, number: int, variant: int, cap: float) -> None:
+    def _add(self, number: int, variant: int, cap: float, text: str | None) -> None:
         self._numbers.append(number)
         self._variants.append(variant)
         self._caps.append(cap)
+        self._fingerprints.append(hash((text, cap)))
 
 
 def _combination(product: Product, variant: int) -> Iterable[tuple[str, str]]:

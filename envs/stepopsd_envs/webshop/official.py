@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from stepopsd_envs.text_env import nearest
+from stepopsd_envs.text_files import parse_json, read_bytes, whole_texts
+from stepopsd_envs.webshop import pages
 from stepopsd_envs.webshop.products import CatalogueError, Product, is_listed, read_product
 
 _PATTERNS = {
@@ -17,7 +19,12 @@ _PATTERNS = {
     "reviews": "reviews.json",
 }
 _OPTIONAL = ("reviews",)
+_BUTTONS = {
+    name.lower()
+    for name in (pages.BUY, pages.NEXT, pages.PREVIOUS, pages.BACK, pages.SEARCH, *pages.SUB_PAGES)
+}
 _CHUNK_CHARACTERS = 4_000_000
+_MAX_ENTRY_CHARACTERS = 64_000_000  # a damaged file must not be read to its end for one entry
 _BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 _T = TypeVar("_T")
 
@@ -87,9 +94,7 @@ def listed_entries(files: OfficialFiles, rows: Iterable[Any]) -> Iterator[Entry]
     """
     annotations = _read(files.annotations, dict)
     human = _read(files.human, dict)
-    reviews = {}
-    if files.reviews is not None:
-        reviews = {entry.get("asin"): entry for entry in _read(files.reviews, list)}
+    reviews = {} if files.reviews is None else _read_reviews(files.reviews)
     seen: set[str] = set()
     for index, row in enumerate(rows):
         where = f"{files.products}: entry {index}"
@@ -99,37 +104,52 @@ def listed_entries(files: OfficialFiles, rows: Iterable[Any]) -> Iterator[Entry]
                 f"{where}: asin={asin!r} is no text. The file must be in the form of WebShop's "
                 "items_shuffle.json."
             )
+        if asin.lower() in _BUTTONS:
+            raise CatalogueError(f"{where}: asin={asin!r} is the name of a button. Rename it.")
         if is_listed(asin) and asin not in seen:
             seen.add(asin)
             yield Entry(
-                row, annotations.get(asin, {}), human.get(asin, ()), reviews.get(asin), where
+                row,
+                _annotation(annotations.get(asin, {}), f"{files.annotations}: {asin!r}"),
+                _human_entries(human.get(asin, ()), f"{files.human}: {asin!r}"),
+                reviews.get(asin),
+                where,
             )
 
 
 def stream_rows(path: Path) -> Iterator[Any]:
     """Reads the entries of a JSON list one by one, for files that memory has no room for."""
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8") as file:
-        text, place = file.read(_CHUNK_CHARACTERS), 0
-        if not text.lstrip().startswith("["):
-            raise CatalogueError(f"{path}: no JSON list. The file must be WebShop's own.")
-        place = text.index("[") + 1
-        while True:
-            place = _BETWEEN_ENTRIES.match(text, place).end()  # type: ignore[union-attr]
-            if text.startswith("]", place):
-                return
-            try:
-                row, place = decoder.raw_decode(text, place)
-            except ValueError:
-                more = file.read(_CHUNK_CHARACTERS)
-                if not more:
-                    raise CatalogueError(
-                        f"{path}: no JSON (it ends within an entry). The file is damaged or was "
-                        "not copied whole; fetch it again."
-                    ) from None
-                text, place = text[place:] + more, 0
-                continue
-            yield row
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(_CHUNK_CHARACTERS)
+            if not text.lstrip().startswith("["):
+                raise CatalogueError(f"{path}: no JSON list. The file must be WebShop's own.")
+            place, index = text.index("[") + 1, 0
+            while True:
+                place = _BETWEEN_ENTRIES.match(text, place).end()  # type: ignore[union-attr]
+                if text.startswith("]", place):
+                    return
+                try:
+                    row, place = decoder.raw_decode(text, place)
+                except ValueError:
+                    more = file.read(_CHUNK_CHARACTERS)
+                    if not more or len(text) - place > _MAX_ENTRY_CHARACTERS:
+                        found = "ends within it" if not more else "is no JSON there"
+                        raise CatalogueError(
+                            f"{path}: entry {index} cannot be read: the file {found}. It is "
+                            "damaged or was not copied whole; fetch it again."
+                        ) from None
+                    text, place = text[place:] + more, 0
+                    continue
+                yield whole_texts(row)
+                index += 1
+    except RecursionError:
+        raise CatalogueError(f"{path}: no JSON that can be read (nested too deeply).") from None
+    except UnicodeDecodeError as error:
+        raise CatalogueError(
+            f"{path}: not UTF-8 ({error.reason}). The file is damaged; fetch it again."
+        ) from None
 
 
 def _named_files(named: Mapping[str, str]) -> OfficialFiles:
@@ -159,16 +179,57 @@ def _only_file(folder: Path, key: str) -> Path | None:
     return found[0] if found else None
 
 
-def _read(path: Path, kind: type[_T]) -> _T:
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CatalogueError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ValueError as error:
+def _annotation(entry: Any, where: str) -> Mapping[str, Any]:
+    form = "The file must be in the form of WebShop's items_ins_v2.json."
+    if not isinstance(entry, dict):
+        raise CatalogueError(f"{where}: is a {type(entry).__name__}, not a dict. {form}")
+    if not isinstance(entry.get("instruction"), str | None):
         raise CatalogueError(
-            f"{path}: no JSON ({error}). The file is damaged or was not copied whole; fetch it "
-            "again."
-        ) from None
+            f"{where}: instruction={entry['instruction']!r:.80} is no text. {form}"
+        )
+    for key in ("attributes", "instruction_attributes"):
+        _require_texts(entry, key, where, form)
+    return entry
+
+
+def _human_entries(entries: Any, where: str) -> Sequence[Mapping[str, Any]]:
+    form = "The file must be in the form of WebShop's items_human_ins.json."
+    if not isinstance(entries, list | tuple) or not all(isinstance(e, dict) for e in entries):
+        raise CatalogueError(f"{where}: is no list of dicts. {form}")
+    for entry in entries:
+        if not isinstance(entry.get("instruction"), str):
+            raise CatalogueError(
+                f"{where}: instruction={entry.get('instruction')!r:.80} is no text. {form}"
+            )
+        for key in ("instruction_attributes", "instruction_options"):
+            _require_texts(entry, key, where, form)
+    return entries
+
+
+def _require_texts(entry: Mapping[str, Any], key: str, where: str, form: str) -> None:
+    values = entry.get(key)
+    if values is None:
+        return
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise CatalogueError(f"{where}: {key}={values!r:.80} is no list of texts. {form}")
+
+
+def _read_reviews(path: Path) -> dict[str, Mapping[str, Any]]:
+    found = {}
+    for index, entry in enumerate(_read(path, list)):
+        reviews = entry.get("reviews", []) if isinstance(entry, dict) else None
+        if not isinstance(reviews, list) or not all(isinstance(r, dict) for r in reviews):
+            raise CatalogueError(
+                f"{path}: entry {index} is not of the form {{'asin': ..., 'average_rating': ..., "
+                "'reviews': [{...}, ...]}."
+            )
+        found[entry.get("asin")] = entry
+    return found
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    # As other JSON readers have it, the last of two equal keys counts: these files are large.
+    content = parse_json(read_bytes(path, CatalogueError), str(path), CatalogueError, is_file=False)
     if not isinstance(content, kind):
         raise CatalogueError(
             f"{path}: holds a {type(content).__name__}, not a {kind.__name__}. The file must be in "

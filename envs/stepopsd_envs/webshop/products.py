@@ -5,6 +5,7 @@ The original (arXiv:2207.01206) changes what stands in the files as it loads the
 placeholder attribute where nobody annotated one.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -178,9 +179,9 @@ def read_price(pricing: Any, *, where: str) -> tuple[tuple[float, ...], str]:
         )
     except (ArithmeticError, AttributeError):
         prices = ()
-    if not prices:
+    if not prices or not all(map(math.isfinite, prices)):
         raise CatalogueError(
-            f"{where}: pricing={pricing!r} is no price. Write '$12.99', '$10.00 to $15.00', or "
+            f"{where}: pricing={pricing!r:.80} is no price. Write '$12.99', '$10.00 to $15.00', or "
             "nothing for a product without one."
         )
     if len(prices) == 1:
@@ -202,7 +203,7 @@ def read_options(options: Any, *, where: str) -> dict[str, tuple[str, ...]]:
         }
     except (AttributeError, KeyError, TypeError):
         raise CatalogueError(
-            f"{where}: customization_options={str(options)[:80]!r} are not of the form "
+            f"{where}: customization_options={options!r:.80} are not of the form "
             "{{group: [{{'value': ...}}, ...]}}.".replace("{{", "{").replace("}}", "}")
         ) from None
 

@@ -44,15 +44,32 @@ _FORMAT = {
 }
 
 
-def action_of(command: str) -> str:
-    """Writes what a person typed as an action; a bare label is clicked."""
+def action_of(command: str, names: Sequence[str] = (), *, has_search_bar: bool = False) -> str:
+    """Writes what a person typed as an action.
+
+    A bare text is clicked: what has this name, or the only thing whose name begins so ("buy",
+    "next"). Where the page has no such thing, but a search bar, it is searched for.
+
+    Args:
+        command: What was typed.
+        names: What can be clicked.
+        has_search_bar: Whether the page shows a search bar.
+    """
     command = command.strip()
     if _ACTION.fullmatch(command):
         return command
     verb, _, rest = command.partition(" ")
-    if verb.lower() in ("search", "click") and rest.strip():
-        return f"{verb.lower()}[{rest.strip()}]"
-    return f"click[{command}]"
+    verb, rest = verb.lower(), rest.strip()
+    if verb == "search" and rest:
+        return f"search[{rest}]"
+    is_click = verb == "click" and rest != ""
+    wanted = (rest if is_click else command).lower()
+    alike = [name for name in names if name.strip("<> ").startswith(wanted)]
+    if wanted not in names and len(alike) == 1:
+        return f"click[{alike[0]}]"
+    if wanted not in names and has_search_bar and not is_click:
+        return f"search[{command}]"
+    return f"click[{wanted}]"
 
 
 def project(response: str, *, think: ThinkMode) -> ProjectedAction:

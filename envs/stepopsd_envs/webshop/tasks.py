@@ -182,14 +182,22 @@ class OfficialTasks:
             "valid_seen": range(test, test + development),
             "train": range(test + development, len(order)),
         }
+        # Options that come out alike make goals that come out alike: they stay in one split.
+        table = goals.table
         taken: set[str] = set()
+        fingerprints: set[int] = set()
         ids: dict[str, tuple[str, ...]] = {}
         for split, places in cuts.items():
-            # Options that come out alike make goals that come out alike: they stay in one split.
-            texts = [goals.table.goal(order[place]).instruction for place in places]
-            kept = [place for place, text in zip(places, texts, strict=True) if text not in taken]
-            taken |= set(texts)
+            kept = [
+                place
+                for place in places
+                if table.fingerprint(order[place]) not in fingerprints
+                or table.goal(order[place]).instruction not in taken
+            ]
             ids[split] = self._named(self._goal_seed, kept)
+            if split != "train":  # the last, and perhaps millions
+                taken |= {table.goal(order[place]).instruction for place in kept}
+                fingerprints |= {table.fingerprint(order[place]) for place in kept}
         return ids
 
     def _leaking_ids(self) -> dict[str, tuple[str, ...]]:
@@ -325,8 +333,9 @@ def _official_goals(
     if len(table) == 0:
         kind = "human" if human else "synthetic"
         raise CatalogueError(
-            f"data={json.loads(key)!r}: none of its products has a {kind} instruction, so there "
-            f"are no goals. Choose goals={'synthetic' if human else 'human'!r}, or other files."
+            f"data={json.loads(key)!r}: none of its products has a {kind} instruction (and values "
+            "in each of its option groups), so there are no goals. Choose "
+            f"goals={'synthetic' if human else 'human'!r}, or other files."
         )
     order = list(range(len(table)))
     random.Random(shuffle_seed).shuffle(order)

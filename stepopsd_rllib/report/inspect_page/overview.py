@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -69,6 +69,8 @@ def headline(inspected: InspectedTrial) -> dict[str, str]:
         first, final = evaluations[0].total, evaluations[-1].total
         change = intervals.difference((first.won, first.episodes), (final.won, final.episodes))
         facts["change"] = shown(change, sign="+")
+    if evaluations and evaluations[-1].total.score is not None:
+        facts["task score"] = shown(evaluations[-1].total.score)
     return {name: value for name, value in facts.items() if value}
 
 
@@ -90,12 +92,19 @@ def panels(trials: Sequence[InspectedTrial]) -> list[Markup]:
 
 
 def type_rows(trials: Sequence[InspectedTrial]) -> list[TypeRow]:
-    """Success by task type at the first and the last evaluation, all tasks in the last row."""
+    """Success by task type at the first and the last evaluation, all tasks in the last row.
+
+    Where the environment grades, the same of the task scores follows.
+    """
     ends = [
         (t.trial.evaluations[0], t.trial.evaluations[-1]) for t in trials if t.trial.evaluations
     ]
     names = sorted({name for _, last in ends for name in last.by_task_type})
-    return [_type_row(name, trials) for name in [*names, ""] if ends]
+    rows = [_type_row(name, trials, _rate) for name in [*names, ""] if ends]
+    if any(last.total.score is not None for _, last in ends):
+        scores = [_type_row(name, trials, _score) for name in [*names, ""]]
+        rows += [replace(row, name=f"{row.name}, task score") for row in scores]
+    return rows
 
 
 def time_parts(inspected: InspectedTrial) -> list[tuple[str, float]]:
@@ -185,7 +194,9 @@ def _lines(one: InspectedTrial, key: str, style: int, title: str) -> list[Line]:
     ]
 
 
-def _type_row(name: str, trials: Sequence[InspectedTrial]) -> TypeRow:
+def _type_row(
+    name: str, trials: Sequence[InspectedTrial], estimate: Callable[[Wins], Estimate]
+) -> TypeRow:
     cells: list[tuple[str, str]] = []
     marks: list[tuple[float, float, float, int]] = []
     tasks = 0
@@ -195,7 +206,7 @@ def _type_row(name: str, trials: Sequence[InspectedTrial]) -> TypeRow:
             cells.append(("–", "–"))
             continue
         ends = [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else [evaluations[-1]]
-        rates = [_rate(_wins(evaluation, name)) for evaluation in ends]
+        rates = [estimate(_wins(evaluation, name)) for evaluation in ends]
         tasks = max(tasks, _wins(ends[-1], name).episodes)
         cells.append((shown(rates[0]) if rates[1:] else "", shown(rates[-1])))
         # One trial: before in grey, after in its colour. Several: what each came to.
@@ -211,6 +222,10 @@ def _wins(evaluation: Evaluation, name: str) -> Wins:
 
 def _rate(wins: Wins) -> Estimate:
     return intervals.rate(wins.won, wins.episodes)
+
+
+def _score(wins: Wins) -> Estimate:
+    return intervals.UNKNOWN if wins.score is None else wins.score
 
 
 def _number(value: Any) -> float:
