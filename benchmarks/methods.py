@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import statistics
 import subprocess
@@ -56,7 +57,7 @@ def run_one(file: str, iterations: int) -> None:
     from stepopsd_rllib.commands import tuned
 
     (config,) = tuned.configs(tuned.read(file, ["evaluation_interval="]))
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     algorithm = config.build_algo()
     rows = []
     for _ in range(iterations):

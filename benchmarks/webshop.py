@@ -36,7 +36,7 @@ SEARCHES = 2_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", help="a folder with the official files")
     parser.add_argument("--products", type=int, help="size of a large shop to make and search")
     options = parser.parse_args()

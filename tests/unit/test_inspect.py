@@ -10,6 +10,7 @@ import urllib.request
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ class Scripts(HTMLParser):
             self.scripts[-1] = (attributes, text + data)
 
 
-def blocks(html: str) -> dict[str, object]:
+def blocks(html: str) -> dict[str, Any]:
     return {
         str(attributes["id"]): json.loads(text)
         for attributes, text in Scripts(html).scripts
@@ -74,7 +75,7 @@ def test_nothing_of_the_page_comes_from_elsewhere(run):
         assert tag not in ("link", "img", "iframe", "object", "embed", "base"), tag
         assert not {"src", "srcset", "action"} & set(attributes), tag
         assert str(attributes.get("href", "#")).startswith("#")
-    (policy,) = [a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a]
+    (policy,) = [str(a["content"]) for t, a in page.tags if t == "meta" and "http-equiv" in a]
     assert "default-src 'none'" in policy and "script-src 'sha256-" in policy
 
 
