@@ -100,9 +100,19 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Run a comparison (YAML) as one Tune experiment, or go on with one (--resume); "
         "end with tables, a picture.",
     )
-    _add_what_to_run(
-        compare,
-        "for example tuned_examples/compare/alfworld_tiny.yaml; a run folder shows it again",
+    compare.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="for example tuned_examples/compare/alfworld_tiny.yaml; run folders of a comparison, "
+        "or of its parts, show it again",
+    )
+    _add_resume(compare)
+    compare.add_argument(
+        "--only", metavar="METHOD", nargs="+", help="run a part: these methods of the file"
+    )
+    compare.add_argument(
+        "--seeds", metavar="SEED", nargs="+", type=int, help="run a part: these seeds of the file"
     )
     _add_overrides(compare, "with --resume alone: stop.training_iteration=80")
     _add_run_options(compare, "the comparison's")
@@ -111,7 +121,11 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_what_to_run(command: argparse.ArgumentParser, example: str) -> None:
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("file", metavar="FILE", nargs="?", help=example)
-    what.add_argument(
+    _add_resume(what)
+
+
+def _add_resume(command: argparse._ActionsContainer) -> None:
+    command.add_argument(
         "--resume",
         metavar="RUN",
         help="go on with the unfinished trials of a run folder, from their last checkpoints",

@@ -30,14 +30,23 @@ def _compare(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import comparison
 
     if options.resume:
+        if options.files or options.only or options.seeds:
+            raise ValueError("--resume: a comparison goes on as it began. Leave the rest out.")
         return _resume(options)
     if options.overrides:
         raise ValueError(
             f"--set {options.overrides[0]}: a comparison takes it with --resume alone. Write the "
             "key into the file."
         )
+    if not options.files:
+        raise ValueError("compare: name a file, or run folders, or --resume RUN.")
     return comparison.run(
-        options.file, storage=options.storage, name=options.name, dashboard=options.dashboard
+        options.files,
+        storage=options.storage,
+        name=options.name,
+        dashboard=options.dashboard,
+        only=options.only or (),
+        seeds=options.seeds or (),
     )
 
 

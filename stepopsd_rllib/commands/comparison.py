@@ -13,14 +13,21 @@ One file holds one comparison:
         GRPO: {}                                      # label: keys that differ from the base
         SDAR: {skills: alfworld_brief, skill_max_tokens: 512}
         SDAR entropy: {run: SDAR, gate: entropy}      # a label that is no algorithm names one
+      margin: 0.05                                    # optional; difference that counts as none
+      learning_rate:                                  # optional; see `learning_rates`
+        {grid: [2.0e-4, 4.0e-4], seeds: [100], split: valid_seen}
 
-Every method gets the same base, tasks, seeds and stop; only its own keys differ. The last
-evaluation is what is compared, so a run has to end with one.
+Every method gets the same base, tasks, seeds and stop; only its own keys differ, and none of those
+by which results are measured. The last evaluation is what is compared, so a run has to end with
+one. The file is the plan: the number of comparisons that p-values are corrected for is its number
+of methods, also where only a part of it was run (`--only`, `--seeds`). Parts are shown together by
+naming their run folders.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +37,14 @@ from typing import Any
 from ray.tune.experiment import Trial
 
 from stepopsd_rllib.commands import preflight, training_run, tuned, yaml_files
+from stepopsd_rllib.commands.learning_rates import (
+    FOLDER_ENDING,
+    RateChoice,
+    best_rates,
+    examples_of_choice,
+    rate_choice,
+    with_rates,
+)
 from stepopsd_rllib.commands.ray_start import running_ray
 from stepopsd_rllib.commands.run_file import COMPARE, Run, planned
 from stepopsd_rllib.commands.storage import Storage, locked, open_storage, require_free
@@ -41,8 +56,22 @@ from stepopsd_rllib.report.comparison import (
     type_table,
 )
 from stepopsd_rllib.report.comparison_curves import PICTURE, draw_comparison
+from stepopsd_rllib.report.comparison_parts import finished, missing, one_plan
+from stepopsd_rllib.report.equal_compute import compute_table
+from stepopsd_rllib.report.protocol import PROTOCOL, require_one_protocol
+from stepopsd_rllib.report.verdicts import DEFAULT_MARGIN, verdict_tables
 
-KEYS = ("base", "seeds", "stop", "config", "baseline", "max_concurrent", "methods")
+KEYS = (
+    "base",
+    "seeds",
+    "stop",
+    "config",
+    "baseline",
+    "max_concurrent",
+    "methods",
+    "margin",
+    "learning_rate",
+)
 DEFAULT_BASELINE = "GRPO"
 
 
@@ -57,6 +86,9 @@ class Comparison:
         seeds: Of every method.
         baseline: Label that the others are paired with; None if no method has it.
         max_concurrent: Trials at a time; 0 is as many as fit.
+        margin: Largest difference of success that counts as none.
+        rates: How learning rates are chosen; None where the base's serves all.
+        fingerprint: Of the file.
     """
 
     source: str
@@ -65,6 +97,41 @@ class Comparison:
     seeds: Sequence[int]
     baseline: str | None
     max_concurrent: int = 0
+    margin: float = DEFAULT_MARGIN
+    rates: RateChoice | None = None
+    fingerprint: str = ""
+
+    def part(self, only: Sequence[str], seeds: Sequence[int]) -> Comparison:
+        """The chosen methods and seeds; () for all of either.
+
+        Raises:
+            ValueError: The file has no such method, or seed.
+        """
+        for name, chosen, known in (("only", only, self.methods), ("seeds", seeds, self.seeds)):
+            for each in chosen:
+                if each not in known:
+                    raise ValueError(
+                        f"--{name} {each}: is not in {self.source}. It has "
+                        f"{', '.join(map(str, known))}."
+                    )
+        kept = [seed for seed in self.seeds if not seeds or seed in seeds]
+        grid = {"seed": {"grid_search": kept}}
+        methods = {
+            label: dataclasses.replace(example, config=dict(example.config) | grid)
+            for label, example in self.methods.items()
+            if not only or label in only
+        }
+        return dataclasses.replace(self, methods=methods, seeds=kept)
+
+    def plan(self) -> dict[str, Any]:
+        """What the file plans, as `run.json` keeps it."""
+        return {
+            "file": self.fingerprint,
+            "methods": list(self.methods),
+            "seeds": list(self.seeds),
+            "margin": self.margin,
+            "baseline": self.baseline,
+        }
 
 
 def read(path: str | Path) -> Comparison:
@@ -102,9 +169,13 @@ def read(path: str | Path) -> Comparison:
     max_concurrent = body.get("max_concurrent", 0)
     if type(max_concurrent) is not int or max_concurrent < 0:
         raise ValueError(f"{source}: {name}.max_concurrent={max_concurrent!r}: a number of trials.")
+    margin = body.get("margin", DEFAULT_MARGIN)
+    if type(margin) not in (int, float) or not 0 < margin < 1:
+        raise ValueError(f"{source}: {name}.margin={margin!r}: a share of success, such as 0.05.")
     for label, example in examples.items():
         for config in tuned.configs(example):
             _require_last_evaluation(source, label, example, config)
+        _require_protocol(source, label, (body["methods"] or {})[label] or {})
     return Comparison(
         source=source,
         name=str(name),
@@ -112,27 +183,91 @@ def read(path: str | Path) -> Comparison:
         seeds=seeds,
         baseline=baseline,
         max_concurrent=max_concurrent,
+        margin=float(margin),
+        rates=rate_choice(source, body.get("learning_rate"), seeds=seeds, methods=examples),
+        fingerprint=hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16],
     )
 
 
-def run(file: str, *, storage: str, name: str | None, dashboard: bool) -> int:
+def run(
+    files: Sequence[str],
+    *,
+    storage: str,
+    name: str | None,
+    dashboard: bool,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> int:
     """Runs a comparison to its end, or shows one that was run; returns the exit status.
 
     Args:
-        file: The YAML file, or the run folder of a comparison.
+        files: The YAML file, or run folders of a comparison and its parts.
         storage: Folder of all run folders.
         name: Name of the run folder; the comparison's by default.
         dashboard: Whether Ray starts its dashboard.
+        only: Methods to run; all by default.
+        seeds: Seeds to run; all by default.
+
+    Raises:
+        ValueError: A mistake that is found before the run starts.
     """
-    if Path(file).is_dir():
-        show(Path(file), DEFAULT_BASELINE)
+    if all(Path(file).is_dir() for file in files):
+        show([Path(file) for file in files])
         return training_run.SUCCESS
+    if len(files) > 1:
+        raise ValueError(f"{files[1]}: one file is run at a time; several run folders are shown.")
     training_run.quiet_ray()
-    comparison = read(file)
+    planned_ = read(files[0])
+    comparison = planned_.part(only, seeds)
     where = open_storage(storage)
     name = name or comparison.name
     require_free(where, name)
-    run_ = _planned(comparison)
+    if comparison.rates is not None:
+        status, comparison = _with_rates(comparison, comparison.rates, where, name, dashboard)
+        if status != training_run.SUCCESS:
+            return status
+    return begin(comparison, planned_.plan(), where, name, dashboard=dashboard)
+
+
+def _with_rates(
+    comparison: Comparison, choice: RateChoice, where: Storage, name: str, dashboard: bool
+) -> tuple[int, Comparison]:
+    """The comparison with the chosen rates, and the exit status of the runs that choose them.
+
+    Runs that were made before, in the same storage under the same name, are not made again.
+    """
+    if not where.is_local:
+        raise ValueError(
+            f"--storage {where.location}: learning_rate chooses from files on this machine. Give a "
+            "folder, or write the rates into the file."
+        )
+    name += FOLDER_ENDING
+    if not where.exists(name):
+        trials = examples_of_choice(comparison.methods, choice)
+        runs = dataclasses.replace(
+            comparison, methods=trials, seeds=choice.seeds, baseline=None, rates=None
+        )
+        status = begin(runs, {}, where, name, dashboard=dashboard)
+        if status != training_run.SUCCESS:
+            training_run.say("then        the same command once more, for the comparison itself")
+            return status, comparison
+    folder = Path(where.path, name)
+    tried, unfinished = finished(*read_methods(folder), folders=[folder])
+    for trial in unfinished:
+        training_run.say(f"learning rates: {trial}")
+    chosen = best_rates(list(comparison.methods), choice, tried)
+    for label, rate in chosen.items():
+        training_run.say(f"learning rate of {label}: {rate:g}")
+    return training_run.SUCCESS, dataclasses.replace(
+        comparison, methods=with_rates(comparison.methods, chosen)
+    )
+
+
+def begin(
+    comparison: Comparison, plan: Mapping[str, Any], where: Storage, name: str, *, dashboard: bool
+) -> int:
+    """Runs a comparison, or a part of a plan, in a new run folder; returns the exit status."""
+    run_ = dataclasses.replace(_planned(comparison), plan=plan)
     examples = list(comparison.methods.values())
     configs = [config for example in examples for config in tuned.configs(example)]
     with training_run.beginning(run_, where, name, comparison.name):
@@ -167,7 +302,7 @@ def run_and_show(
         training_run.say(f"go on       stepopsd {run_.kind} --resume {where}")
         return interruption.status
     if storage.is_local:
-        show(Path(storage.path, name), run_.baseline)
+        show([Path(storage.path, name)], run_.baseline)
     else:
         training_run.say(f"results     {storage.run(name)} (copy it here for `stepopsd compare`)")
     return training_run.RUN_FAILED if failed else training_run.SUCCESS
@@ -189,13 +324,29 @@ def _planned(comparison: Comparison) -> Run:
     )
 
 
-def show(folder: Path, baseline: str | None) -> None:
-    """Prints the tables of a comparison's run folder and draws its picture; reads files only."""
-    methods, without_evaluation = read_methods(folder)
-    for name in without_evaluation:
-        training_run.say(f"left out: {name} has no evaluation")
+def show(folders: Sequence[Path], baseline: str | None = DEFAULT_BASELINE) -> None:
+    """Prints the tables of a comparison, or of its parts, and draws its picture; reads files only.
+
+    Args:
+        folders: Run folders.
+        baseline: Label that the others are paired with; where no run says another one.
+
+    Raises:
+        ValueError: They are of two plans, or of two protocols, or have the same trial.
+    """
+    plan = one_plan(folders)
+    methods, notes = finished(*read_methods(*folders), folders=folders)
+    require_one_protocol(methods)
+    for note in [*notes, *missing(plan, methods)]:
+        training_run.say(f"left out: {note}")
+    if not methods:
+        return
+    baseline = plan.get("baseline", baseline)
     training_run.say(f"\n{comparison_table(methods, baseline)}\n\n{type_table(methods)}\n")
-    picture = draw_comparison(methods, folder / PICTURE, folder.name)
+    training_run.say(f"{compute_table(methods, baseline)}\n")
+    for table in verdict_tables(methods, baseline, plan):
+        training_run.say(f"{table}\n")
+    picture = draw_comparison(methods, folders[0] / PICTURE, folders[0].name)
     training_run.say(f"curves      {picture}")
 
 
@@ -228,6 +379,16 @@ def _require_last_evaluation(
             f"stop.training_iteration={end}: a run would not end with an evaluation, which is what "
             "is compared. Set config: {evaluation_interval: ...} to a divisor of the stop."
         )
+
+
+def _require_protocol(source: str, label: str, keys: Mapping[str, Any]) -> None:
+    """Refuses a method that would be measured in another way than the others."""
+    for key in PROTOCOL:
+        if key in keys:
+            raise ValueError(
+                f"{source}: methods.{label}.{key}: a method cannot be measured in a way of its "
+                "own. Write the key into `config`, for all methods."
+            )
 
 
 def _keys_of(example: tuned.TunedExample) -> dict[str, Any]:

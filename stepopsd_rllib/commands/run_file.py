@@ -52,6 +52,7 @@ class Run:
         baseline: Of a comparison.
         max_concurrent: Trials at a time; 0 is as many as fit.
         package: Version of this package that began the run.
+        plan: Of a comparison: what was planned, of which this run may be a part.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Run:
     baseline: str | None = None
     max_concurrent: int = 0
     package: str = field(default_factory=package_version)
+    plan: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def example(self) -> tuned.TunedExample:
@@ -118,6 +120,7 @@ def write(storage: Storage, name: str, run: Run) -> None:
         "kind": run.kind,
         "baseline": run.baseline,
         "max_concurrent": run.max_concurrent,
+        "plan": run.plan,
         "trials": trials,
     }
     where = posixpath.join(storage.path, name, RUN_FILE)
@@ -153,6 +156,7 @@ def parse(content: bytes, where: str) -> Run:
             baseline=found["baseline"],
             max_concurrent=found["max_concurrent"],
             package=found["package"],
+            plan=found.get("plan", {}),
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{where}: its {RUN_FILE} is damaged, so it cannot go on.") from error

@@ -95,32 +95,68 @@ def trial_folder(method: str, seed: int) -> str:
     return f"{method}{SEED_MARK}{seed}"
 
 
-def read_methods(run: str | Path) -> tuple[list[Method], list[str]]:
-    """The methods of a comparison's run folder.
+def read_methods(*runs: str | Path) -> tuple[list[Method], list[str]]:
+    """The methods of a comparison's run folder, or of several that are its parts.
 
     Returns:
         The methods in the order of their names, and the names of trials that never finished an
         evaluation and are left out.
 
     Raises:
-        ValueError: There is no comparison in the folder, or none of its trials was evaluated.
+        ValueError: There is no comparison in the folders, none of its trials was evaluated, or two
+            folders have the same trial.
     """
     by_name: dict[str, dict[int, Path]] = {}
     left_out: list[str] = []
-    for folder in trial_folders(run):
+    for folder in (folder for run in runs for folder in trial_folders(run)):
         name, mark, seed = folder.name.rpartition(SEED_MARK)
         if not (mark and seed.isdigit()):
             continue
-        if _last_evaluation(folder):
-            by_name.setdefault(name, {})[int(seed)] = folder
-        else:
+        if not _last_evaluation(folder):
             left_out.append(folder.name)
+            continue
+        found = by_name.setdefault(name, {})
+        if int(seed) in found:
+            raise ValueError(
+                f"{folder}: {found[int(seed)]} is the same trial of another folder. Leave one out."
+            )
+        found[int(seed)] = folder
     if not by_name:
         raise ValueError(
-            f"{run}: no evaluated trial in folders <method>{SEED_MARK}<n>, so there is nothing to "
-            "compare. Set evaluation_interval in the base."
+            f"{', '.join(map(str, runs))}: no evaluated trial in folders <method>{SEED_MARK}<n>, "
+            "so there is nothing to compare. Set evaluation_interval in the base."
         )
     return [_method(name, folders) for name, folders in sorted(by_name.items())], left_out
+
+
+def method_at(method: Method, iterations: Mapping[int, int]) -> Method:
+    """The method as it was evaluated after fewer iterations, given for each seed."""
+    folders = {seed: method.trials[seed].folder for seed in iterations}
+    return _method(method.name, folders, iterations)
+
+
+def bootstrap_means(scores_SM: np.ndarray) -> np.ndarray:
+    """Means under resampled seeds and resampled tasks, drawn independently of each other.
+
+    Args:
+        scores_SM: Float [seeds, tasks], at least one of each.
+
+    Returns:
+        Float [resamples].
+    """
+    num_seeds, num_tasks = scores_SM.shape
+    # scipy refuses a sample of one, which says the same twice.
+    seeds = np.arange(num_seeds) if num_seeds > 1 else np.zeros(2, dtype=int)
+    tasks = np.arange(num_tasks) if num_tasks > 1 else np.zeros(2, dtype=int)
+    return bootstrap(
+        (seeds, tasks),
+        lambda drawn_seeds, drawn_tasks: scores_SM[np.ix_(drawn_seeds, drawn_tasks)].mean(),
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=0,
+    ).bootstrap_distribution
 
 
 def bootstrap_interval(scores_SM: np.ndarray) -> Interval:
@@ -135,21 +171,13 @@ def bootstrap_interval(scores_SM: np.ndarray) -> Interval:
     if scores_SM.size == 0 or np.ptp(scores_SM) == 0:
         mean = float(scores_SM.mean()) if scores_SM.size else float("nan")
         return mean, mean
-    num_seeds, num_tasks = scores_SM.shape
-    # Resampled numbers of seeds and of tasks, drawn independently of each other. scipy refuses a
-    # sample of one, which says the same twice.
-    seeds = np.arange(num_seeds) if num_seeds > 1 else np.zeros(2, dtype=int)
-    tasks = np.arange(num_tasks) if num_tasks > 1 else np.zeros(2, dtype=int)
-    found = bootstrap(
-        (seeds, tasks),
-        lambda drawn_seeds, drawn_tasks: scores_SM[np.ix_(drawn_seeds, drawn_tasks)].mean(),
-        vectorized=False,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=0,
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    return percentile_interval(bootstrap_means(scores_SM))
+
+
+def percentile_interval(means: np.ndarray) -> Interval:
+    """The middle 95 % of resampled means."""
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def comparison_table(methods: Sequence[Method], baseline: str | None) -> str:
@@ -189,8 +217,8 @@ def _type_table(methods: Sequence[Method], outcome: str) -> str:
     return _columns([[_BY_TYPE[outcome], *(method.name for method in methods)], *rows])
 
 
-def paired_difference(method: Method, base: Method) -> tuple[float, Interval, int, int]:
-    """Mean difference on the seeds and tasks both have, its interval, tasks better and worse.
+def paired_scores(method: Method, base: Method) -> np.ndarray:
+    """Differences on the seeds and tasks both have, float [seeds, tasks].
 
     Raises:
         ValueError: They have no seed, or no task, in common.
@@ -202,7 +230,12 @@ def paired_difference(method: Method, base: Method) -> tuple[float, Interval, in
             f"{method.name} and {base.name} have no seed, or no evaluation task, in common. Give "
             "both the same seeds, eval_split and eval_num_tasks."
         )
-    differences_SM = method.scores(seeds, tasks) - base.scores(seeds, tasks)
+    return method.scores(seeds, tasks) - base.scores(seeds, tasks)
+
+
+def paired_difference(method: Method, base: Method) -> tuple[float, Interval, int, int]:
+    """Mean difference, its interval, tasks better and worse; see `paired_scores`."""
+    differences_SM = paired_scores(method, base)
     by_task = differences_SM.mean(axis=0)
     interval = bootstrap_interval(differences_SM)
     return (
@@ -250,13 +283,13 @@ def _paired_cells(method: Method, base: Method | None) -> list[str]:
     return [f"{mean:+.1%} [{low:+.1%}, {high:+.1%}]", f"{better} : {worse}"]
 
 
-def _method(name: str, folders: Mapping[int, Path]) -> Method:
+def _method(name: str, folders: Mapping[int, Path], at: Mapping[int, int] | None = None) -> Method:
     outcomes: dict[int, dict[str, float]] = {}
     task_scores: dict[int, dict[str, float]] = {}
     task_types: dict[str, str] = {}
     iterations: list[int] = []
     for seed, folder in sorted(folders.items()):
-        rows = _last_evaluation(folder)
+        rows = _last_evaluation(folder, at[seed] if at else None)
         iterations.append(rows[0]["iteration"])
         outcomes[seed] = {row["task_id"]: float(row["won"]) for row in rows}
         if all("task_score" in row for row in rows):
@@ -272,10 +305,10 @@ def _method(name: str, folders: Mapping[int, Path]) -> Method:
     )
 
 
-def _last_evaluation(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the last evaluation that ended as an outcome of the policy, one a task."""
+def _last_evaluation(folder: Path, at: int | None = None) -> list[dict[str, Any]]:
+    """One row a task that ended as an outcome of the policy; of the last evaluation by default."""
     rows = read_episodes(folder) if (folder / EPISODES).is_file() else []
-    last = max((row["iteration"] for row in rows), default=None)
+    last = max((row["iteration"] for row in rows), default=None) if at is None else at
     kept = {
         row["task_id"]: row
         for row in rows
