@@ -7,7 +7,6 @@ what comes out is a model folder like any other.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -108,15 +107,15 @@ def warm_start(settings: WarmStart, output: str, *, report: Callable[[str], None
         observation_weight=0.0,
         weight_decay=0.0,
     )
-    with _arithmetic(device):
-        done = clone(
-            model,
-            rows,
-            cloning,
-            seed=settings.seed,
-            report_progress=_progress(report),
-            make_optimizers=adamw_alone,
-        )
+    done = clone(
+        model,
+        rows,
+        cloning,
+        seed=settings.seed,
+        report_progress=_progress(report),
+        make_optimizers=adamw_alone,
+        autocast_dtype=_arithmetic(device),
+    )
     _measure("after", model, chat, settings, held_out, measured, report)
     _write(model, lora, path, folder)
     record = {"warm_start": asdict(settings), "cloning": asdict(done), **measured}
@@ -217,10 +216,11 @@ def _measure(
     report(text)
 
 
-def _arithmetic(device: str) -> contextlib.AbstractContextManager[Any]:
-    if device == "cpu":
-        return contextlib.nullcontext()
-    return torch.autocast(device, dtype=torch.bfloat16)
+def _arithmetic(device: str) -> torch.dtype | None:
+    """Bfloat16 on GPUs and on CPUs with matrix units for it, where it takes 0.4 of the time."""
+    if device == "cpu" and not torch.cpu.get_capabilities().get("amx_bf16", False):
+        return None
+    return torch.bfloat16
 
 
 def _write(model: PreTrainedModel, lora: LoRASettings | None, source: str, folder: Path) -> None:

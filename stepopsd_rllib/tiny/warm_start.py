@@ -140,6 +140,7 @@ def clone(
     seed: int,
     report_progress: Callable[[int, int, float], None] | None = None,
     make_optimizers: MakeOptimizers | None = None,
+    autocast_dtype: torch.dtype | None = None,
 ) -> CloningReport:
     """Trains `model` in place to write the responses in `rows`.
 
@@ -150,6 +151,7 @@ def clone(
         seed: Order of the batches.
         report_progress: Called after each update with (updates done, updates in all, loss).
         make_optimizers: Optimizers of a model; by default Muon and AdamW, as said above.
+        autocast_dtype: Arithmetic of the forward passes; that of the weights by default.
     """
     started = time.perf_counter()
     batches = list(clone_batches(rows, settings, np.random.default_rng(seed)))
@@ -157,7 +159,10 @@ def clone(
     model.train()
     losses: list[float] = []
     for index, batch in enumerate(batches):
-        total, response_loss = loss(model, batch, settings.observation_weight)
+        # Autocast keeps rounded weights until its context ends: one context for all updates would
+        # go on with those of the first.
+        with torch.autocast(model.device.type, autocast_dtype, autocast_dtype is not None):
+            total, response_loss = loss(model, batch, settings.observation_weight)
         model.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)

@@ -19,7 +19,15 @@ from stepopsd_rllib.tiny.demonstrations import (
 )
 from stepopsd_rllib.tiny.tiny import RECIPES, chat_row
 from stepopsd_rllib.tiny.tiny_tokenizer import train_tokenizer
-from stepopsd_rllib.tiny.warm_start import ChatRow, CloningSettings, clone, clone_batches, loss
+from stepopsd_rllib.tiny.warm_start import (
+    ChatRow,
+    CloningSettings,
+    adamw_alone,
+    clone,
+    clone_batches,
+    loss,
+    mean_response_loss,
+)
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +235,22 @@ def test_informed_shop_demonstrations_hold_skills_and_no_habits():
     told = [bool(d.privileged) or "- Search, choose, buy:" in d.first_message for d in shown]
     assert 0.3 < np.mean(told) < 0.7
     assert [demonstration.won for demonstration in shown] == told
+
+
+def test_a_model_cloned_in_bfloat16_is_the_one_whose_loss_fell(model):
+    rows = [row(12, 4) for _ in range(40)]
+    settings = CloningSettings(
+        epochs=2, tokens_per_batch=24, learning_rate=1e-2, observation_weight=0.0
+    )
+    before = mean_response_loss(model, rows[:1])
+    report = clone(
+        model,
+        rows,
+        settings,
+        seed=0,
+        make_optimizers=adamw_alone,
+        autocast_dtype=torch.bfloat16,
+    )
+    after = mean_response_loss(model, rows[:1])
+    assert report.final_loss < before / 2
+    assert after == pytest.approx(report.final_loss, abs=0.1)
