@@ -74,8 +74,8 @@ def _done(typed: str, info: Mapping[str, Any]) -> str:
     """What became of a line: pages do not always show what was done."""
     action = info["action"]
     if not info["is_action_valid"]:
-        return f"(not a valid action here, the turn is spent: {action!r})"
-    return f"({action})" if action != typed else ""
+        return f"(not a valid action here, the turn is spent: {action!r:.200})"
+    return f"({action:.200})" if action != typed else ""
 
 
 def _typed() -> str | None:

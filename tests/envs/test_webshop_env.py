@@ -176,6 +176,7 @@ def test_a_window_that_grows_too_long_drops_its_history():
         ("red rug", "search[red rug]"),
         ("click rug", "click[rug]"),
         ("search", "click[search]"),
+        ("search[]", "search[]"),
     ],
 )
 def test_a_person_may_type_plainly(line: str, action: str):

@@ -76,13 +76,16 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
 
 
 def test_a_person_can_play_a_task_and_leave(monkeypatch, capsys):
-    typed = iter(["inventory", "", "quit"])
+    typed = iter(["inventory", "", "< dance", "<action>look</action>", "quit"])
     monkeypatch.setattr("builtins.input", lambda _prompt: next(typed))
     assert stepopsd_cli.main(["play", "stepopsd/ALFWorld-v0", "--set", "size=tiny"]) == 0
     shown = capsys.readouterr().out
     assert "Your task is to:" in shown
     assert "You are not carrying anything." in shown
-    assert shown.rstrip().endswith("Left after 1 turns, return 0.")
+    assert "tags that a model is asked for: they are added" in shown
+    assert "Nothing happens." in shown
+    assert "\n(look)\n" in shown
+    assert shown.rstrip().endswith("Left after 3 turns, return 0.")
 
 
 def test_bare_actions_get_tags_and_texts_with_tags_stay_as_they_are():

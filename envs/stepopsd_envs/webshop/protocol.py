@@ -24,7 +24,7 @@ _TASK_MARKER = "Your task is to: "
 # Where advice goes in a prompt (see `TextEnv`).
 TASK_PHRASES = (_TASK_MARKER.strip(),)
 TURN_PHRASES = ("Now it's your turn to",)
-_ACTION = re.compile(r"(?:search|click)\[.+\]", re.IGNORECASE | re.DOTALL)
+_ACTION = re.compile(r"(?:search|click)\[.*\]", re.IGNORECASE | re.DOTALL)
 
 _ROLE = "You shop in an online store through text commands, one command a turn."
 _FORMAT = {
