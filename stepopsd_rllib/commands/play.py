@@ -57,7 +57,8 @@ def play(
             return 0
         observation, reward, terminated, truncated, info = env.step(response_of(env, typed))
         total, turns = total + float(reward), turns + 1
-        print(_done(typed, info))
+        if said := _done(typed, info):
+            print(said)
         message = env.append_message(observation, info)
     ending = "won" if info["won"] else "turn limit" if truncated else "lost"
     score = f", task score {info['task_score']:.2f}" if "task_score" in info else ""
@@ -74,7 +75,7 @@ def _done(typed: str, info: Mapping[str, Any]) -> str:
     """What became of a line: pages do not always show what was done."""
     action = info["action"]
     if not info["is_action_valid"]:
-        return f"(not a valid action here, the turn is spent: {action!r:.200})"
+        return f"(not a valid action, and a turn is spent: {action!r:.200})"
     return f"({action:.200})" if action != typed else ""
 
 

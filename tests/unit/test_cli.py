@@ -84,7 +84,7 @@ def test_a_person_can_play_a_task_and_leave(monkeypatch, capsys):
     assert "You are not carrying anything." in shown
     assert "tags that a model is asked for: they are added" in shown
     assert "Nothing happens." in shown
-    assert "\n(look)\n" in shown
+    assert "(not a valid action, and a turn is spent: 'look')" in shown  # no think tags
     assert shown.rstrip().endswith("Left after 3 turns, return 0.")
 
 
