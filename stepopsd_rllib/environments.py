@@ -14,6 +14,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 from stepopsd_envs.text_env import TextEnv, nearest
 
+DEFAULT_ENV = "stepopsd/ALFWorld-v0"
 OLD_PREFIX = "envs:stepopsd/"
 
 # The class that a function of `register_env` makes is known once it has made one: function and

@@ -67,6 +67,7 @@ def _check_description(env: type[TextEnv]) -> None:
     for name in (
         "action_tags",
         "answer_tags",
+        "action_calls",
         "contexts",
         "refusals",
         "exploring_commands",

@@ -72,6 +72,9 @@ class TextEnv(gym.Env[str, str]):
     answer_tags: ClassVar[tuple[str, ...]] = ()
     """Those of `action_tags` that give the final answer; () where there is no such thing."""
 
+    action_calls: ClassVar[tuple[str, ...]] = ()
+    """Names of calls that act without tags where no tag stands: "click" for `click[buy now]`."""
+
     contexts: ClassVar[tuple[str, ...]] = ("append", "window")
     """The context policies that the messages serve; `refuse_context` where it depends."""
 

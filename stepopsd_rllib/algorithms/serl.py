@@ -119,7 +119,11 @@ class SERLConfig(GRPOConfig):
         chat = self.chat_format()
         return [
             *pieces,
-            ActionTokens(decode=chat.text, action_tags=self.env_class().action_tags),
+            ActionTokens(
+                decode=chat.text,
+                action_tags=self.env_class().action_tags,
+                action_calls=self.env_class().action_calls,
+            ),
             TurnFeedback(
                 source=self.teacher_context,
                 chat=chat,

@@ -23,11 +23,17 @@ class ActionTokens(LearnerConnector):
     """
 
     def __init__(
-        self, *, decode: Callable[[Sequence[int]], str], action_tags: Sequence[str], **kwargs: Any
+        self,
+        *,
+        decode: Callable[[Sequence[int]], str],
+        action_tags: Sequence[str],
+        action_calls: Sequence[str] = (),
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.decode = decode
         self.action_tags = action_tags
+        self.action_calls = action_calls
 
     @override(LearnerConnector)
     def fill(self, batch: LearnerBatch) -> None:
@@ -38,7 +44,7 @@ class ActionTokens(LearnerConnector):
         for episode in batch.episodes:
             for k, turn in enumerate(episode.turns):
                 ids = turn.response_ids.tolist()
-                spans = action_spans(self.decode(ids), self.action_tags)
+                spans = action_spans(self.decode(ids), self.action_tags, calls=self.action_calls)
                 positions = (turn_BT[row] == k).nonzero()[:, 0]
                 for span in spans:
                     start, stop = token_span(self.decode, ids, span)

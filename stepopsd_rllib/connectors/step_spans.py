@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from ray.rllib.utils.annotations import override
+from stepopsd_envs import TextEnv
 from torch import Tensor
 
 from stepopsd_rllib.connectors.columns import STEP_INDEX, TURN_INDEX
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.episodes.segmentation import (
-    ACTION_TAGS,
-    ANSWER_TAGS,
     SpanMode,
     token_span,
     turn_targets,
@@ -35,8 +34,8 @@ class StepSpans(LearnerConnector):
         *,
         mode: SpanMode,
         decode: Callable[[Sequence[int]], str],
-        action_tags: Sequence[str] = ACTION_TAGS,
-        answer_tags: Sequence[str] = ANSWER_TAGS,
+        action_tags: Sequence[str] = TextEnv.action_tags,
+        answer_tags: Sequence[str] = TextEnv.answer_tags,
         **kwargs: Any,
     ) -> None:
         """Keeps the arguments.

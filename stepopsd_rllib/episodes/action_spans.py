@@ -6,18 +6,20 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-_CALL = re.compile(r"(?:search|click)\[", re.IGNORECASE)
 
-
-def action_spans(response: str, tags: Sequence[str] = ("action",)) -> list[tuple[int, int]]:
+def action_spans(
+    response: str, tags: Sequence[str] = ("action",), *, calls: Sequence[str] = ()
+) -> list[tuple[int, int]]:
     """Finds the characters of the action.
 
     The contents of complete action tags, else from the first opening tag to the end of the text,
-    else every bare `search[…]` or `click[…]` on one line. Spans that touch or overlap are merged.
+    else every bare call `name[…]` on one line. Spans that touch or overlap are merged.
 
     Args:
         response: Text of one response.
         tags: Names of the tags between which it acts; the authors know "action" alone.
+        calls: Names of calls that act without tags, such as "click"; the authors look for those of
+            WebShop in every environment.
 
     Returns:
         Spans in characters, half open, in order; empty where there is no action.
@@ -31,7 +33,7 @@ def action_spans(response: str, tags: Sequence[str] = ("action",)) -> list[tuple
         if 0 <= bracket < len(response) - 1:
             spans = [(bracket + 1, len(response))]
     if not spans:
-        spans = list(_calls(response))
+        spans = list(_calls(response, tuple(calls)))
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -79,10 +81,15 @@ def _contents(
         position = closed.end()
 
 
-def _calls(response: str) -> Iterator[tuple[int, int]]:
-    """Every `search[…]` and `click[…]` on one line."""
+@cache
+def _call(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?:{'|'.join(map(re.escape, names))})\[", re.IGNORECASE)
+
+
+def _calls(response: str, names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """Every `name[…]` on one line."""
     position = 0
-    while opened := _CALL.search(response, position):
+    while names and (opened := _call(names).search(response, position)):
         line_end = response.find("\n", opened.end())
         line_end = len(response) if line_end < 0 else line_end
         closed = response.find("]", opened.end(), line_end)

@@ -6,15 +6,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+from stepopsd_envs import TextEnv
 from stepopsd_envs.tag_blocks import first_tag_block
 
 Span = tuple[int, int]
 SpanMode = Literal["clean_step_no_observation", "action_only", "answer_only", "final_answer_only"]
 SPAN_MODES: tuple[SpanMode, ...] = get_args(SpanMode)
-# Tags of the authors' environments; an environment says its own.
-ACTION_TAGS = ("action", "search", "answer")
-ANSWER_TAGS = ("answer",)
-
 
 # How tokenizers decode a character of which some bytes are still missing.
 _REPLACEMENT = "\ufffd"
@@ -24,8 +21,8 @@ def turn_targets(
     responses: Sequence[str],
     mode: SpanMode,
     *,
-    action_tags: Sequence[str] = ACTION_TAGS,
-    answer_tags: Sequence[str] = ANSWER_TAGS,
+    action_tags: Sequence[str] = TextEnv.action_tags,
+    answer_tags: Sequence[str] = TextEnv.answer_tags,
 ) -> list[Span | None]:
     """The characters of each turn's response that are credited, for an episode with known turns.
 

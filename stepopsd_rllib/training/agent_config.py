@@ -14,7 +14,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.environments import make_text_env, text_env_class
+from stepopsd_rllib.environments import DEFAULT_ENV, make_text_env, text_env_class
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.models.lora import LoRASettings
 from stepopsd_rllib.models.model_folder import model_folder
@@ -52,7 +52,7 @@ class AgentConfig(AgentKeys):
     def __init__(self, algo_class: type | None = None):
         """Sets RLlib's defaults to what a language-model agent needs."""
         super().__init__(algo_class=algo_class)
-        self.env = "stepopsd/ALFWorld-v0"
+        self.env = DEFAULT_ENV
         self.env_runner_cls = TextEnvRunner
         self.add_default_connectors_to_learner_pipeline = False
         self.add_default_connectors_to_env_to_module_pipeline = False

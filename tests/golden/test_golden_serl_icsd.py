@@ -41,7 +41,9 @@ def test_serl(case: GoldenCase) -> None:
 
 @golden("serl_action_spans")
 def test_serl_action_spans(case: GoldenCase) -> None:
-    spans = [list(span) for span in action_spans(case.inputs["response"])]
+    spans = [
+        list(span) for span in action_spans(case.inputs["response"], calls=("search", "click"))
+    ]
     assert spans == case.outputs["spans"]
 
 

@@ -69,7 +69,10 @@ def test_narrower_modes_credit_parts_of_wider_ones(text):
 
 @given(st.lists(texts, max_size=4))
 def test_a_turn_is_credited_on_its_first_action(responses):
-    clean, action, answer, final = (turn_targets(responses, mode) for mode in SPAN_MODES)
+    clean, action, answer, final = (
+        turn_targets(responses, mode, action_tags=("search", "answer"), answer_tags=("answer",))
+        for mode in SPAN_MODES
+    )
     assert [span is not None for span in clean] == [bool(response) for response in responses]
     for response, span in zip(responses, action, strict=True):
         if span:

@@ -90,7 +90,8 @@ def test_a_phantom_step_is_possible_in_text_and_not_in_turns():
     responses = ["<search>q</search>", "<answer>yes</answer>"]
     text = responses[0] + document + responses[1]
     assert len(search_steps(text)) == 3
-    assert turn_targets(responses, "answer_only") == [None, (0, 20)]
+    tags = {"action_tags": ("search", "answer"), "answer_tags": ("answer",)}
+    assert turn_targets(responses, "answer_only", **tags) == [None, (0, 20)]
 
 
 def test_tokens_of_an_action_inside_longer_tokens():

@@ -1,6 +1,7 @@
 """The direction of imports, read from the sources, and what importing costs."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -114,3 +115,42 @@ def test_help_answers_before_anything_heavy_is_imported():
         "print({'ray', 'torch', 'stepopsd_rllib'} & set(sys.modules))\n"
     )
     assert run_python("-c", script).strip() == "set()"
+
+
+def test_no_two_modules_import_each_other():
+    graph = {}
+    for folder in (PACKAGE, "envs/stepopsd_envs"):
+        base = ROOT if folder == PACKAGE else ROOT / "envs"
+        for path in sources(folder):
+            name = ".".join(path.relative_to(base).with_suffix("").parts)
+            graph[name.removesuffix(".__init__")] = imported_modules(path)
+    for name, imported in graph.items():
+        # A part of a package is reached through the package, which may import its parts.
+        graph[name] = {
+            other for other in imported & set(graph) if not f"{name}.".startswith(f"{other}.")
+        }
+    while leaves := [name for name, imported in graph.items() if not imported]:
+        for name in leaves:
+            del graph[name]
+        for imported in graph.values():
+            imported.difference_update(leaves)
+    assert not graph, "modules in a circle, or above one"
+
+
+GENERAL_PARTS = (
+    *("objectives", "episodes", "prompts", "models", "scoring", "teachers", "sampling", "rollout"),
+    *("connectors", "evaluation", "training", "algorithms"),
+)
+
+
+@pytest.mark.parametrize("part", GENERAL_PARTS)
+def test_methods_ask_an_environment_and_never_know_one_by_name(part: str):
+    named = re.compile("alfworld|web.?shop|search.?qa|search-r1", re.IGNORECASE)
+    for path in sources(f"{PACKAGE}/{part}"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        told = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        # What a paper set for which environment is told by `stepopsd keys`, and by nothing else.
+        told |= {id(n.value) for n in nodes if isinstance(n, ast.keyword) and n.arg == "paper"}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert id(node) in told or not named.search(node.value), (path, node.lineno)

@@ -63,6 +63,7 @@ class WebShopEnv(TextEnv):
     """
 
     thread_safe: ClassVar[bool] = True
+    action_calls: ClassVar[tuple[str, ...]] = ("search", "click")
     embedded_model: ClassVar[str | Path | None] = "webshop"
     skill_libraries: ClassVar[Mapping[str, str | Path]] = {
         "webshop": _SKILLS / "full",
