@@ -31,10 +31,9 @@ from typing import Literal
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.shared.keys import ANALYZER, TEACHER_TEXT
-from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
-from stepopsd_rllib.algorithms.shared.skill_teacher import encode, require_room, text_control
+from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.shared.analyzed_episodes import AnalyzedEpisodesConfig
+from stepopsd_rllib.algorithms.shared.skill_teacher import encode, text_control
 from stepopsd_rllib.config_keys import key, number, one_of, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
 from stepopsd_rllib.connectors.columns import EPISODE_INDEX, HAS_GUIDANCE, TURN_INDEX
@@ -47,14 +46,12 @@ from stepopsd_rllib.objectives.grsd import grsd_shaped
 from stepopsd_rllib.objectives.schedules import linear_decay
 from stepopsd_rllib.objectives.shaping import Shaping, gap_shaping
 from stepopsd_rllib.objectives.turns import turn_ids
-from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
-from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
-from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
-from stepopsd_rllib.teachers.text_control import TeacherText
 
 
-class GRSDConfig(GRPOConfig):
+class GRSDConfig(AnalyzedEpisodesConfig):
     """Configuration of GRSD; defaults follow the paper."""
+
+    told_budget = "guidance_max_tokens"
 
     lambda_mix: float = key(
         0.5, number(0), "weight of the gain; 0 is GRPO", symbol="λ", paper="0.5"
@@ -67,42 +64,31 @@ class GRSDConfig(GRPOConfig):
     credit_level: Literal["turn", "token"] = key(
         "turn", one_of("turn", "token"), "gap of the turn's mean, or of each token"
     )
-    analyzer: AnalyzerSetting = ANALYZER
     guidance_max_tokens: int = key(
         512, whole(1, "tokens"), "cap of the guidance; what exceeds it is cut and counted"
     )
 
-    teacher_text: TeacherText = TEACHER_TEXT
-
-    @override(GRPOConfig)
-    def validate(self) -> None:
-        """Checks the keys, and that the analyzer can be made."""
-        super().validate()
-        self.make_analyzer()
-        if self.lambda_mix > 0:
-            self.policy_analysis()
-            require_room(self, "guidance_max_tokens")
+    @override(AnalyzedEpisodesConfig)
+    def uses_analysis(self) -> bool:
+        """Whether the gain has a weight."""
+        return self.lambda_mix > 0
 
     def lambda_at(self, update: int) -> float:
         """λ of an update, counted from 1."""
         return linear_decay(self.lambda_mix, step=update, decay_steps=self.lambda_decay_steps)
 
-    def make_analyzer(self) -> EpisodeAnalyzer:
-        """The analyzer that the key names; guidance has no step skills."""
-        return make_analyzer(self.analyzer, max_step_skills=0, env=self.env_class())
+    @staticmethod
+    @override(AnalyzedEpisodesConfig)
+    def analyzed_episodes(episodes: Sequence[AgentEpisode]) -> list[AgentEpisode]:
+        """The success and the failure of every group that guidance is made of."""
+        pairs = contrasted([episode for episode in episodes if episode.is_trainable])
+        return [episode for pair in pairs.values() for episode in pair]
 
-    @override(GRPOConfig)
-    def policy_analysis(self) -> PolicyAnalysis | None:
-        """The episodes that guidance is made of."""
-        if self.lambda_mix == 0:
-            return None
-        return analysis_by_policy(self, self.make_analyzer(), _contrasted_episodes)
-
-    @override(GRPOConfig)
+    @override(AnalyzedEpisodesConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then guidance, teacher, shaping."""
         pieces = super().learner_connectors()
-        if self.lambda_mix == 0:
+        if not self.uses_analysis():
             return pieces
         return [
             *pieces,
@@ -142,11 +128,6 @@ class GRSDConfig(GRPOConfig):
                 max_gain=self.max_gain,
             )
         return gap_shaping(shaped_BT, advantages_BT, gap_BT, mask_BT, is_scored_BT, mixing=mixing)
-
-
-def _contrasted_episodes(episodes: Sequence[AgentEpisode]) -> list[AgentEpisode]:
-    pairs = contrasted([episode for episode in episodes if episode.is_trainable])
-    return [episode for pair in pairs.values() for episode in pair]
 
 
 class GRSD(GRPO):

@@ -28,17 +28,14 @@ scripts and not part of this file.
 
 from __future__ import annotations
 
-import functools
 from typing import Literal
 
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
-from stepopsd_rllib.algorithms.shared.keys import ANALYZER, TEACHER_TEXT
-from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
-from stepopsd_rllib.algorithms.shared.skill_teacher import require_room, text_control
+from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.shared.analyzed_episodes import AnalyzedEpisodesConfig
 from stepopsd_rllib.config_keys import FLAG, key, number, one_of, or_none, whole
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
 from stepopsd_rllib.connectors.columns import (
@@ -50,19 +47,13 @@ from stepopsd_rllib.connectors.columns import (
     RESPONSE_MASK,
     STEP_SKILL_LOG_PROBS,
 )
-from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.connectors.skill_log_probs import SkillLogProbs
 from stepopsd_rllib.objectives.opid import SkillRoute, opid_shaping, route_skills, skill_shift
 from stepopsd_rllib.objectives.shaping import Shaping
-from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
-from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
-from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
-from stepopsd_rllib.teachers.skill_insertion import insert_skills
-from stepopsd_rllib.teachers.text_control import TeacherText
 
 
-class OPIDConfig(GRPOConfig):
+class OPIDConfig(AnalyzedEpisodesConfig):
     """Configuration of OPID; defaults follow the authors' scripts."""
 
     episode_skill_weight: float = key(
@@ -89,7 +80,6 @@ class OPIDConfig(GRPOConfig):
         "largest |S_X|, nats (standard deviations if normalised)",
         symbol="c",
     )
-    analyzer: AnalyzerSetting = ANALYZER
     max_step_skills: int = key(
         5, whole(0), "most step skills of an episode", symbol="K", paper="5; 2 on Search-QA"
     )
@@ -97,18 +87,8 @@ class OPIDConfig(GRPOConfig):
         256, whole(1, "tokens"), "cap of one skill; what exceeds it is cut from its end and counted"
     )
 
-    teacher_text: TeacherText = TEACHER_TEXT
-
-    @override(GRPOConfig)
-    def validate(self) -> None:
-        """Checks the keys, and that the analyzer can be made."""
-        super().validate()
-        self.make_analyzer()
-        if self.uses_skills():
-            self.policy_analysis()
-            require_room(self, "skill_max_tokens")
-
-    def uses_skills(self) -> bool:
+    @override(AnalyzedEpisodesConfig)
+    def uses_analysis(self) -> bool:
         """Whether a skill has a weight."""
         return self.episode_skill_weight > 0 or self.step_skill_weight > 0
 
@@ -121,46 +101,25 @@ class OPIDConfig(GRPOConfig):
             routing=self.skill_routing,
         )
 
-    def make_analyzer(self) -> EpisodeAnalyzer:
-        """The analyzer that the key names."""
-        return make_analyzer(
-            self.analyzer, max_step_skills=self.max_step_skills, env=self.env_class()
-        )
+    @override(AnalyzedEpisodesConfig)
+    def num_step_skills(self) -> int:
+        """The key `max_step_skills`."""
+        return self.max_step_skills
 
-    @override(GRPOConfig)
-    def policy_analysis(self) -> PolicyAnalysis | None:
-        """Every episode that can be trained on."""
-        if not self.uses_skills():
-            return None
-        return analysis_by_policy(
-            self,
-            self.make_analyzer(),
-            lambda episodes: [episode for episode in episodes if episode.is_trainable],
-        )
-
-    @override(GRPOConfig)
+    @override(AnalyzedEpisodesConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then analysis, rescoring, skill advantages."""
         pieces = super().learner_connectors()
-        if not self.uses_skills():
+        if not self.uses_analysis():
             return pieces
         chat = self.chat_format()
         return [
             *pieces,
-            EpisodeAnalysis(
-                analyzer=self.make_analyzer(),
-                chat=chat,
-                max_tokens=self.skill_max_tokens,
-                control=text_control(self),
-            ),
+            self.episode_analysis(chat),
             SkillLogProbs(
                 route=self.route,
                 chat=chat,
-                insert=functools.partial(
-                    insert_skills,
-                    task_phrases=self.env_class().task_phrases,
-                    turn_phrases=self.env_class().turn_phrases,
-                ),
+                insert=self.insertion(),
                 max_tokens=self.micro_batch_tokens,
             ),
             AdvantageShaping(shape=self.shape),

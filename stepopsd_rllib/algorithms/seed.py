@@ -25,7 +25,6 @@ Departures, and the key that restores each:
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import Any
 
@@ -33,24 +32,18 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.algorithms.grpo import GRPO, GRPOConfig
+from stepopsd_rllib.algorithms.grpo import GRPO
+from stepopsd_rllib.algorithms.shared.analyzed_episodes import AnalyzedEpisodesConfig
 from stepopsd_rllib.algorithms.shared.distillation import DISTILLATION_COEFF, DistillationLearner
-from stepopsd_rllib.algorithms.shared.keys import ANALYZER, TEACHER_TEXT
-from stepopsd_rllib.algorithms.shared.policy_analysis import analysis_by_policy
-from stepopsd_rllib.algorithms.shared.skill_teacher import require_room, text_control
+from stepopsd_rllib.algorithms.shared.keys import ANALYZER
 from stepopsd_rllib.config_keys import key, number, whole
 from stepopsd_rllib.connectors.columns import TEACHER_LOG_PROBS
-from stepopsd_rllib.connectors.episode_analysis import EpisodeAnalysis
 from stepopsd_rllib.connectors.told_turns import ToldTurns
 from stepopsd_rllib.objectives.sdar import gap_gate, gated_token_loss
-from stepopsd_rllib.rollout.policy_analysis import PolicyAnalysis
-from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
-from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting, make_analyzer
-from stepopsd_rllib.teachers.skill_insertion import insert_skills
-from stepopsd_rllib.teachers.text_control import TeacherText
+from stepopsd_rllib.teachers.analysis.analyzer_setting import AnalyzerSetting
 
 
-class SEEDConfig(GRPOConfig):
+class SEEDConfig(AnalyzedEpisodesConfig):
     """Configuration of SEED; defaults follow the paper."""
 
     distillation_coeff: float = replace(DISTILLATION_COEFF, default=0.01, paper="0.01")
@@ -65,18 +58,9 @@ class SEEDConfig(GRPOConfig):
     skill_max_tokens: int = key(
         256, whole(1, "tokens"), "cap of a skill; what exceeds it is cut from its end and counted"
     )
-    teacher_text: TeacherText = TEACHER_TEXT
 
-    @override(GRPOConfig)
-    def validate(self) -> None:
-        """Checks the keys, and that the analyzer can be made."""
-        super().validate()
-        self.make_analyzer()
-        if self.uses_skills():
-            self.policy_analysis()
-            require_room(self, "skill_max_tokens")
-
-    def uses_skills(self) -> bool:
+    @override(AnalyzedEpisodesConfig)
+    def uses_analysis(self) -> bool:
         """Whether there is a distillation loss."""
         return self.distillation_coeff > 0
 
@@ -85,44 +69,20 @@ class SEEDConfig(GRPOConfig):
         del update
         return self.distillation_coeff
 
-    def make_analyzer(self) -> EpisodeAnalyzer:
-        """The analyzer that the key names; of an episode as a whole."""
-        return make_analyzer(self.analyzer, max_step_skills=0, env=self.env_class())
-
-    @override(GRPOConfig)
-    def policy_analysis(self) -> PolicyAnalysis | None:
-        """Every episode that can be trained on."""
-        if not self.uses_skills():
-            return None
-        return analysis_by_policy(
-            self,
-            self.make_analyzer(),
-            lambda episodes: [episode for episode in episodes if episode.is_trainable],
-        )
-
-    @override(GRPOConfig)
+    @override(AnalyzedEpisodesConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then analysis and rescoring."""
         pieces = super().learner_connectors()
-        if not self.uses_skills():
+        if not self.uses_analysis():
             return pieces
         chat = self.chat_format()
         return [
             *pieces,
-            EpisodeAnalysis(
-                analyzer=self.make_analyzer(),
-                chat=chat,
-                max_tokens=self.skill_max_tokens,
-                control=text_control(self),
-            ),
+            self.episode_analysis(chat),
             ToldTurns(
                 told="episode",
                 chat=chat,
-                insert=functools.partial(
-                    insert_skills,
-                    task_phrases=self.env_class().task_phrases,
-                    turn_phrases=self.env_class().turn_phrases,
-                ),
+                insert=self.insertion(),
                 view="policy",
                 effect=self.teacher_weight,
                 shapes=False,

@@ -2,7 +2,7 @@
 
 All questions run at once; an episode's second attempt joins the batch the moment its first reply
 turned out to be unusable. The replies are stored as they were written: the learner reads them
-(`hindsight.policy_analyzer`).
+(`teachers.analysis.policy_analyzer`).
 """
 
 from __future__ import annotations

@@ -96,20 +96,24 @@ def test_a_phantom_step_is_possible_in_text_and_not_in_turns():
 
 def test_tokens_of_an_action_inside_longer_tokens():
     pieces = ["<th", "ink>a</think><", "action>", "go", "</action>", "\n"]
+    ids = range(len(pieces))
 
     def decode(part):
-        return "".join(part)
+        return "".join(pieces[i] for i in part)
 
     text = "".join(pieces)
     span = turn_targets([text], "action_only")[0]
     assert span is not None
-    assert token_span(decode, pieces, span) == (1, 5)
-    assert token_span(decode, pieces, (0, len(text))) == (0, 6)
+    assert token_span(decode, ids, span) == (1, 5)
+    assert token_span(decode, ids, (0, len(text))) == (0, 6)
 
 
 def test_reencoded_spans_are_cut_to_the_response():
-    assert reencoded_token_span(str.split, "a b c d", (2, 7), num_tokens=3) == (1, 3)
-    assert reencoded_token_span(str.split, "a b c d", (6, 7), num_tokens=2) == (2, 2)
+    def encode(text):
+        return [ord(letter) for letter in text.split()]
+
+    assert reencoded_token_span(encode, "a b c d", (2, 7), num_tokens=3) == (1, 3)
+    assert reencoded_token_span(encode, "a b c d", (6, 7), num_tokens=2) == (2, 2)
 
 
 @pytest.mark.parametrize(
