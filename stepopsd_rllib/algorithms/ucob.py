@@ -174,11 +174,17 @@ class UCOBConfig(GiGPOConfig):
         """Refuses teacher contexts and token counts beyond what the model has."""
         positions = self.model_positions()
         if positions is not None and self.max_context_tokens + self.max_response_tokens > positions:
+            room = positions - self.max_response_tokens
+            fix = f"Set max_context_tokens to {room} or less."
+            if room <= self.max_response_tokens:  # a context has to hold a prompt and a response
+                fix = (
+                    f"Set max_response_tokens to less than {max(2, positions // 2)}, and "
+                    "max_context_tokens to what is left."
+                )
             self._value_error(
                 f"config.max_context_tokens={self.max_context_tokens}: the teacher reads up to so "
                 "many tokens of one branch and then a response of the other, up to "
-                f"{self.max_response_tokens} more, and the model has {positions} positions. Set "
-                f"max_context_tokens to {positions - self.max_response_tokens} or less."
+                f"{self.max_response_tokens} more, and the model has {positions} positions. {fix}"
             )
         require_tokens(self)
 

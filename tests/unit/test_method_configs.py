@@ -44,6 +44,7 @@ SETTINGS = {
 }
 
 
+CROWDED = {"max_context_tokens": 2048, "max_response_tokens": 1100}
 NO_WEIGHT = {"episode_skill_weight": 0.0, "step_skill_weight": 0.0}
 
 
@@ -152,6 +153,7 @@ def test_the_comparison_over_six_methods_is_valid():
         ("UCOB", {"return_gap_scale": 0}, "config.return_gap_scale=0: must be a number above 0"),
         ("UCOB", {"teacher_top_tokens": 4096}, r"the model has \d+ tokens. Set \d+ for"),
         ("UCOB", {"max_context_tokens": 2048}, "Set max_context_tokens to 2036 or less"),
+        ("UCOB", CROWDED, "Set max_response_tokens to less than 1024, and max_context"),
         ("UCOB", {"skills": "alfwrld"}, "Did you mean 'alfworld'"),
         ("UCOB", {"skill_max_tokens": 100}, "not a key of UCOBConfig. It belongs to"),
     ],
