@@ -42,7 +42,7 @@ def objects_at_every_brace(text: str) -> list[dict]:
         return objects
     for candidate in candidates:
         for brace in re.finditer(r"\{", candidate):
-            depth = 0
+            depth = end = 0
             for end in range(brace.start(), len(candidate)):
                 depth += {"{": 1, "}": -1}.get(candidate[end], 0)
                 if depth == 0:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stepopsd_envs.alfworld.env import ALFWorldEnv
@@ -52,6 +53,11 @@ def policy(**keys):
     return {"engine": "policy", **keys}
 
 
+def config_of(example: str) -> Any:
+    (config,) = tuned.configs(tuned.read(f"tuned_examples/{example}.yaml"))
+    return config
+
+
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -67,7 +73,7 @@ def test_every_tiny_example_is_valid(folder):
 
 @pytest.mark.parametrize("suffix", SETTINGS)
 def test_the_published_settings_of_one_loss(suffix):
-    (config,) = tuned.configs(tuned.read(f"tuned_examples/sdar/alfworld_tiny{suffix}.yaml"))
+    config = config_of(f"sdar/alfworld_tiny{suffix}")
     expected = SETTINGS[suffix]
     assert config.policy_coeff == expected.policy_coefficient
     assert config.distillation_coeff == expected.distillation_coefficient
@@ -75,9 +81,9 @@ def test_the_published_settings_of_one_loss(suffix):
 
 
 def test_opsd_acts_alone_or_beside_grpo():
-    (alone,) = tuned.configs(tuned.read("tuned_examples/opsd/alfworld_tiny.yaml"))
+    alone = config_of("opsd/alfworld_tiny")
     assert (alone.policy_coeff, alone.distillation_coeff) == (0.0, 1.0)
-    (beside,) = tuned.configs(tuned.read("tuned_examples/opsd/alfworld_tiny_grpo.yaml"))
+    beside = config_of("opsd/alfworld_tiny_grpo")
     assert beside.policy_coeff == 1.0
     assert beside.distillation_coeff == sdar_settings.SDAR.distillation_coefficient
 
