@@ -4,10 +4,10 @@
 
 Every step runs in a process of its own with a time limit and leaves one JSON line, so that a step
 that hangs or dies costs only itself; what is there is shown at the end, and again by `--show`. For
-one NVIDIA GPU of 80 GB; the limits add up to under half an hour, the usual times to about eight
-minutes. `--device cpu` runs what needs no GPU, with small sizes, as a check of this script.
+one NVIDIA GPU of 80 GB. `--jobs 9` runs steps that check rather than measure at the same time.
+`--device cpu` runs what needs no GPU, with small sizes, as a check of this script.
 
-Not run on a GPU yet: until it has been, the package's GPU figures are estimates.
+What it measured, and which steps have not been run, stands in docs/results/gpu.md.
 """
 
 from __future__ import annotations

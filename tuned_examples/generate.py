@@ -149,6 +149,7 @@ FULL_PLACE = """\
     num_gpus_per_env_runner: 1
     num_learners: 2
     num_gpus_per_learner: 1
+    compile_layers: true
 """
 LORA_PLACE = """\
     lora: {rank: 64, alpha: 128, targets: all-linear}

@@ -1,8 +1,9 @@
 """`stepopsd plan`: what will run where, what memory and time it takes, before anything is started.
 
-All numbers follow from the model's sizes and the config. Those for GPUs rest on sizes and published
-speeds and have not been compared with a run on one. On a CPU the embedded model takes 0.96 of what
-is planned, SmolLM2-135M with LoRA 1.37 (4.8 GB where 3.5 are planned): leave room.
+All numbers follow from the model's sizes and the config. On an H100 an update of the shape of
+Qwen3-1.7B took 39.1 GB where 42.4 are planned, and the seconds here rest on its speed; those of
+sampling rest on published speeds. On a CPU the embedded model takes 0.96 of what is planned,
+SmolLM2-135M with LoRA 1.37 (4.8 GB where 3.5 are planned): leave room.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ PROCESS_BYTES, ENGINE_BYTES, CUDA_BYTES = 0.75e9, 0.3e9, 0.6e9
 USABLE = 0.97  # of a card: the rest is lost to fragments
 DEFAULT_CARD = "H100-80GB"
 
-# Stated efficiencies. Update: share of the card's bfloat16 peak that a forward and backward pass of
-# eager Transformers reaches. A CPU: float32 operations a second and core.
+# Efficiencies. Update: share of the card's bfloat16 peak that forward and backward pass reach,
+# measured on an H100 (docs/results/gpu.md), of eager and of compiled layers. A CPU: float32
+# operations a second and core.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12}
-UPDATE_SHARE = 0.35
+UPDATE_SHARE, COMPILED_SHARE = 0.29, 0.48
 CPU_FLOPS = 40e9
 # Sampled tokens a second of an engine with a full batch, for 1.72 billion parameters on an H100,
 # and how it falls with size.
@@ -235,7 +237,10 @@ def _seconds(config: AgentConfig, sizes: ModelSizes, card: str) -> dict[str, flo
     is_lora = bool(config.lora_settings().rank)
     learners = max(1, config.num_learners or 0)
     peak = PEAK_FLOPS.get(card, PEAK_FLOPS["H100"])
-    speed = UPDATE_SHARE * peak if gpu_shares(config)[1] else CPU_FLOPS
+    share = COMPILED_SHARE if config.compile_layers else UPDATE_SHARE
+    speed, scoring_speed = CPU_FLOPS, CPU_FLOPS
+    if gpu_shares(config)[1]:
+        speed, scoring_speed = share * peak, UPDATE_SHARE * peak
     passes = (4 if is_lora else 6) + (2 if config.uses_checkpointing() else 0)
     options = config.module_options()
     method: Any = config
@@ -257,7 +262,7 @@ def _seconds(config: AgentConfig, sizes: ModelSizes, card: str) -> dict[str, flo
         sync = 0.3
     return {
         "rollout": rollout,
-        "scoring": scoring * body * tokens / speed / learners,
+        "scoring": scoring * body * tokens / scoring_speed / learners,
         "update": passes * body * tokens / speed / learners,
         "sync": sync,
     }
@@ -339,7 +344,7 @@ def show(config: AgentConfig, plan: Plan, cards: Cards | None) -> str:
     if cards:
         lines.append(
             f"cards       {cards.count} x {cards.name}, {_gb(cards.memory)} each "
-            "(estimates, not run yet)"
+            "(estimates)"
         )
     for process in plan.processes:
         where = "GPU" if process.on_gpu else "CPU"

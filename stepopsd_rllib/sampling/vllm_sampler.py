@@ -293,7 +293,7 @@ class VLLMSampler:
     def _require_usable(self) -> None:
         if not self._is_usable:
             raise RuntimeError(
-                "This sampler is closed, or its last load_weights failed half way. "
+                "This sampler is closed, asleep, or its last load_weights failed half way. "
                 "Build another, or load complete weights."
             )
 

@@ -16,6 +16,17 @@ pytestmark = [
 ]
 
 
+METHODS = [
+    "grpo_one_process",
+    "grpo_sleep",
+    "grpo_compiled",
+    "stepopsd_one_process",
+    "stepopsd_two_actors",
+    "opid_lora",
+    "lora_sleep",
+]
+
+
 @pytest.fixture
 def step(tmp_path: Path):
     def run(name: str) -> dict[str, Any]:
@@ -26,23 +37,41 @@ def step(tmp_path: Path):
     return run
 
 
-@pytest.mark.parametrize(("name", "limit"), [("engine_float32", 1e-4), ("engine_bfloat16", 0.1)])
+@pytest.mark.parametrize(("name", "limit"), [("engine_float32", 5e-3), ("engine_bfloat16", 0.1)])
 def test_the_engine_gives_the_models_log_probs_before_and_after_reloads(step, name, limit):
     found = step(name)
     for when in ("first", "after_reload_1", "after_reload_2"):
         assert found[when]["mean"] < limit
 
 
-@pytest.mark.parametrize("name", ["grpo_one_process", "stepopsd_two_actors", "opid_lora"])
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_and_restores_with_engine_and_learner_on_one_gpu(step, name):
     assert step(name)["difference"] < 0.1
 
 
+def test_the_first_pages_example_runs_as_it_is_on_a_machine_with_a_gpu(step):
+    assert step("quickstart")["difference"] < 1e-5
+
+
+def test_an_engine_that_slept_has_freed_its_memory_and_knows_the_new_weights(step):
+    found = step("sleep")
+    assert found["freed_gb"] > 8
+    assert found["after"]["mean"] < 0.1
+
+
+def test_the_head_on_bfloat16_units_gives_the_log_probs_of_float32(step):
+    found = step("head")
+    assert found["log_probs_error"] < 1e-5
+    assert found["hidden_grad_error"] < 0.01 and found["weight_grad_error"] < 0.01
+    assert found["rounded_ms"] < found["float32_ms"]
+
+
 def test_float32_heads_bring_learner_and_engine_nearer(step):
     found = step("engine_head")
-    assert found["float32"] < found["model"]
+    assert found["head_float32_residual_model"] < found["head_model_residual_model"]
 
 
 @pytest.mark.parametrize("name", ["update_1_7b", "update_3b"])
 def test_an_update_of_a_real_shape_fits_the_card(step, name):
-    assert step(name)["peak_gb"] < 80
+    found = step(name)
+    assert max(found[form]["peak_gb"] for form in found if isinstance(found[form], dict)) < 80

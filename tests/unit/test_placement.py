@@ -8,6 +8,7 @@ from stepopsd_rllib.models.memory import engine_share
 from stepopsd_rllib.training import placement
 from stepopsd_rllib.training.placement import (
     check_placement,
+    learner_growth,
     runner_has_gpu,
     sampler_dtype,
     sampler_kind,
@@ -172,3 +173,24 @@ def test_gradients_of_several_learners_live_in_the_buffers_they_are_exchanged_in
 def test_the_optimizer_of_a_cpu_is_the_one_it_always_was():
     optimizer = build_learner(small_config()).get_optimizer("default_policy")
     assert optimizer.param_groups[0]["fused"] is None
+
+
+def test_an_engine_sleeps_only_beside_a_learner_on_its_gpu(monkeypatch):
+    monkeypatch.setattr(placement, "vllm_build", lambda: "gpu")
+    asleep = {"enable_sleep_mode": True}
+    together = placed(num_gpus_per_learner=1, sampler_config=asleep)
+    check_placement(together)
+    assert together.engine_sleeps()
+    apart = placed(
+        num_env_runners=1, num_gpus_per_env_runner=1, num_learners=1, num_gpus_per_learner=1
+    )
+    apart.sampler_config = asleep
+    with pytest.raises(ValueError, match="enable_sleep_mode=True: the engine sleeps so that"):
+        check_placement(apart)
+
+
+def test_an_engine_that_sleeps_may_take_what_an_update_needs(monkeypatch):
+    monkeypatch.setattr(placement, "vllm_build", lambda: "gpu")
+    awake = placed(num_gpus_per_learner=1)
+    asleep = placed(num_gpus_per_learner=1, sampler_config={"enable_sleep_mode": True})
+    assert learner_growth(asleep) < learner_growth(awake) - asleep.micro_batch_tokens * 1000

@@ -396,6 +396,31 @@ def test_sampling_leaves_the_global_generators_alone(pair: Pair) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_an_engine_that_slept_serves_again_after_new_weights_alone(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(pair.sampler, VLLMSampler):
+        pytest.skip("only vLLM's engine sleeps")
+    calls: list[object] = []
+    engine = pair.sampler._engine  # a CPU's engine cannot sleep; the order of calls is its own
+    monkeypatch.setattr(engine, "sleep", lambda level: calls.append(level))
+    monkeypatch.setattr(engine, "wake_up", calls.append)
+    pair.sampler.submit(a_request("running", [1, 2, 3]))
+    with pytest.raises(RuntimeError, match="sleep: 1 requests are running"):
+        pair.sampler.sleep()
+    while not pair.sampler.is_idle():
+        pair.sampler.step()
+    pair.sampler.sleep()
+    assert pair.sampler.weights_version == NO_VERSION
+    with pytest.raises(RuntimeError, match="load complete weights"):
+        pair.sampler.submit(a_request("asleep", [1, 2, 3]))
+    pair.sampler.load_weights(pair.model.state_dict(), version=3)
+    assert calls == [2, ["weights"], ["kv_cache"]]
+    pair.sampler.load_weights(pair.model.state_dict(), version=4)
+    assert len(calls) == 3
+    assert len(sample(pair.sampler, [a_request("awake", [1, 2, 3])])) == 1
+
+
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_both_samplers_agree_greedily(folders: dict[str, Path]) -> None:
