@@ -343,8 +343,7 @@ def show(config: AgentConfig, plan: Plan, cards: Cards | None) -> str:
     lines = [f"model       {config.language_model}: {_model(config)}"]
     if cards:
         lines.append(
-            f"cards       {cards.count} x {cards.name}, {_gb(cards.memory)} each "
-            "(estimates)"
+            f"cards       {cards.count} x {cards.name}, {_gb(cards.memory)} each (estimates)"
         )
     for process in plan.processes:
         where = "GPU" if process.on_gpu else "CPU"

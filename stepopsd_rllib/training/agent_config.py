@@ -29,6 +29,7 @@ from stepopsd_rllib.training.placement import (
     engine_sleeps,
     gpu_engine_options,
     hide_gpus,
+    place,
     runner_has_gpu,
     sampler_dtype,
     sampler_kind,
@@ -66,7 +67,8 @@ class AgentConfig(AgentKeys):
 
     @override(AlgorithmConfig)
     def validate(self) -> None:
-        """Checks every key, and the pairs that cannot work together."""
+        """Places processes, then checks every key, and the pairs that cannot work together."""
+        place(self)
         super().validate()
         if self.group_size < 2:
             self._value_error(

@@ -161,6 +161,14 @@ class AgentKeys(KeyedConfig):
     eval_at_start: bool = agent_key(
         True, FLAG, "evaluation before the first update, if there is an `evaluation_interval`"
     )
+    placement: Literal["keys", "auto", "colocated", "split"] = agent_key(
+        "keys",
+        one_of("keys", "auto", "colocated", "split"),
+        "who chooses how many runners and learners there are and which GPUs they have: 'keys', the "
+        "four `num_*` keys of RLlib; or the GPUs of the cluster. 'auto' and 'colocated': a learner "
+        "and an engine on every GPU, the engine asleep during updates. 'split': half of the GPUs "
+        "for learners, the others for engines. Without a GPU all run on the CPU",
+    )
     gradient_checkpointing: bool | Literal["auto"] = agent_key(
         "auto",
         Check(lambda v: v == "auto" or isinstance(v, bool), "'auto', true or false"),

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from stepopsd_rllib.training.agent_config import AgentConfig
 
 
+PLACED_KEYS: dict[str, Any] = {
+    "num_env_runners": 0,
+    "num_learners": 0,
+    "num_gpus_per_env_runner": 0,
+    "num_gpus_per_learner": 0,
+}
+"""What `placement` chooses, with RLlib's defaults."""
+
+
 def vllm_build() -> Literal["cpu", "gpu"] | None:
     """Which build of vLLM is installed, read from its metadata; None without one."""
     if find_spec("vllm") is None:
@@ -36,6 +45,70 @@ def vllm_build() -> Literal["cpu", "gpu"] | None:
         return "cpu" if "cpu" in metadata.version("vllm") else "gpu"
     except metadata.PackageNotFoundError:
         return "gpu"
+
+
+def place(config: AgentConfig) -> None:
+    """Gives runners and learners their processes and GPUs, where `placement` chooses them.
+
+    Raises:
+        ValueError: The config says otherwise by the keys that are chosen here, or asks for GPUs
+            that are not there.
+    """
+    if config.placement == "keys":
+        return
+    chosen = placement_keys(config.placement, visible_gpus())
+    for name, value in chosen.items():
+        given = getattr(config, name)
+        if given not in (PLACED_KEYS[name], value):
+            raise ValueError(
+                f"config.placement={config.placement!r} chooses {name}={value}, and the config "
+                f"says {given}. Leave {name} out, or placement."
+            )
+    for name, value in chosen.items():
+        setattr(config, name, value)
+    if chosen and shares_gpu(config) and vllm_build() == "gpu" and config.sampler != "transformers":
+        config.sampler_config = {"enable_sleep_mode": True, **config.sampler_config}
+
+
+def placement_keys(placement: str, gpus: int) -> dict[str, Any]:
+    """Keys of a placement on some GPUs; none of them on a CPU, which stays as the config has it.
+
+    Args:
+        placement: "auto" or "colocated": a learner and an engine on every GPU, in one process
+            where there is one GPU. "split": half of the GPUs for learners, the rest for engines.
+        gpus: GPUs of the cluster.
+
+    Raises:
+        ValueError: One GPU cannot be split.
+    """
+    if not gpus:
+        return {}
+    if placement != "split":
+        if gpus == 1:
+            return PLACED_KEYS | {"num_gpus_per_learner": 1}
+        pairs = {"num_gpus_per_env_runner": 0.6, "num_gpus_per_learner": 0.4}
+        return pairs | {"num_env_runners": gpus, "num_learners": gpus}
+    if gpus == 1:
+        raise ValueError(
+            "config.placement='split' needs a GPU for the learner and one for the engine, and "
+            "there is one. Set it to 'colocated' or 'auto'."
+        )
+    learners = gpus // 2
+    return {
+        "num_env_runners": gpus - learners,
+        "num_learners": learners,
+        "num_gpus_per_env_runner": 1,
+        "num_gpus_per_learner": 1,
+    }
+
+
+def visible_gpus() -> int:
+    """GPUs of the cluster, or of this machine where Ray does not run."""
+    if ray.is_initialized():
+        return int(ray.cluster_resources().get("GPU", 0))
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def gpu_shares(config: AgentConfig) -> tuple[float, float]:

@@ -21,7 +21,9 @@ GROUPS = random_groups((3, 2), seed=3)
 
 
 def updated(**agent):
-    learner = build_learner(small_config(share_prefixes="off", max_sampler_difference=None, **agent))
+    learner = build_learner(
+        small_config(share_prefixes="off", max_sampler_difference=None, **agent)
+    )
     metrics = one_update(learner, GROUPS)
     return weights_of(learner), metrics
 

@@ -194,3 +194,48 @@ def test_an_engine_that_sleeps_may_take_what_an_update_needs(monkeypatch):
     awake = placed(num_gpus_per_learner=1)
     asleep = placed(num_gpus_per_learner=1, sampler_config={"enable_sleep_mode": True})
     assert learner_growth(asleep) < learner_growth(awake) - asleep.micro_batch_tokens * 1000
+
+
+def on(monkeypatch, gpus, build="gpu"):
+    monkeypatch.setattr(placement, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr(placement, "vllm_build", lambda: build)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gpus", "processes", "shares", "sleeps"),
+    [
+        ("auto", 0, (0, 0), (0, 0), False),
+        ("auto", 1, (0, 0), (0, 1), True),
+        ("colocated", 4, (4, 4), (0.6, 0.4), True),
+        ("split", 2, (1, 1), (1, 1), False),
+        ("split", 5, (3, 2), (1, 1), False),
+    ],
+)
+def test_one_config_serves_a_laptop_one_gpu_and_eight(
+    chosen, gpus, processes, shares, sleeps, monkeypatch
+):
+    on(monkeypatch, gpus, build="gpu" if gpus else "cpu")
+    config = placed()
+    config.agent(placement=chosen, groups_per_step=60)
+    config.validate()
+    config.validate()  # RLlib validates several times, and copies
+    config.copy(copy_frozen=False).validate()
+    assert (config.num_env_runners, config.num_learners) == processes
+    assert (config.num_gpus_per_env_runner, config.num_gpus_per_learner) == shares
+    assert config.engine_sleeps() == sleeps
+
+
+@pytest.mark.parametrize(
+    ("chosen", "gpus", "keys", "message"),
+    [
+        ("auto", 4, {"num_learners": 2}, r"chooses num_learners=4, and the config says 2\. Leave"),
+        ("split", 1, {}, r"placement='split' needs a GPU for the learner"),
+        ("evenly", 1, {}, r"placement='evenly' is none of|must be one of|placement='evenly'"),
+    ],
+)
+def test_a_placement_that_cannot_be_is_refused(chosen, gpus, keys, message, monkeypatch):
+    on(monkeypatch, gpus)
+    config = placed(**keys)
+    with pytest.raises(ValueError, match=message):
+        config.agent(placement=chosen)
+        config.validate()
