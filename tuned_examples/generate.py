@@ -18,6 +18,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from stepopsd_rllib.commands import plan, tuned
+from stepopsd_rllib.training.placement import place_on
 
 FOLDER = Path(__file__).parent
 MADE = "# Written by tuned_examples/generate.py."
@@ -145,15 +146,12 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     },
 }
 FULL_PLACE = """\
-    num_env_runners: 2
-    num_gpus_per_env_runner: 1
-    num_learners: 2
-    num_gpus_per_learner: 1
+    placement: split # half of the GPUs learn, the others sample
     compile_layers: true
 """
 LORA_PLACE = """\
     lora: {rank: 64, alpha: 128, targets: all-linear}
-    num_gpus_per_learner: 1 # learner and engine in one process
+    placement: auto # learner and engine share every GPU
     micro_batch_tokens: 8192
 """
 
@@ -203,8 +201,9 @@ def header(method: str, environment: str, model: str, kind: str, text: str) -> s
         file = Path(folder) / "example.yaml"
         file.write_text(text)
         config: Any = tuned.configs(tuned.read(file, [f"model={small}"]))[0]
+        cards = plan.Cards.parse("1xH100-80GB" if kind == LORA else "4xH100-80GB")
+        place_on(config, cards.count)
         made = plan.plan_of(config)
-        cards = plan.Cards.parse("1xH100-80GB")
         problem = plan.misfit(made, cards)
         assert problem is None, f"{method} {environment} {model}{kind}: {problem}"
     hours = 150 * sum(made.seconds.values()) / 3600

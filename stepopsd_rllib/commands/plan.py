@@ -21,6 +21,7 @@ from stepopsd_rllib.sampling.vllm_sampler import CPU_BLOCK_SIZE, CPU_CACHE_LIMIT
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.placement import (
     gpu_shares,
+    place_on,
     runner_has_gpu,
     sampler_dtype,
     sampler_kind,
@@ -323,6 +324,8 @@ def run(file: str, overrides: Sequence[str], *, gpus: str | None) -> int:
     example = tuned.read(file, overrides)
     config: Any = tuned.configs(example)[0]
     cards = _cards(config, gpus)
+    if cards is not None:
+        place_on(config, cards.count)
     plan = plan_of(config, cards.name if cards else "H100")
     print(show(config, plan, cards))
     if cards is None:

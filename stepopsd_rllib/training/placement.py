@@ -51,12 +51,22 @@ def place(config: AgentConfig) -> None:
     """Gives runners and learners their processes and GPUs, where `placement` chooses them.
 
     Raises:
+        ValueError: As `place_on`.
+    """
+    if config.placement != "keys":
+        place_on(config, visible_gpus())
+
+
+def place_on(config: AgentConfig, gpus: int) -> None:
+    """The same for a stated number of GPUs.
+
+    Raises:
         ValueError: The config says otherwise by the keys that are chosen here, or asks for GPUs
             that are not there.
     """
     if config.placement == "keys":
         return
-    chosen = placement_keys(config.placement, visible_gpus())
+    chosen = placement_keys(config.placement, gpus, groups=config.groups_per_step)
     for name, value in chosen.items():
         given = getattr(config, name)
         if given not in (PLACED_KEYS[name], value):
@@ -70,35 +80,38 @@ def place(config: AgentConfig) -> None:
         config.sampler_config = {"enable_sleep_mode": True, **config.sampler_config}
 
 
-def placement_keys(placement: str, gpus: int) -> dict[str, Any]:
+def placement_keys(placement: str, gpus: int, *, groups: int) -> dict[str, Any]:
     """Keys of a placement on some GPUs; none of them on a CPU, which stays as the config has it.
 
     Args:
         placement: "auto" or "colocated": a learner and an engine on every GPU, in one process
             where there is one GPU. "split": half of the GPUs for learners, the rest for engines.
         gpus: GPUs of the cluster.
+        groups: Groups of a training step, which divide over the learners.
 
     Raises:
         ValueError: One GPU cannot be split.
     """
     if not gpus:
         return {}
-    if placement != "split":
-        if gpus == 1:
-            return PLACED_KEYS | {"num_gpus_per_learner": 1}
-        pairs = {"num_gpus_per_env_runner": 0.6, "num_gpus_per_learner": 0.4}
-        return pairs | {"num_env_runners": gpus, "num_learners": gpus}
-    if gpus == 1:
+    if placement == "split" and gpus == 1:
         raise ValueError(
             "config.placement='split' needs a GPU for the learner and one for the engine, and "
             "there is one. Set it to 'colocated' or 'auto'."
         )
-    learners = gpus // 2
+    if gpus == 1:
+        return PLACED_KEYS | {"num_gpus_per_learner": 1}
+    most = gpus // 2 if placement == "split" else gpus
+    learners = next(count for count in range(most, 0, -1) if groups % count == 0)
+    if placement == "split":
+        runners, runner_share, learner_share = gpus - learners, 1.0, 1.0
+    else:
+        runners, runner_share, learner_share = learners, 0.6, 0.4
     return {
-        "num_env_runners": gpus - learners,
+        "num_env_runners": runners,
         "num_learners": learners,
-        "num_gpus_per_env_runner": 1,
-        "num_gpus_per_learner": 1,
+        "num_gpus_per_env_runner": runner_share,
+        "num_gpus_per_learner": learner_share,
     }
 
 

@@ -209,6 +209,7 @@ def on(monkeypatch, gpus, build="gpu"):
         ("colocated", 4, (4, 4), (0.6, 0.4), True),
         ("split", 2, (1, 1), (1, 1), False),
         ("split", 5, (3, 2), (1, 1), False),
+        ("split", 14, (8, 6), (1, 1), False),  # 60 groups do not divide over 7 learners
     ],
 )
 def test_one_config_serves_a_laptop_one_gpu_and_eight(

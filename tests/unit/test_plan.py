@@ -90,3 +90,14 @@ def test_the_command_prints_a_table_and_says_what_does_not_fit(capsys):
 def test_cards_of_another_form_are_refused():
     with pytest.raises(ValueError, match="--gpus 4 H100: is not of the form 4xH100-80GB"):
         Cards.parse("4 H100")
+
+
+def test_a_plan_places_on_the_cards_that_are_named(tmp_path, capsys):
+    file = tmp_path / "example.yaml"
+    file.write_text(
+        "mine: {run: GRPO, env: stepopsd/ALFWorld-v0, stop: {training_iteration: 1},\n"
+        "  config: {placement: split, sampler: transformers}}\n"
+    )
+    assert plan.run(file, [], gpus="6xH100-80GB") == 0
+    shown = capsys.readouterr().out
+    assert "learner     2 x" in shown and "runner      4 x" in shown  # 8 groups over 2 learners
