@@ -107,6 +107,11 @@ class OPIDConfig(AnalyzedEpisodesConfig):
         return self.max_step_skills
 
     @override(AnalyzedEpisodesConfig)
+    def scores_branches(self) -> bool:
+        """In a growing chat, where each turn is told something of its own."""
+        return self.context == "append"
+
+    @override(AnalyzedEpisodesConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then analysis, rescoring, skill advantages."""
         pieces = super().learner_connectors()

@@ -111,6 +111,11 @@ class SERLConfig(GRPOConfig):
         return linear_decay(self.lambda_mix, step=update - 1, decay_steps=self.lambda_decay_steps)
 
     @override(GRPOConfig)
+    def scores_branches(self) -> bool:
+        """In a growing chat, where each turn is told something of its own."""
+        return self.context == "append"
+
+    @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then action tokens, told texts, teacher, shaping."""
         pieces = super().learner_connectors()

@@ -187,6 +187,11 @@ class StepOPSDConfig(GRPOConfig):
         return self.lambda_at(update) * self.alpha_clip
 
     @override(GRPOConfig)
+    def scores_branches(self) -> bool:
+        """In a growing chat, where each turn is told something of its own."""
+        return self.context == "append" and self.hindsight_position == "suffix"
+
+    @override(GRPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then spans, hindsight, teacher, shaping."""
         return [

@@ -140,6 +140,11 @@ class UCOBConfig(GiGPOConfig):
         return with_skills(settings, skill_choice(self), num_rollouts=num_informed)
 
     @override(GiGPOConfig)
+    def scores_branches(self) -> bool:
+        """Always: responses are judged behind the states of other episodes."""
+        return True
+
+    @override(GiGPOConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GiGPO's pieces, then what the branches teach each other."""
         pieces = super().learner_connectors()

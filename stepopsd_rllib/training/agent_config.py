@@ -228,6 +228,10 @@ class AgentConfig(AgentKeys):
             ValueError: Something is missing.
         """
 
+    def scores_branches(self) -> bool:
+        """Whether something judges turns that hang on one shared history."""
+        return False
+
     def lora_settings(self) -> LoRASettings:
         """The key `lora` with what samplers get decided.
 

@@ -54,10 +54,21 @@ def check_model(config: AgentConfig) -> None:
             "instruction-tuned model, or add a chat_template.jinja to the model's folder."
         )
     lora = config.lora_settings()
-    if lora.rank:
+    if lora.rank or config.scores_branches():
         from transformers import AutoConfig
 
-        check_targets(lora, AutoConfig.from_pretrained(folder))
+        model_config = AutoConfig.from_pretrained(folder)
+        if lora.rank:
+            check_targets(lora, model_config)
+        kinds = getattr(model_config.get_text_config(), "layer_types", None) or ["full_attention"]
+        forgetful = sorted(set(kinds) - {"full_attention"})
+        if config.scores_branches() and forgetful:
+            raise ValueError(
+                f"{named}: has layers of {', '.join(forgetful)}, and "
+                f"{type(config).__name__.removesuffix('Config')} judges turns that hang on one "
+                "shared history, which such layers forget. Use a model whose layers all have full "
+                "attention."
+            )
 
 
 def _read(file: Path, named: str) -> dict[str, Any]:

@@ -8,7 +8,9 @@ import shutil
 
 import pytest
 
+from stepopsd_rllib.training.model_checks import check_model
 from tests.helpers.agents import small_config
+from tests.helpers.methods import method_config
 
 TINY = small_config().model_path()
 
@@ -58,3 +60,26 @@ def test_a_broken_config_file_is_named(model):
         file.write("{")
     with pytest.raises(ValueError, match=r"config\.json cannot be read"):
         small_config(model=folder).validate()
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "is_refused"),
+    [
+        ("StepOPSD", {"hindsight_position": "suffix"}, True),
+        ("StepOPSD", {"hindsight_position": "prefix"}, False),
+        ("UCOB", {}, True),
+        ("OPID", {}, True),
+        ("GRPO", {}, False),
+    ],
+)
+def test_a_model_that_forgets_is_refused_where_turns_hang_on_one_history(
+    name, keys, is_refused, model
+):
+    folder = model(layer_types=["sliding_attention"] * 4, sliding_window=64)
+    config = method_config(name, keys, "append")
+    config.agent(model=folder)
+    if is_refused:
+        with pytest.raises(ValueError, match=f"has layers of sliding_attention, and {name} judges"):
+            check_model(config)
+    else:
+        check_model(config)
