@@ -33,8 +33,8 @@ _NONCHARACTER = re.compile("[\ufdd0-\ufdef]")
 class ControlTokens:
     """The control tokens of one tokenizer and template.
 
-    They are the added tokens that the tokenizer flags as special (the unknown token aside), and
-    those that the template writes around messages.
+    They are the added tokens that the tokenizer flags as special (but for an unknown token that
+    stands for text), and those that the template writes around messages.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -189,10 +189,27 @@ def _control_ids(tokenizer: PreTrainedTokenizerBase, written: str) -> dict[str, 
     special |= set(tokenizer.all_special_tokens)
     special |= {name for name in added if name.strip() and name in written}
     named = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
-    if tokenizer.unk_token not in named:
-        special.discard(str(tokenizer.unk_token))
+    unknown = tokenizer.unk_token
+    if unknown is not None and unknown not in named and _writes_unknown(tokenizer):
+        special.discard(str(unknown))
     found = {name: tokenizer.convert_tokens_to_ids(name) for name in special - set(THOUGHT_TAGS)}
     return {name: i for name, i in found.items() if name and isinstance(i, int)}
+
+
+def _writes_unknown(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether text that it cannot spell becomes the unknown token, which is then text.
+
+    Tokenizers that have all bytes spell everything; what they call unknown (SmolLM2's
+    `<|endoftext|>`, Llama's `<unk>`) is a control token like the others.
+    """
+    if not tokenizer.is_fast:
+        return True
+    backend: Any = tokenizer.backend_tokenizer
+    model = backend.model
+    if getattr(model, "byte_fallback", False):
+        return any(backend.token_to_id(f"<0x{byte:02X}>") is None for byte in range(256))
+    is_byte_level = type(model).__name__ == "BPE" and model.unk_token is None
+    return not is_byte_level
 
 
 def _written(kind: str, number: int) -> str:
