@@ -49,12 +49,12 @@ class Key:
         default: The value where none is given; copied for each config.
         check: What it may hold.
         meaning: What it is, with its unit; a noun first, no full stop.
-        symbol: Its symbol in the paper.
+        symbol: Symbol in the paper.
         paper: The paper's values, such as "0.2; 0.05 on Search-QA".
         section: The fluent method that sets it.
         name: The attribute.
         argument: How the user writes it, where the attribute has another name.
-        type: Its annotation.
+        type: Annotation as text.
     """
 
     default: Any

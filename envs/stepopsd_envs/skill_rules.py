@@ -88,7 +88,7 @@ def skills_by_rules(
     """What a finished episode teaches.
 
     Args:
-        turns: In order, at least one.
+        turns: Turns in order, at least one.
         won: How the episode ended.
         refusals: Parts of an observation, in any case, by which it says that nothing was done.
         exploring: Beginnings of commands that look around and change nothing.

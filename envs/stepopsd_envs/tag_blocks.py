@@ -14,8 +14,8 @@ class TagBlock(NamedTuple):
     """One block; positions in characters.
 
     Attributes:
-        name: Of its tags, as asked for.
-        start: Of the opening tag.
+        name: Name of its tags, as asked for.
+        start: Start of the opening tag.
         end: Behind the closing tag.
         content: What stands between them.
     """

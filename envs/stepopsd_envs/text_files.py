@@ -26,7 +26,7 @@ def read_text(path: str | Path, refusal: Refusal = ValueError) -> str:
     """The text of a UTF-8 file, lines ended with a line feed.
 
     Raises:
-        ValueError: Of the given class; the file cannot be read, or is another thing. One line.
+        ValueError: The given class, in one line; the file cannot be read, or is another thing.
     """
     text = decoded(read_bytes(Path(path), refusal), str(path), refusal)
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -41,7 +41,7 @@ def json_lines(path: str | Path, refusal: Refusal = ValueError) -> Iterator[tupl
     """Yields line number, from 1, and value of each line that is not blank; .gz is decompressed.
 
     Raises:
-        ValueError: Of the given class; one line with the file, and the row where there is one.
+        ValueError: The given class, in one line with the file, and the row where there is one.
     """
     path = Path(path)
     for number, line in enumerate(read_lines(path, refusal), start=1):
@@ -86,7 +86,7 @@ def parse_json(
             message the last one counts, as JSON readers have it.
 
     Raises:
-        ValueError: Of the given class; not UTF-8, not JSON, nested too deeply, or a key twice.
+        ValueError: The given class; not UTF-8, not JSON, nested too deeply, or a key twice.
     """
     text = decoded(data, where, refusal)
     try:

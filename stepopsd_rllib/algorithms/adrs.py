@@ -131,7 +131,7 @@ class ADRSConfig(SkillTeacherConfig):
 
     @override(GRPOConfig)
     def uses_reference(self) -> bool:
-        """Also where the usefulness of tokens is measured against the initial model."""
+        """Whether the initial model is needed: for the KL, or for the usefulness of tokens."""
         return super().uses_reference() or (self.uses_teacher() and self.usefulness == "tokens")
 
     @override(SkillTeacherConfig)

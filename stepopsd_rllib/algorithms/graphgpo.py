@@ -85,7 +85,7 @@ class GraphGPOConfig(StatesConfig):
 
     @override(StatesConfig)
     def compares_states(self) -> bool:
-        """Whether it differs from GRPO."""
+        """Whether the advantage is another than GRPO's."""
         return self.step_weight > 0 or self.outcome_weight != 1
 
     @override(StatesConfig)

@@ -71,7 +71,7 @@ def export(
         checkpoint: A checkpoint, trial or run folder.
         directory: The new folder.
         is_trusted: Whether a checkpoint outside of a run folder is read.
-        merged: Of a run with LoRA, write the base with the adapter in it, not the adapter.
+        merged: For a run with LoRA, write the base with the adapter in it, not the adapter.
     """
     target = Path(directory).expanduser().resolve()
     if target.exists():

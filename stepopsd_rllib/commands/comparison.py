@@ -83,12 +83,12 @@ class Comparison:
         source: The file; every message starts with it.
         name: Name of the comparison, the file's only top-level key.
         methods: Label -> the tuned example that it stands for, with a grid over the seeds.
-        seeds: Of every method.
+        seeds: Seeds of every method.
         baseline: Label that the others are paired with; None if no method has it.
         max_concurrent: Trials at a time; 0 is as many as fit.
         margin: Largest difference of success that counts as none.
         rates: How learning rates are chosen; None where the base's serves all.
-        fingerprint: Of the file.
+        fingerprint: Fingerprint of the file.
     """
 
     source: str
@@ -290,7 +290,7 @@ def run_and_show(
         run_: The comparison's run.
         storage: Where run folders are.
         name: The run folder.
-        restore: As `trials.run_trials` takes it.
+        restore: Checkpoints by trial, as in `trials.run_trials`.
     """
     with locked(storage, name):
         trials, interruption, _ = run_trials(run_, storage, name, training_run.say, restore)

@@ -32,7 +32,7 @@ class Interruption:
         self._stop, self._grace_s, self._write = stop, grace_s, write
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """First: end after this iteration, with a checkpoint. Ctrl-C again: at once."""
+        """Ends the run after this iteration, with a checkpoint; a second Ctrl-C ends it at once."""
         if self._stop.is_interrupted:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -48,7 +48,7 @@ class Interruption:
         signal.setitimer(signal.ITIMER_REAL, max(self._grace_s, 1e-3))
 
     def on_alarm(self, _number: int, _frame: FrameType | None) -> None:
-        """The grace is over."""
+        """Ends the run where its iteration outlasts the grace."""
         self.is_over = True
         raise GraceOver
 

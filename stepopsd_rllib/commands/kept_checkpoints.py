@@ -22,8 +22,8 @@ class FoundCheckpoint:
     """A checkpoint folder in a trial folder.
 
     Attributes:
-        path: As its file system names it.
-        number: In the order in which they were written.
+        path: Path as its file system names it.
+        number: Number in the order in which they were written.
         description: What it says of itself; {} where it is not whole.
     """
 
@@ -58,7 +58,7 @@ def find(filesystem: pyarrow.fs.FileSystem, trial: str) -> list[FoundCheckpoint]
 def to_drop(
     found: Sequence[FoundCheckpoint], keep: int | None, score: str | None
 ) -> list[FoundCheckpoint]:
-    """Those that need not stay.
+    """The checkpoints that need not stay.
 
     Args:
         found: Oldest first.
@@ -80,7 +80,7 @@ def size(filesystem: pyarrow.fs.FileSystem, path: str) -> int:
 
 
 def in_megabytes(num_bytes: int) -> str:
-    """Such as "15.2 MB"."""
+    """A number of bytes as text, such as "15.2 MB"."""
     return f"{num_bytes / 1e6:,.1f} MB"
 
 
@@ -97,7 +97,7 @@ class KeptCheckpoints(tune.Callback):
         score: str | None,
         write: Callable[[str], None] = lambda line: None,
     ):
-        """See `to_drop`; `write` takes a line."""
+        """Takes what `to_drop` takes, and `write`, which is given a line to show."""
         self._keep, self._score, self._write = keep, score, write
 
     def on_checkpoint(
@@ -108,7 +108,7 @@ class KeptCheckpoints(tune.Callback):
         checkpoint: tune.Checkpoint,
         **info: Any,
     ) -> None:
-        """After each checkpoint that Tune was told of."""
+        """Shows the checkpoint that Tune was just told of, and removes what need not stay."""
         storage: Any = trial.storage
         filesystem, folder = storage.storage_filesystem, storage.trial_fs_path
         found = find(filesystem, folder)

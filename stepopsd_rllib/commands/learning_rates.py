@@ -24,7 +24,7 @@ from stepopsd_rllib.report.comparison import Method
 
 KEYS = ("grid", "seeds", "split")
 FOLDER_ENDING = "_learning_rates"
-"""Of the name of the run folder in which the rates are tried."""
+"""End of the name of the run folder in which the rates are tried."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class RateChoice:
 
     Attributes:
         grid: The rates tried, ascending.
-        seeds: Of these runs.
+        seeds: Seeds of these runs.
         split: Evaluation tasks of these runs.
     """
 
@@ -49,9 +49,9 @@ def rate_choice(
 
     Args:
         source: The file; messages start with it.
-        value: As written.
-        seeds: Of the comparison.
-        methods: Of the comparison, with their configs.
+        value: The value as written.
+        seeds: Seeds of the comparison.
+        methods: Methods of the comparison, with their configs.
 
     Raises:
         ValueError: It is written wrongly, or what it chooses by is what is compared.

@@ -23,7 +23,7 @@ def check(source: str, configs: Iterable[AlgorithmConfig]) -> list[str]:
 
     Args:
         source: The file; messages start with it.
-        configs: Of all variants; equal environments are looked at once.
+        configs: Configs of all variants; equal environments are looked at once.
 
     Returns:
         A fingerprint of each config's task lists; "" where they were not looked at.

@@ -28,7 +28,7 @@ class PlannedTrial:
     """One trial of a run.
 
     Attributes:
-        folder: Its name in the run folder.
+        folder: Name of its folder in the run folder.
         label: What its lines begin with where there are several.
         example: What it runs; no grid, one sample.
         model: Fingerprint of the model that it begins with, or "".
@@ -48,11 +48,11 @@ class Run:
 
     Attributes:
         kind: `TRAIN` or `COMPARE`.
-        trials: In Tune's order.
-        baseline: Of a comparison.
+        trials: Trials in Tune's order.
+        baseline: Baseline of a comparison.
         max_concurrent: Trials at a time; 0 is as many as fit.
         package: Version of this package that began the run.
-        plan: Of a comparison: what was planned, of which this run may be a part.
+        plan: What a comparison planned, of which this run may be a part.
     """
 
     kind: str
@@ -136,7 +136,7 @@ def parse(content: bytes, where: str) -> Run:
     """Reads what `write` wrote.
 
     Args:
-        content: Of the file.
+        content: Content of the file.
         where: The run folder, for messages.
 
     Raises:

@@ -67,7 +67,7 @@ def never_met(stop: Mapping[str, float], flat: Mapping[str, Any]) -> dict[str, s
     """Criteria that a result should hold and does not, each with the nearest key there is.
 
     Args:
-        stop: As written in the file.
+        stop: Criteria as written in the file.
         flat: One result, keys joined by "/". A section without any key (no evaluation yet, no
             update) says nothing.
     """

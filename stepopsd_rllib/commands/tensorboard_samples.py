@@ -23,7 +23,7 @@ from stepopsd_rllib.report.inspect_page.inspected_files import SAMPLES
 HISTOGRAMS = {"log_prob_gap": "gap", "weight": "weight", "advantage": "shaped_advantage"}
 """Fields of the tokens in `credit.jsonl`, and how TensorBoard calls them."""
 SUFFIX = ".credit"
-"""Of the event file, which tells it from Tune's."""
+"""End of the event file's name, which tells it from Tune's."""
 # Scalars that Tune's logger writes, by which the hparams tab sorts trials.
 METRICS = tuple(
     f"ray/tune/{key}"

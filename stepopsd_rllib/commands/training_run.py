@@ -95,7 +95,7 @@ def run_and_report(
         run: The run.
         storage: Where run folders are.
         name: The run folder.
-        restore: As `trials.run_trials` takes it.
+        restore: Checkpoints by trial, as in `trials.run_trials`.
     """
     with locked(storage, name):
         trials, interruption, stop = run_trials(run, storage, name, say, restore)

@@ -51,16 +51,16 @@ class WarmStart:
     """What is cloned, how, and how it is measured.
 
     Attributes:
-        model: As `config.model` takes it.
+        model: A model as `config.model` takes it.
         env: Id of the environment.
-        env_config: Its arguments, as the run that follows will have them.
+        env_config: Arguments of the environment, as the run that follows will have them.
         episodes: Expert episodes of training tasks.
         epochs: Passes over them.
         lora_rank: Rank of adapters, merged at the end; 0 trains all weights.
         learning_rate: Peak; None takes the usual one.
         tasks: Tasks on which success is measured, greedily, before and after; 0 measures none.
         max_response_tokens: Longest response while measuring.
-        seed: Of tasks, expert and batch order.
+        seed: Seed of tasks, expert and batch order.
     """
 
     model: str

@@ -37,7 +37,7 @@ class WatchedTrial:
     """A trial folder whose `result.json` is read on, line by line, as it grows.
 
     Attributes:
-        name: Its folder's name.
+        name: Name of its folder.
         rows: Results so far, nested keys joined by "/".
         stop: Result key -> number that ends it; {} where the run does not say.
     """
@@ -74,7 +74,7 @@ class WatchedTrial:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it reached its stop, or failed."""
+        """Whether the trial has reached its stop, or failed."""
         if (self.folder / ERROR_FILE).is_file():
             return True
         last = self.rows[-1] if self.rows else {}

@@ -67,7 +67,7 @@ class BranchTeacher(LearnerConnector):
         Args:
             num_informed: Rollouts of a group that are meant to have a preamble.
             states: `penalty`, `discount` and `similarity` of `turn_states`.
-            smallest_gap: Of `branch_weights`, as the next two.
+            smallest_gap: Keyword of `branch_weights`, as the next two.
             gap_scale: Gap of weight 1.
             largest_weight: Cap of the weight.
             top_tokens: K, most likely tokens of the teacher to keep.

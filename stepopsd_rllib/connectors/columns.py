@@ -24,11 +24,11 @@ Axes = Literal["B", "BT", "P", "PK"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """What a column is.
+    """One column of the learner's batch.
 
     Attributes:
-        dtype: Of its elements.
-        axes: Its shape, a letter an axis.
+        dtype: Dtype of its elements.
+        axes: Shape, a letter an axis.
         writer: The connector that writes it; several where one replaces what another wrote.
         readers: Who needs it.
         meaning: What stands there, with its unit, and what stands where there is nothing.

@@ -36,7 +36,7 @@ class EpisodeRows:
         Args:
             columns: `input_ids` and `response_mask`, [B, T].
             episode: The episode.
-            first_row: Its first row.
+            first_row: First row of the episode.
             chat: The chat format.
             insert: Puts `episode_skill` or `step_skill` into a user message.
         """
@@ -56,7 +56,7 @@ class EpisodeRows:
 
     @property
     def turns(self) -> range:
-        """Its turns by number."""
+        """The turns of the episode, by number."""
         return range(len(self._episode.turns))
 
     def has_token(self, k: int, is_marked_BT: Tensor) -> bool:

@@ -108,7 +108,7 @@ class HindsightContext(LearnerConnector):
         )
 
     def _arrived(self, episodes: list[AgentEpisode], hindsights: list[Hindsight]) -> list[bool]:
-        """Whether it came, for every episode that the source promises something about."""
+        """Whether the hindsight came, for every episode that the source promises some to."""
         if self.source == "golden":
             return [bool(episode.golden) for episode in episodes]
         if self.source == "none":

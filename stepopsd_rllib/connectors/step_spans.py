@@ -44,7 +44,7 @@ class StepSpans(LearnerConnector):
             mode: Which spans.
             decode: How response ids become the text that the environment saw.
             action_tags: Names of the tags between which a turn acts.
-            answer_tags: Those of them that give the final answer.
+            answer_tags: Names among them that give the final answer.
             kwargs: Keywords of RLlib's connectors.
         """
         super().__init__(**kwargs)

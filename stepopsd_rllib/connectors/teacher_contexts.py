@@ -18,7 +18,7 @@ class TeacherRow:
     Attributes:
         spans: The scored spans, in order.
         num_cut: Contexts in which hindsight was cut for want of positions.
-        num_lost: Those of them that had no room for a single token of it.
+        num_lost: Contexts among them that had no room for a single token of it.
     """
 
     def __init__(

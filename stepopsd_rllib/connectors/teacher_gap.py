@@ -193,7 +193,7 @@ def policy_log_probs(
     """The policy's log-probs before the update, and how many tokens were forwarded for them.
 
     Args:
-        columns: Those of `TokenBatch`; `old_log_probs` where there are.
+        columns: Columns of `TokenBatch`, and `old_log_probs` where there are any.
         module: The language model.
         is_needed_BT: Bool [B, T], tokens whose log-probs are wanted.
         max_tokens: Budget of a forward pass.

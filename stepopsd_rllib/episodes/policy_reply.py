@@ -10,7 +10,7 @@ class PolicyReply:
     """The policy's answer to the question of what its episode teaches, not yet read.
 
     Attributes:
-        text: Its last reply, as written; "" where there is none.
+        text: Last reply, as written; "" where there is none.
         failure: Why there is none (a value of `AnalyzerFailure`); "" where there is one.
         shown_turns: Turns that the reply's prompt showed, 0-based, ascending.
         requests: Replies that were sampled.

@@ -34,7 +34,7 @@ def turn_targets(
             tags), `answer_only` and `final_answer_only` (the same, for answers and for the last
             answer alone).
         action_tags: Names of the tags between which a turn acts.
-        answer_tags: Those of them that give the final answer.
+        answer_tags: Names among them that give the final answer.
 
     Returns:
         One span a turn, None where the turn has no such text.

@@ -18,7 +18,7 @@ from scipy.stats import t as student_t
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 CONFIDENCE = 0.95
-"""Of every interval."""
+"""Confidence of every interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

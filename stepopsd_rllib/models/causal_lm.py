@@ -288,7 +288,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
 
         Args:
             model: One of this module's models.
-            hidden_NH: Its hidden states, [N, H].
+            hidden_NH: Hidden states of the model, [N, H].
             count: K, at most the vocabulary.
 
         Returns:

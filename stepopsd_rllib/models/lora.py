@@ -43,7 +43,7 @@ class LoRASettings:
         alpha: Scale of the update, divided by the rank.
         targets: Last parts of the names of the layers that get an adapter, or "all-linear": every
             linear layer but the output head.
-        dropout: Of the input of A, in the update's passes alone.
+        dropout: Dropout of the input of A, in the update's passes alone.
         sync: What samplers get: "adapter" (A and B, which the engine applies), "merged" weights, or
             "auto": adapters where the engine is vLLM on a GPU.
         start: Folder of an adapter of the same rank, in peft's format, to begin with; None begins
@@ -260,7 +260,7 @@ def write_adapter(
 
     Args:
         folder: Made if missing.
-        weights: From `adapter_weights`.
+        weights: What `adapter_weights` returned.
         settings: What the adapter was made with.
         base: The model it belongs to.
     """

@@ -208,7 +208,7 @@ def usefulness_gate(
         over_tokens: Whether the centre is the mean over tokens ("states") instead of over turns.
         temperature: Softness of the split, nats.
         tau: τ, per unit of return.
-        normalize: As in `turn_gate`.
+        normalize: Whether U is standardised, as in `turn_gate`.
 
     Returns:
         Float64 [B, T], 0 outside every turn.
@@ -241,7 +241,7 @@ def adrs_shaping(
         mask_BT: Response mask, bool [B, T].
         gate_BT: Float [B, T]; None for no gate.
         num_turns: S.
-        per_turn: As in `centred_teacher_reward`.
+        per_turn: Whether each turn is centred, as in `centred_teacher_reward`.
         eta: η.
     """
     centred_BT = centred_teacher_reward(teacher_log_probs_BT, turn_BT, num_turns, per_turn=per_turn)

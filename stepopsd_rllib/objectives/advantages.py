@@ -59,7 +59,7 @@ def group_scales(
     """What `group_advantages` divides by, for rewards that join the returns without a group mean.
 
     Args:
-        returns_B: As in `group_advantages`, and so are the others.
+        returns_B: Returns as in `group_advantages`, and so are the others.
         group_B: Group of each row.
         episode_B: Episode of each row, or none.
         normalize: Whether there is a division at all.

@@ -223,7 +223,7 @@ def agentopsd_advantages(
         episode_S: int64 [S], episode of each turn.
         prior_N: Float [N], B_0 of each episode, from `group_priors`.
         level: "turn", or "token".
-        **knobs: Those of `agentopsd_turn_advantages` and `agentopsd_token_advantages`.
+        **knobs: Keywords of `agentopsd_turn_advantages` and `agentopsd_token_advantages`.
 
     Returns:
         Float [B, T].

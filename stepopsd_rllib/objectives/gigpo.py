@@ -124,7 +124,7 @@ def gigpo_shaping(
         anchor_S: int64 [S], anchor group of each turn.
         turn_BT: int64 [B, T], turn of each token, -1 elsewhere.
         step_weight: ω.
-        scale: As in `centred_in_groups`, and so is `eps`.
+        scale: Whether to divide by the deviation, with `eps`, as in `centred_in_groups`.
         eps: ε.
     """
     step_S = centred_in_groups(returns_S, anchor_S, scale=scale, eps=eps)

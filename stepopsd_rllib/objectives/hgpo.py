@@ -124,10 +124,10 @@ def hgpo_shaping(
 
     Args:
         outcome_advantages_BT: Float [B, T], the GRPO advantage.
-        returns_S: As in `hgpo_advantages`.
-        state_S: As there, and so are `past_states`, `weight_power`, `level_weights`, `scale` and
-            `eps`.
-        episode_S: As there.
+        returns_S: Returns as in `hgpo_advantages`.
+        state_S: States as there, and so are `past_states`, `weight_power`, `level_weights`,
+            `scale` and `eps`.
+        episode_S: Episodes as there.
         turn_BT: int64 [B, T], turn of each token, -1 elsewhere.
         mixing: λ in [0, 1]; 1 is HGPO, 0 is GRPO.
         past_states: K.

@@ -95,7 +95,7 @@ class LossCounts:
 
         Args:
             mask_BT: 0/1 of any dtype, [B, T].
-            constant_divisor: As the attribute; the padded length `T` if None.
+            constant_divisor: Divisor as in the attribute; the padded length `T` if None.
         """
         is_counted_BT = mask_BT != 0
         return LossCounts(

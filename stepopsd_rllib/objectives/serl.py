@@ -90,11 +90,11 @@ def serl_diagnostics(
     """What the weights are on the chosen tokens.
 
     Args:
-        shaped: Of `serl_advantages`.
-        gap_BT: As given to it.
-        response_mask_BT: As given to it.
-        has_context_B: As given to it.
-        clip_range: As given to it.
+        shaped: What `serl_advantages` returned.
+        gap_BT: Gap that was given to it.
+        response_mask_BT: Mask that was given to it.
+        has_context_B: Rows with a context, as given to it.
+        clip_range: Clip range that was given to it.
 
     Returns:
         `weight_mean`, `weight_max`, `weight_min`, `gap_abs_mean` (nats), `selected_fraction`
@@ -140,7 +140,7 @@ def serl_shaping(
     """SERL's advantages with their weights, and how much was weighted.
 
     Args:
-        advantages_BT: As in `serl_advantages`, and so are the next two.
+        advantages_BT: Advantages as in `serl_advantages`, and so are the next two.
         gap_BT: Δ.
         response_mask_BT: Response tokens.
         action_mask_BT: Bool [B, T], tokens of the action.

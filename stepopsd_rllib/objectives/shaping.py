@@ -88,14 +88,14 @@ def stepopsd_shaping(
     """What StepOPSD's shaping says of itself: over all tokens, and some of it by task type.
 
     Args:
-        shaped: From `stepopsd_advantages`.
+        shaped: What `stepopsd_advantages` returned.
         advantages_BT: A, float [B, T].
         gap_BT: Δ, float [B, T], nats.
         mask_BT: Response mask, bool [B, T].
         is_scored_BT: True on the tokens that the teacher scored, bool [B, T].
         steps: The steps.
         won_B: 1 where the row's episode succeeded, float [B].
-        task_types: Of every row.
+        task_types: Task type of every row.
         lambda_mix: λ.
         alpha_clip: α.
 

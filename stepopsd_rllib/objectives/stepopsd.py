@@ -206,8 +206,8 @@ def stepopsd_advantages(
         weight_fn: "sigmoid" or "exp".
         step_normalization: "equal_step_mean_abs" (the paper) or "none" (what the released code
             does).
-        eps: As in `equalize_steps`.
-        coefficient_clip: As in `equalize_steps`.
+        eps: Summand of the divisor, as in `equalize_steps`.
+        coefficient_clip: Largest coefficient, as in `equalize_steps`.
 
     Returns:
         The advantages and what led to them. λ = 0, α = 0 or Δ = 0 return A·m bit for bit.

@@ -98,7 +98,7 @@ def clipped_surrogate(
         ℓ = min(ℓ, −A·dual_clip)    where A < 0
 
     Args:
-        log_ratio_BT: From `token_log_ratio` or `sequence_log_ratio`, float [B, T].
+        log_ratio_BT: Log-ratio from `token_log_ratio` or `sequence_log_ratio`, float [B, T].
         advantages_BT: Float [B, T]; detached here.
         mask_BT: 0/1 of any dtype, [B, T].
         clip_low: ε_lo, in [0, 1).

@@ -119,8 +119,8 @@ class ChatFormat:
         """A prompt or continuation with another text in its last user message.
 
         Args:
-            prompt_ids: From `first_prompt` or `continuation`.
-            change: From the message's text to the new one.
+            prompt_ids: Ids from `first_prompt` or `continuation`.
+            change: Function from the message's text to the new one.
 
         Returns:
             Ids of the changed prompt; everything around the message is the same text.
@@ -153,7 +153,7 @@ class ChatFormat:
         """Text of the last user message of a prompt or continuation.
 
         Raises:
-            ValueError: As `with_changed_message`.
+            ValueError: See `with_changed_message`.
         """
         found: list[str] = []
 

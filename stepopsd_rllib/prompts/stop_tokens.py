@@ -14,7 +14,7 @@ def stop_ids_of_folder(folder: str) -> list[int]:
     """`eos_token_id` of the generation config, or without one of the model's config.
 
     Args:
-        folder: Of the model; a name that is no folder has no such tokens.
+        folder: Folder of the model; a name that is no folder has no such tokens.
 
     Raises:
         ValueError: The file is damaged, or the value is no token id and no list of them.

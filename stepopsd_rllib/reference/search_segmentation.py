@@ -111,7 +111,7 @@ def target_spans(steps: Sequence[SearchStep], mode: SpanMode) -> list[Span]:
     """The characters that are credited, one span a step that has any.
 
     Args:
-        steps: From `search_steps`.
+        steps: What `search_steps` returned.
         mode: `clean_step_no_observation` (reasoning and action), `action_only` (the action with its
             tags), `answer_only` and `final_answer_only` (the same, for answers and for the last
             answer alone).

@@ -45,12 +45,12 @@ class Method:
     """All runs of one method.
 
     Attributes:
-        name: Its label in the comparison.
+        name: Label of the method in the comparison.
         trials: By seed.
         outcomes: Last evaluation of each seed: task -> 1 where it was won, else 0.
         task_scores: The same with the environment's grades, 0 to 1; empty where it gives none.
         task_types: Task -> its type.
-        iterations: Of the last evaluation of each seed, sorted; equal where every trial ended.
+        iterations: Iterations of the last evaluation of the seeds, sorted; equal where all ended.
     """
 
     name: str

@@ -14,9 +14,9 @@ class Metric:
     """One metric, or several that share a meaning.
 
     Attributes:
-        name: Its last part; `{}` stands for a name that depends on the run, such as a task type.
-        unit: What it counts in.
-        meaning: What it is.
+        name: Last part of its name; `{}` stands for what depends on the run, such as a task type.
+        unit: Unit of its values.
+        meaning: Meaning, a noun first.
     """
 
     name: str

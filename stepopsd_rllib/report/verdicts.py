@@ -52,10 +52,10 @@ class Verdict:
         name: The method.
         seeds: That both have.
         difference: Mean difference of success.
-        interval: Its 95 % interval.
+        interval: 95 % interval of the difference.
         p: Corrected for the number of planned comparisons.
         improvement: Probability of improvement.
-        improvement_interval: Its 95 % interval over the seeds.
+        improvement_interval: 95 % interval of the probability over the seeds.
         words: What the rule says.
     """
 

@@ -33,10 +33,10 @@ def fire(name: str, objects: Iterable[RLlibCallback], functions: Any, **argument
     """Calls a callback of every object, then every function, in their order.
 
     Args:
-        name: Of the callback, such as "on_episode_end".
+        name: Name of the callback, such as "on_episode_end".
         objects: Instances of the callback classes.
         functions: A callable, a list of them, or None.
-        arguments: As RLlib documents them for this callback.
+        arguments: The keywords that RLlib documents for this callback.
 
     Raises:
         CallbackError: One raised; the message has its name and its traceback.

@@ -44,7 +44,7 @@ class EnvReply:
         truncated: Whether the episode was stopped.
         info: The contract's keys, checked, and whatever else the environment wrote.
         message: User message of the next turn; "" where there is none.
-        system_prompt: Its system message; "" for none.
+        system_prompt: System message of the environment; "" for none.
         error: Name and text of what went wrong; "" for nothing.
         is_overdue: Whether there was no answer in time, so that a thread is in the environment.
     """
@@ -84,7 +84,7 @@ def step(
     """Plays a response; the reply has the next user message where the episode goes on.
 
     Args:
-        env: In the state that the response answers.
+        env: An environment in the state that the response answers.
         response: The policy's text.
         context: How the next prompt is made.
         observation: What the response answers.

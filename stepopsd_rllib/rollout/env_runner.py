@@ -109,7 +109,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         """Loads a complete set of weights into the sampler, blocking.
 
         Args:
-            weights: As a learner sent them, or live tensors of a learner in this process.
+            weights: What a learner sent, or live tensors of a learner in this process.
             version: Their number.
 
         Returns:
@@ -156,7 +156,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Nothing: task order and seeds belong to the algorithm, weights to the learners."""
+        """No state: task order and seeds belong to the algorithm, weights to the learners."""
         del components, not_components, kwargs
         return {}
 
@@ -172,7 +172,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
 
     @override(Checkpointable)
     def get_checkpointable_components(self) -> list:
-        """None."""
+        """No components: a runner keeps nothing that a checkpoint needs."""
         return []
 
     @override(EnvRunner)

@@ -108,7 +108,7 @@ def with_replies(
         episodes: Finished episodes, in whole groups.
         analysis: What is asked about which of them.
         sampler: The one that played them; idle.
-        chat: Its chat format.
+        chat: Chat format of the policy.
 
     Returns:
         The episodes in their order. A reply depends on its own episode and seed alone.

@@ -34,7 +34,7 @@ class SamplerFailure(RuntimeError):
         self.is_stuck = is_stuck
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles both."""
+        """Pickles the message with its cause."""
         return _failure, (str(self), self.is_stuck)
 
 
@@ -63,7 +63,7 @@ class WatchedSampler:
 
     @property
     def max_context_tokens(self) -> int:
-        """Prompt and response together."""
+        """Most tokens of prompt and response together."""
         return self._sampler.max_context_tokens
 
     def submit(self, request: SampleRequest) -> None:

@@ -52,7 +52,7 @@ class RolloutSettings:
         window_turns: Past turns that a rebuilt prompt shows; used by "window" alone.
         max_response_tokens: Longest response of one turn.
         max_context_tokens: Longest prompt plus response.
-        temperature: Of the sampling distribution; 0 is greedy.
+        temperature: Temperature of the sampling distribution; 0 is greedy.
         top_p: Nucleus mass.
         preamble: Text in front of an episode's first message, and of every rebuilt one, from the
             request and from info and observation of the reset; None for none.

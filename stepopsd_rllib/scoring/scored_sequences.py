@@ -36,7 +36,7 @@ class ScoredSequence:
         return int(scored[0]) if len(scored) else max(0, len(self.ids) - 1)
 
     def targets(self) -> tuple[np.ndarray, ...]:
-        """The targets of all its parts: of the one that it has."""
+        """The targets of the sequence, which has one part."""
         return (self.target,)
 
 
@@ -84,7 +84,7 @@ class BranchedSequence:
         )
 
     def targets(self) -> tuple[np.ndarray, ...]:
-        """The targets of all its parts: of its branches, and its own if it has some."""
+        """The targets of every branch, then those of the history if it has some."""
         own = () if self.target is None else (self.target,)
         return (*(branch.target for _, branch in self.branches), *own)
 
@@ -125,7 +125,7 @@ class Scores:
 
     @classmethod
     def zeros(cls, num_tokens: int, *, top: int | None) -> Scores:
-        """Of so many tokens, before anything was scored."""
+        """The scores of a number of tokens before anything was scored: all 0."""
         shape = (num_tokens, top or 0)
         ids = torch.zeros(shape, dtype=torch.int64)
         return cls(

@@ -37,8 +37,8 @@ def privileged_preamble(skill_text: str) -> str:
     """What stands before the student's whole templated prompt in the teacher's (SDAR).
 
     Args:
-        skill_text: From `SkillLibrary.text`; blank text gives no preamble, so the teacher is the
-            student.
+        skill_text: Text from `SkillLibrary.text`; a blank one gives no preamble, so the teacher
+            is the student.
 
     Returns:
         A header line, the skills and a blank line.
@@ -52,7 +52,7 @@ def student_preamble(skill_text: str) -> str:
     """What stands at the beginning of the first message of a student that reads skills itself.
 
     Args:
-        skill_text: From `SkillLibrary.text`; blank text gives no preamble.
+        skill_text: Text from `SkillLibrary.text`; a blank one gives no preamble.
 
     Returns:
         The skills and a blank line.

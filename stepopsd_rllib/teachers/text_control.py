@@ -53,7 +53,7 @@ class TextControl:
         Args:
             texts: Own texts, "" where there is none.
             tasks: Task of each.
-            seed: Of the draw of `shuffled`; equal batches and seeds are told the same.
+            seed: Seed of the draw of `shuffled`; equal batches and seeds are told the same.
 
         Returns:
             One for each. Under `shuffled` "" where no other task of the batch has another text.

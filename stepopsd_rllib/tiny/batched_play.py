@@ -24,7 +24,7 @@ class PlayedEpisode:
 
     Attributes:
         task_id: Which task.
-        task_type: Its type.
+        task_type: Type of the task.
         won: Whether the task was solved.
         turns: Responses given.
         valid_turns: Responses that held an action in the right format.
@@ -61,7 +61,7 @@ def play(
         tasks: Task ids.
         temperature: 0 takes the likeliest token.
         max_response_tokens: A longer response is cut.
-        seed: Of the sampling.
+        seed: Seed of the sampling.
 
     Returns:
         One record a task, in the order of `tasks`.

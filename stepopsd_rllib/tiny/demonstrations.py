@@ -161,7 +161,7 @@ def alfworld_demonstrations(
     Args:
         env_config: Arguments of the environment.
         settings: How many episodes, and how noisy.
-        seed: Of the order of tasks, the expert's choices and the noise.
+        seed: Seed of the order of tasks, the expert's choices and the noise.
     """
     env = ALFWorldEnv(**{**env_config, "max_turns": settings.max_turns})
     rng = random.Random(seed)
@@ -235,7 +235,7 @@ def search_qa_demonstrations(
     Args:
         env_config: Arguments of the environment.
         settings: How many episodes, and which mistakes.
-        seed: Of the order of questions and of the mistakes.
+        seed: Seed of the order of questions and of the mistakes.
     """
     env = SearchQAEnv(**env_config)
     library = environment_library(SearchQAEnv, settings.skills)
@@ -316,7 +316,7 @@ def webshop_demonstrations(
     Args:
         env_config: Arguments of the environment.
         settings: How many episodes, and which detours and mistakes.
-        seed: Of the order of goals, of detours and mistakes.
+        seed: Seed of the order of goals, of detours and mistakes.
     """
     env = WebShopEnv(**{**env_config, "max_turns": settings.max_turns})
     library = environment_library(WebShopEnv, settings.skills)

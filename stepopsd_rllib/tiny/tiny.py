@@ -70,7 +70,7 @@ class TinyRecipe:
         environment_id: Gymnasium id, for measuring success.
         environment_config: Arguments of the environment that demonstrations are played in; the
             model is at home in exactly this one.
-        seed: Of demonstrations, initial weights and batch order.
+        seed: Seed of demonstrations, initial weights and batch order.
         vocabulary_size: Tokens of the tokenizer.
         tokenizer_episodes: Demonstrations whose texts train the tokenizer.
         phrase_words: See `train_tokenizer`.
@@ -180,7 +180,7 @@ def build_tiny(
     Args:
         output: Folder to write, in Hugging Face format; made if need be. None: the package's own.
         environment: Key of `RECIPES`.
-        seed: In place of the recipe's.
+        seed: A seed in place of the recipe's.
         measure: Whether success before reinforcement learning is measured too (minutes).
         report: Takes a line of progress.
 

@@ -48,7 +48,7 @@ class CloningSettings:
         tokens_per_batch: Upper limit of a batch's tokens, padding included.
         learning_rate: Peak step size: linear warm-up, then a cosine down to zero.
         warmup_updates: Updates until the peak.
-        weight_decay: Of the matrices that Muon trains.
+        weight_decay: Weight decay of the matrices that Muon trains.
         momentum: Muon's.
         betas: AdamW's decay rates of the first and second moment.
         observation_weight: `w` above.

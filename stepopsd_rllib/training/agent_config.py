@@ -233,7 +233,7 @@ class AgentConfig(AgentKeys):
         return False
 
     def lora_settings(self) -> LoRASettings:
-        """The key `lora` with what samplers get decided.
+        """The key `lora`, with "auto" of what is sent to samplers resolved.
 
         Raises:
             ValueError: An unknown key or a value out of range, or adapters for a sampler that takes

@@ -106,7 +106,7 @@ class CheckpointedAlgorithm(Algorithm):
 
         Args:
             path: Folder; written aside and renamed, so that it is whole or absent.
-            merged: Of a run with LoRA, write the whole model; False writes the adapter alone, in
+            merged: For a run with LoRA, write the whole model; False writes the adapter alone, in
                 peft's format.
         """
         target = Path(path).resolve()

@@ -30,7 +30,7 @@ LOST_WITH_RUNNER = "LostWithRunner: its runner or sampler ended twice while it p
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """Finished groups.
+    """Groups of episodes that were played to their end.
 
     Attributes:
         groups: Every group that was asked for. The episodes of one that was given up have the

@@ -128,7 +128,7 @@ class KeyedConfig(AlgorithmConfig):
 
     @override(AlgorithmConfig)
     def __setitem__(self, key: str, value: Any) -> None:
-        """As an attribute."""
+        """Sets a key as an attribute is set; see `__setattr__`."""
         setattr(self, key, value)
 
     @override(AlgorithmConfig)

@@ -125,7 +125,7 @@ def visible_gpus() -> int:
 
 
 def gpu_shares(config: AgentConfig) -> tuple[float, float]:
-    """GPUs of a runner and of a learner; RLlib's 0 may be none."""
+    """GPUs of a runner and of a learner; RLlib's 0 may stand for none."""
     return float(config.num_gpus_per_env_runner or 0), float(config.num_gpus_per_learner or 0)
 
 

@@ -72,7 +72,7 @@ def sample_round(
     """Asks every healthy runner, or the local one, for its share of the groups.
 
     Args:
-        env_runner_group: Its remote runners, or the local one where there are none.
+        env_runner_group: The runners: the remote ones, or the local one where there are none.
         groups: Requests by group number.
         explore: Training temperature, or that of evaluation.
         version: Weights to sample with; a runner on others samples nothing.

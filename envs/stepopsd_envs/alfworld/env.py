@@ -67,7 +67,7 @@ class ALFWorldEnv(TextEnv):
 
         Args:
             data: "generated"; "official", the games under $ALFWORLD_DATA; or such a data root.
-            size: Of generated games: "tiny", "small" or "full" (as large as the official ones).
+            size: Size of generated games: "tiny", "small" or "full" (as the official ones).
             task_type: The task type, or several, to which the tasks are restricted.
             engine: "fast", or "textworld" for the original engine (slow; the same answers).
             max_turns: Turns after which an episode is truncated (papers: 50, OPID 30).

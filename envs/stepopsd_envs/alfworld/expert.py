@@ -102,7 +102,7 @@ class ExploringExpert:
         """Makes an expert for one episode.
 
         Args:
-            seed: Of the search order and of the noise.
+            seed: Seed of the search order and of the noise.
             noise: Probability, each turn, of a random admissible command in place of the
                 expert's own, in [0, 1]. The expert goes on from wherever that leads.
         """

@@ -26,11 +26,11 @@ class Goal:
     """What counts towards winning; the task type says how."""
 
     objects: frozenset[int]
-    """Of the goal's type, and cleanable, heatable or coolable if the task asks for it."""
+    """Objects of the goal's type, and cleanable, heatable or coolable if the task asks for it."""
     receptacles: frozenset[int]
-    """Of the goal's type; empty for look_at_obj_in_light."""
+    """Receptacles of the goal's type; empty for look_at_obj_in_light."""
     lamps: frozenset[int]
-    """Of the goal's type and toggleable; empty but for look_at_obj_in_light."""
+    """Lamps of the goal's type that are toggleable; empty but for look_at_obj_in_light."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +41,7 @@ class Game:
     """Where the game came from, usually its path."""
     task_type: TaskType
     goal_sentence: str
-    """As in the observation after "Your task is to: ", full stop included."""
+    """The sentence as in the observation after "Your task is to: ", full stop included."""
     intro: str
     """The whole first observation."""
     walkthrough: tuple[str, ...] | None

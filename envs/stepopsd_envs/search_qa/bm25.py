@@ -21,7 +21,7 @@ class BM25Index:
         return [self._search(query, top_k) for query in queries]
 
     def close(self) -> None:
-        """Holds nothing open."""
+        """Does nothing: the index is in memory."""
 
     def _search(self, query: str, top_k: int) -> list[Passage]:
         numbers, scores = self._index.best(query, top_k)

@@ -63,8 +63,8 @@ def parse_document(document: Any) -> tuple[str, str] | None:
     """Returns id ("" without one) and contents of a document, or None where it has no text.
 
     Args:
-        document: As corpora and servers write it: `contents`, or `title` and `text`, and mostly
-            an `id`; or a text alone.
+        document: A document as corpora and servers write it: `contents`, or `title` and `text`,
+            and mostly an `id`; or a text alone.
     """
     if isinstance(document, str):
         return ("", document) if document.strip() else None

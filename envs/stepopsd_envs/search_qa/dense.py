@@ -78,7 +78,7 @@ class DenseRetriever:
         return torch.nn.functional.normalize(mean_ND, dim=-1).numpy()
 
     def close(self) -> None:
-        """Holds nothing open."""
+        """Does nothing: the corpus is opened anew for each search."""
 
     def _read(self, number: int, score: float) -> Passage:
         with open(self._corpus, "rb") as file:

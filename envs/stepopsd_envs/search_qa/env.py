@@ -73,7 +73,7 @@ class SearchQAEnv(TextEnv):
         Args:
             data: "generated"; a folder with a file for each split; or the file, or files, of each
                 split.
-            level: Of generated worlds: "easy", "one_hop", "two_hop" or "full".
+            level: Level of generated worlds: "easy", "one_hop", "two_hop" or "full".
             retriever: Where to search; not for generated worlds, which bring their own index. See
                 `open_retriever`.
             protocol: "append", Search-R1's growing chat, or "window", the per-turn protocol.

@@ -34,7 +34,7 @@ class Reply(NamedTuple):
     """What a server answered.
 
     Attributes:
-        passages: Of each query, best first, at least one.
+        passages: Passages of each query, best first, at least one.
         dropped: Passages that were left out because they hold no text.
     """
 

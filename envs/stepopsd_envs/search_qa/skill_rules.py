@@ -76,7 +76,7 @@ def search_turns(task: str, turns: Sequence[RecordedTurn], *, won: bool) -> list
 
     Args:
         task: The question, as the episode began.
-        turns: In order.
+        turns: Turns in order.
         won: Whether the answer was right.
     """
     known: set[str] = set()
@@ -114,7 +114,7 @@ def search_skills(
 
     Args:
         task: The question, as the episode began.
-        turns: In order, at least one.
+        turns: Turns in order, at least one.
         won: Whether the answer was right.
         max_step_skills: Most turns of a success to give advice on.
     """

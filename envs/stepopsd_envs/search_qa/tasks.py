@@ -22,7 +22,7 @@ _TASK_ID = re.compile(r"(?P<level>\w+)-w(?P<world>\d{6})-q(?P<question>\d{4})")
 
 
 class TaskIdError(ValueError):
-    """There is no such task."""
+    """A task id that names no task."""
 
 
 class TaskSource(Protocol):
@@ -147,7 +147,7 @@ class RowTasks:
         return self._questions[task_id]
 
     def retriever(self, task_id: str) -> None:
-        """Rows bring no passages."""
+        """None: rows bring no passages."""
         del task_id
 
 

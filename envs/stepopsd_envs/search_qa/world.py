@@ -130,7 +130,7 @@ class Question:
         text: The question.
         golden_answers: Answers that count as right.
         data_source: Benchmark whose kind of question it is.
-        lookups: In an order in which each follows from the ones before; empty if not known.
+        lookups: Lookups in an order in which each follows from the ones before; empty if not known.
     """
 
     text: str

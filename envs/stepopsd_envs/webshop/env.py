@@ -103,16 +103,16 @@ class WebShopEnv(TextEnv):
             data: "generated"; a folder with WebShop's files `items_shuffle*.json`,
                 `items_ins_v2*.json` and `items_human_ins*.json`; or a mapping that names these as
                 `products`, `annotations` and `human`.
-            size: Of generated shops: "tiny", "small" or "full" (1,000 products).
+            size: Size of generated shops: "tiny", "small" or "full" (1,000 products).
             goals: "synthetic", made of annotations, or "human", written by people. Not for
                 generated shops.
             num_products: Entries read from the beginning of the product file; None: all.
-            goal_seed: Of prices and price caps that are drawn (the original draws them unseeded).
+            goal_seed: Seed of drawn prices and price caps (the original draws them unseeded).
             goal_shuffle: "fixed": one order of the goals, the original's. "verl_agent": one order a
                 worker, as in the agent family, so that goals of training are evaluated on; only to
                 reproduce its numbers.
-            split_sizes: Of official data: goals of `valid_unseen`, then of `valid_seen` (the
-                original's test and development sets: 500 and 1,000).
+            split_sizes: Sizes of official splits: goals of `valid_unseen`, then of `valid_seen`
+                (the original's test and development sets: 500 and 1,000).
             observation_mode: "text" or "text_rich".
             max_turns: Turns after which an episode is truncated (papers: 15).
             think: Whether a valid response must ("required"), may ("optional") or need not

@@ -72,7 +72,7 @@ def generate_rows(size: str, number: int) -> dict[str, Any]:
 
     Args:
         size: "tiny", "small" or "full".
-        number: Of the shop.
+        number: Number of the shop.
 
     Returns:
         By file stem: "items_shuffle" (list), "items_ins_v2" (by ASIN), "items_human_ins" (empty:

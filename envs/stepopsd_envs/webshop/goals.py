@@ -32,9 +32,9 @@ class Goal:
         options: Options that are scored: pairs of group and value, or values alone (human goals).
         price_upper: Most the purchase may cost, in dollars.
         name: Title of the product.
-        category: Its department.
+        category: Department of the product.
         query: The search that it was found with.
-        product_category: Its path of categories.
+        product_category: Path of categories of the product.
     """
 
     asin: str

@@ -63,7 +63,7 @@ def results_page(
 
     Args:
         instruction: What the shopper was told.
-        products: Those of this page.
+        products: Products of this page.
         page_number: Counted from 1.
         total: Products found.
     """
@@ -113,7 +113,7 @@ def sub_page(instruction: str, product: Product, name: str, reviews: Sequence[Re
         instruction: What the shopper was told.
         product: The product.
         name: One of `SUB_PAGES`.
-        reviews: Those that are shown.
+        reviews: Reviews that are shown.
     """
     body: Iterator[Piece]
     if name == "Description":

@@ -56,8 +56,8 @@ class Product:
     """What the pages of a product show, and what is asked about it.
 
     Attributes:
-        asin: Its identifier.
-        name: Its title.
+        asin: Identifier.
+        name: Title.
         description: Text of its page "Description".
         bullet_points: Lines of its page "Features".
         category: The shop's department.
@@ -70,8 +70,8 @@ class Product:
         instruction: Synthetic instruction without options and price, or None.
         instruction_attributes: Attributes that the synthetic instruction asks for.
         human: What people wrote for it.
-        rating: As shown.
-        reviews: As shown.
+        rating: Rating as shown.
+        reviews: Reviews as shown.
     """
 
     asin: str
@@ -116,10 +116,10 @@ def read_product(
     """Reads a product of the official form.
 
     Args:
-        row: Its entry in `items_shuffle*.json`.
-        annotation: Its entry in `items_ins_v2*.json`, or an empty mapping.
-        human: Its entries in `items_human_ins.json`.
-        reviews: Its entry in `reviews.json`.
+        row: The product's entry in `items_shuffle*.json`.
+        annotation: The product's entry in `items_ins_v2*.json`, or an empty mapping.
+        human: The product's entries in `items_human_ins.json`.
+        reviews: The product's entry in `reviews.json`.
         where: File and position, for errors.
     """
     for key in _REQUIRED:

@@ -49,7 +49,7 @@ _TASK_ID = re.compile(r"(?P<source>[a-z_]+)-s(?P<shop>\d{5})-g(?P<goal>\d{7})")
 
 
 class TaskIdError(ValueError):
-    """There is no such task."""
+    """A task id that names no task."""
 
 
 class Task(NamedTuple):
@@ -125,7 +125,7 @@ class OfficialTasks:
             data: See `official.find_files`.
             human: Whether the goals are the human ones.
             num_products: See `official.read_products`.
-            goal_seed: Of prices and price caps.
+            goal_seed: Seed of prices and price caps.
             goal_shuffle: "fixed", or "verl_agent" for a seed a worker.
             split_sizes: Goals of `valid_unseen` and of `valid_seen`, in this order from the
                 beginning of the shuffled goals.

@@ -9,7 +9,7 @@ def largest_return(config: Any, needed_for: str) -> float:
     """`largest_return` with none resolved, in the unit of the return.
 
     Args:
-        config: Of a method with the key.
+        config: Config of a method with the key.
         needed_for: What the method does with it, as a clause.
 
     Raises:

@@ -24,7 +24,7 @@ class Line:
         x: Positions, ascending.
         y: Values; nan leaves a gap.
         low: Low ends of a band, none for no band.
-        high: Its high ends.
+        high: High ends of the band.
         style: Number of colour and dash, the same for all lines of a trial.
         label: What the pointer reads on it.
         is_faint: For raw values behind a smoothed line.

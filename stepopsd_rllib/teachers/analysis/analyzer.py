@@ -30,7 +30,7 @@ class EpisodeRecord:
     Attributes:
         task: Description of the task, in the environment's words.
         outcome: How it ended.
-        turns: In order; each is a candidate for a step skill, numbered from 0.
+        turns: Turns in order; each is a candidate for a step skill, numbered from 0.
         reply: What the policy wrote about the episode; None where it was not asked.
     """
 
@@ -81,7 +81,7 @@ class AnalyzerCounts:
         retries: Requests that repeated a failed one.
         prompt_tokens: Read by the model; as billed by an endpoint.
         completion_tokens: Written by the model; as billed by an endpoint.
-        cost: In the currency of the configured prices.
+        cost: Cost in the currency of the configured prices.
     """
 
     episodes: int = 0

@@ -32,7 +32,7 @@ class PolicySettings:
             4096).
         max_context_tokens: Longest question plus reply, tokens; the sampler's context grows to it.
             None: as many as the model has positions, at most 8192.
-        temperature: Of the reply; 0 is greedy (0.4, as in the papers' evaluation).
+        temperature: Temperature of the reply; 0 is greedy (0.4, as in the papers' evaluation).
         parse_attempts: Replies asked for; from the second on the error is shown (authors' code: 2).
     """
 
