@@ -14,7 +14,10 @@ STOP_SECTIONS = ("env_runners/", "evaluation/", "learners/")
 # Written by every evaluation, beside status/<status>, task_type/<type>/... and task_type_mean/...
 _OF_EPISODES = ("episode_return_mean", "num_episodes", "success_rate", "turns_mean")
 _OF_EVALUATIONS = ("iteration", "num_wins", "seconds", "success_rate_low", "success_rate_high")
-_SHARES = ("success_rate", "success_rate_low", "success_rate_high", "valid_action_ratio")
+_SHARES = (
+    *("success_rate", "success_rate_low", "success_rate_high", "valid_action_ratio"),
+    *("task_score_mean", "task_score_low", "task_score_high"),
+)
 
 
 def check_stop(

@@ -67,6 +67,7 @@ def test_param_space_is_a_copy(example_file):
         ("training_iteration: 3", "evaluation/success_rate: 0.9", r"this run never evaluates"),
         ("training_iteration: 3", "env_runners/sucess_rate: 0.9", "'env_runners/success_rate'"),
         ("training_iteration: 3", "env_runners/success_rate: 90", r"at most 1\. Write 0\.9"),
+        ("training_iteration: 3", "env_runners/task_score_mean: 90", r"at most 1\. Write 0\.9"),
         ("lr: {grid_search: [1.0e-3, 1.0e-4]}", "lr: {grid_search: 3}", "its grid is none"),
         ("lr: {grid_search: [1.0e-3, 1.0e-4]}", "lr: {eval: 1 + 1}", "is Python code"),
         ("num_env_runners: 0", "on: 0", "True is not the name of a key"),
