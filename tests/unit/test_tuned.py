@@ -132,7 +132,9 @@ def test_the_advised_number_is_read_as_that_number(value):
 def test_the_tuner_gets_stop_checkpoints_and_storage(example_file, tmp_path):
     text = CARTPOLE.replace("  config:", "  checkpoint_freq: 5\n  max_failures: 2\n  config:")
     runner = tuned.tuner(tuned.read(example_file(text)), storage=tmp_path, name="here")
+    assert runner._local_tuner is not None
     settings = runner._local_tuner._run_config
+    assert settings.checkpoint_config is not None and settings.failure_config is not None
     assert settings.name == "here"
     assert settings.stop == {"training_iteration": 3}
     assert settings.checkpoint_config.checkpoint_frequency == 5
