@@ -23,12 +23,9 @@ from stepopsd_rllib.models.causal_lm import load_causal_lm
 from stepopsd_rllib.models.lora import LoRASettings, add_adapters, check_targets, merged_weights
 from stepopsd_rllib.models.model_folder import model_folder
 from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.tiny.alfworld_demonstrations import DemonstrationSettings
 from stepopsd_rllib.tiny.batched_play import play
-from stepopsd_rllib.tiny.demonstrations import (
-    DEMONSTRATIONS,
-    DemonstrationSettings,
-    SearchDemonstrationSettings,
-)
+from stepopsd_rllib.tiny.demonstrations import DEMONSTRATIONS, SearchDemonstrationSettings
 from stepopsd_rllib.tiny.tiny import chat_row
 from stepopsd_rllib.tiny.tiny_success import summary
 from stepopsd_rllib.tiny.warm_start import (

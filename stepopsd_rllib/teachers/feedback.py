@@ -93,6 +93,11 @@ def _rendered_peer(episodes: Sequence[AgentEpisode], n: int) -> str:
     return ""
 
 
+def feedback_text(answer: str) -> str:
+    """What `feedback` tells of a turn that was answered so, closing sentence included."""
+    return f"{_TITLES['feedback']}\n{answer.strip()}\n\n{CLOSING}"
+
+
 def with_told_text(message: str, *, step_skill: str) -> str:
     """A user message with the told text at its end, set off by a blank line."""
     return f"{message.rstrip()}\n\n{step_skill}"

@@ -6,9 +6,9 @@ of runs do not pass through here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from stepopsd_envs.text_env import TextEnv
@@ -41,6 +41,27 @@ class PlayedEpisode:
     transcript: list[str]
 
 
+class Teacher(Protocol):
+    """What one episode is told, and where it stands.
+
+    Attributes:
+        privileged: What stands in front of the whole prompt.
+    """
+
+    privileged: str
+
+    def first_message(self, message: str) -> str:
+        """The first message, with what stands in it in all turns."""
+        ...
+
+    def turn(self, message: str, observation: str, info: Mapping[str, Any]) -> tuple[str, str]:
+        """A turn's message as told, and what stands right before the response.
+
+        Both are read in this turn alone: the turns after it read the message that was given.
+        """
+        ...
+
+
 @torch.no_grad()
 def play(
     model: PreTrainedModel,
@@ -51,6 +72,7 @@ def play(
     temperature: float,
     max_response_tokens: int,
     seed: int,
+    teachers: Sequence[Teacher] | None = None,
 ) -> list[PlayedEpisode]:
     """Plays every task once, `len(envs)` at a time.
 
@@ -62,6 +84,7 @@ def play(
         temperature: 0 takes the likeliest token.
         max_response_tokens: A longer response is cut.
         seed: Seed of the sampling.
+        teachers: One for each task; None tells nothing.
 
     Returns:
         One record a task, in the order of `tasks`.
@@ -71,18 +94,25 @@ def play(
     episodes: list[PlayedEpisode] = []
     for start in range(0, len(tasks), len(envs)):
         tables = [
-            _Table(env, task, chat)
-            for env, task in zip(envs, tasks[start : start + len(envs)], strict=False)
+            _Table(env, task, chat, teachers[start + index] if teachers else None)
+            for index, (env, task) in enumerate(
+                zip(envs, tasks[start : start + len(envs)], strict=False)
+            )
         ]
         contexts = _GrowingContexts(model, len(tables))
         playing = list(tables)
         while playing:
+            contexts.pack()
+            before = contexts.mark()
             for row, table in enumerate(playing):
-                contexts.add(row, table.message_ids)
+                contexts.add(row, table.told_ids or table.message_ids)
             responses = _respond(
                 contexts, chat, len(playing), temperature, max_response_tokens, generator
             )
-            for table, response_ids in zip(playing, responses, strict=True):
+            for row, (table, response_ids) in enumerate(zip(playing, responses, strict=True)):
+                if table.told_ids:
+                    contexts.rewind(row, before)
+                    contexts.add(row, [*table.message_ids, *response_ids])
                 table.answer(response_ids)
             still = [row for row, table in enumerate(playing) if not table.is_over]
             contexts.keep(still)
@@ -92,14 +122,26 @@ def play(
 
 
 class _Table:
-    """One environment in play, and the tokens of its newest message."""
+    """One environment in play, and the tokens of its newest message.
 
-    def __init__(self, env: TextEnv, task: str, chat: ChatFormat):
-        self._env, self._chat = env, chat
+    `told_ids` are those that are read in this turn alone in the place of `message_ids`; empty where
+    the turn is told nothing.
+    """
+
+    def __init__(self, env: TextEnv, task: str, chat: ChatFormat, teacher: Teacher | None):
+        self._env, self._chat, self._teacher = env, chat, teacher
+        self.told_ids: list[int] = []
         observation, info = env.reset(seed=0, options={"task": task})
         system = [{"role": "system", "content": env.system_prompt}] if env.system_prompt else []
         message = env.first_message(observation, info)
-        self.message_ids = chat.first_prompt([*system, {"role": "user", "content": message}])
+
+        def prompt(message: str) -> list[int]:
+            ids = chat.first_prompt([*system, {"role": "user", "content": message}])
+            return [*self._encode(teacher.privileged if teacher else ""), *ids]
+
+        if teacher is not None:
+            message = teacher.first_message(message)
+        self._read(prompt, message, observation, info)
         self.is_over = False
         self.episode = PlayedEpisode(
             task_id=task, task_type=info["task_type"], transcript=[observation]
@@ -118,11 +160,30 @@ class _Table:
         self.is_over = terminated or truncated
         if self.is_over:
             return
-        self.message_ids = self._chat.continuation(
+        ended = self._chat.closes_turn(response_ids)
+        self._read(
+            lambda message: self._chat.continuation(message, response_ended=ended),
             self._env.append_message(observation, info),
-            response_ended=self._chat.closes_turn(response_ids),
+            observation,
+            info,
         )
         episode.tokens += len(self.message_ids)
+
+    def _read(
+        self,
+        encoded: Callable[[str], list[int]],
+        message: str,
+        observation: str,
+        info: Mapping[str, Any],
+    ) -> None:
+        self.message_ids, self.told_ids = encoded(message), []
+        if self._teacher is not None:
+            told, before_response = self._teacher.turn(message, observation, info)
+            if told != message or before_response:
+                self.told_ids = [*encoded(told), *self._encode(before_response)]
+
+    def _encode(self, text: str) -> list[int]:
+        return self._chat.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 class _GrowingContexts:
@@ -141,6 +202,31 @@ class _GrowingContexts:
     def add(self, row: int, token_ids: Sequence[int]) -> None:
         """Lengthens one row; the model reads it at the next call of `logits`."""
         self._unread[row].extend(token_ids)
+
+    def pack(self) -> None:
+        """Drops padding: each row's real columns move to the front, in their order."""
+        order = self._mask.argsort(dim=1, descending=True, stable=True)
+        width = int(self._mask.sum(1).max()) if self._mask.numel() else 0
+        if width == self._mask.shape[1]:
+            return
+        order = order[:, :width]
+        self._mask = self._mask.gather(1, order)
+        index = order[:, None, :, None].to(self._model.device)
+        for layer in self._cache.layers:
+            keys, values = layer.keys, layer.values
+            assert keys is not None and values is not None
+            wanted = index.expand(-1, keys.shape[1], -1, keys.shape[3])
+            layer.keys, layer.values = keys.gather(2, wanted), values.gather(2, wanted)
+
+    def mark(self) -> tuple[int, list[list[int]]]:
+        """Where the contexts are now, for `rewind`."""
+        return self._mask.shape[1], [list(ids) for ids in self._unread]
+
+    def rewind(self, row: int, mark: tuple[int, list[list[int]]]) -> None:
+        """Takes back all that a row was lengthened by since the mark."""
+        width, unread = mark
+        self._mask[row, width:] = 0
+        self._unread[row] = list(unread[row])
 
     def logits(self) -> Tensor:
         """Reads all that was added; logits after each row's last new token, float [B, V].

@@ -24,14 +24,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.teachers.contexts import hindsight_text, render_episode
+from stepopsd_rllib.tiny.alfworld_demonstrations import DemonstrationSettings
+from stepopsd_rllib.tiny.demonstration import Demonstration
 from stepopsd_rllib.tiny.demonstrations import (
     DEMONSTRATIONS,
-    Demonstration,
-    DemonstrationSettings,
     SearchDemonstrationSettings,
     ShopDemonstrationSettings,
 )
-from stepopsd_rllib.tiny.tiny_success import measure_success
+from stepopsd_rllib.tiny.tiny_success import SAMPLES_PER_TASK, SPLIT, measure_success
 from stepopsd_rllib.tiny.tiny_tokenizer import (
     CHAT_TEMPLATE,
     PADDING,
@@ -39,6 +39,7 @@ from stepopsd_rllib.tiny.tiny_tokenizer import (
     token_id,
     train_tokenizer,
 )
+from stepopsd_rllib.tiny.told_success import measure_told
 from stepopsd_rllib.tiny.warm_start import ChatRow, ChatRowBuilder, CloningSettings, clone
 
 RECIPE_FILE = "recipe.json"
@@ -251,6 +252,17 @@ def _build(recipe: TinyRecipe, folder: Path, measure: bool, report: Callable[[st
         measured["success_before_rl"] = measure_success(
             model, chat, lambda: make_environment(recipe), report
         )
+    told = recipe.demonstrations
+    if measure and isinstance(told, DemonstrationSettings) and told.informed:
+        measured["success_when_told"] = measure_told(
+            model,
+            chat,
+            lambda: make_environment(recipe),
+            split=SPLIT,
+            samples=SAMPLES_PER_TASK,
+            skills=told.skills,
+            report=report,
+        )
     (folder / RECIPE_FILE).write_text(json.dumps(measured, indent=2) + "\n")
     return folder
 
@@ -273,6 +285,8 @@ def chat_row(demonstration: Demonstration, chat: ChatFormat) -> ChatRow:
     for index, turn in enumerate(demonstration.turns):
         if index > 0:
             row.add_message(demonstration.turns[index - 1].next_message)
+        if turn.told:
+            row.add_told(turn.told)
         row.add_response(turn.response, is_learned=turn.is_learned)
     return row.row()
 

@@ -116,6 +116,10 @@ class ChatRowBuilder:
         ids = self._chat.tokenizer(response, add_special_tokens=False)["input_ids"]
         self._append([*ids, self._chat.end_of_turn_ids[0]], is_learned)
 
+    def add_told(self, text: str) -> None:
+        """Appends what a teacher is told right before a response."""
+        self._append(self._chat.tokenizer(text, add_special_tokens=False)["input_ids"], False)
+
     def add_message(self, message: str) -> None:
         """Appends what the environment answers."""
         self._append(self._chat.continuation(message, response_ended=True), False)

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.teachers.skill_retrieval import student_preamble
 from stepopsd_rllib.teachers.skills import environment_library
+from stepopsd_rllib.tiny.alfworld_demonstrations import DemonstrationSettings
 from stepopsd_rllib.tiny.batched_play import play
-from stepopsd_rllib.tiny.demonstrations import DemonstrationSettings
 from stepopsd_rllib.tiny.tiny import (
     RECIPE_FILE,
     RECIPES,

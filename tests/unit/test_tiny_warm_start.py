@@ -6,14 +6,16 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from stepopsd_rllib.prompts.chat import ChatFormat
+from stepopsd_rllib.tiny.alfworld_demonstrations import (
+    DemonstrationSettings,
+    alfworld_demonstrations,
+)
 from stepopsd_rllib.tiny.batched_play import _GrowingContexts
 from stepopsd_rllib.tiny.demonstrations import (
     DemonstratedTurn,
     Demonstration,
-    DemonstrationSettings,
     SearchDemonstrationSettings,
     ShopDemonstrationSettings,
-    alfworld_demonstrations,
     search_qa_demonstrations,
     webshop_demonstrations,
 )

@@ -8,7 +8,7 @@ it has met what the task names, and remembers what it saw on the way.
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stepopsd_envs.alfworld.protocol import task_sentence
@@ -118,6 +118,12 @@ class ExploringExpert:
         self._here = ""
         self._held = ""
         self._destination = ""
+
+    def learn(self, places: Mapping[str, str]) -> None:
+        """Takes over where objects are (object -> receptacle), but for those it has seen itself."""
+        for thing, place in places.items():
+            if thing != self._held:
+                self._place_of.setdefault(thing, place)
 
     def act(self, observation: str, admissible_commands: Sequence[str]) -> str:
         """Returns the command for this turn.
@@ -261,6 +267,19 @@ class ExploringExpert:
         """Returns a walk elsewhere: receptacles that share a spot cannot be reached from it."""
         walks = [command for command in admissible_commands if command.startswith("go to ")]
         return self._rng.choice(walks) if walks else "look"
+
+
+def first_places(observations: Iterable[str]) -> dict[str, str]:
+    """Object -> receptacle in which an episode's observations first show it."""
+    places: dict[str, str] = {}
+    here = ""
+    for observation in observations:
+        if match := _MOVED_TO.match(observation):
+            here = match[1]
+        for match in _SEEN_INSIDE.finditer(observation):
+            for thing in _THING.findall(match[2]):
+                places.setdefault(thing, match[1] or here)
+    return places
 
 
 def _type(name: str) -> str:
