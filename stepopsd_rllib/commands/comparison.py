@@ -38,11 +38,11 @@ from ray.tune.experiment import Trial
 
 from stepopsd_rllib.commands import preflight, training_run, tuned, yaml_files
 from stepopsd_rllib.commands.learning_rates import (
-    FOLDER_ENDING,
     RateChoice,
     best_rates,
     examples_of_choice,
     rate_choice,
+    rates_folder,
     with_rates,
 )
 from stepopsd_rllib.commands.ray_start import running_ray
@@ -223,41 +223,47 @@ def run(
     name = name or comparison.name
     require_free(where, name)
     if comparison.rates is not None:
-        status, comparison = _with_rates(comparison, comparison.rates, where, name, dashboard)
+        status, comparison = _with_rates(comparison, comparison.rates, where, dashboard)
         if status != training_run.SUCCESS:
             return status
     return begin(comparison, planned_.plan(), where, name, dashboard=dashboard)
 
 
 def _with_rates(
-    comparison: Comparison, choice: RateChoice, where: Storage, name: str, dashboard: bool
+    comparison: Comparison, choice: RateChoice, where: Storage, dashboard: bool
 ) -> tuple[int, Comparison]:
     """The comparison with the chosen rates, and the exit status of the runs that choose them.
 
-    Runs that were made before, in the same storage under the same name, are not made again.
+    Each method has a run folder for its choice, which all parts of the comparison share: what was
+    run before in this storage is not run again.
     """
     if not where.is_local:
         raise ValueError(
             f"--storage {where.location}: learning_rate chooses from files on this machine. Give a "
             "folder, or write the rates into the file."
         )
-    name += FOLDER_ENDING
-    if not where.exists(name):
-        trials = examples_of_choice(comparison.methods, choice)
-        runs = dataclasses.replace(
-            comparison, methods=trials, seeds=choice.seeds, baseline=None, rates=None
-        )
-        status = begin(runs, {}, where, name, dashboard=dashboard)
-        if status != training_run.SUCCESS:
-            training_run.say("then        the same command once more, for the comparison itself")
-            return status, comparison
-    folder = Path(where.path, name)
-    tried, unfinished = finished(*read_methods(folder), folders=[folder])
-    for trial in unfinished:
-        training_run.say(f"learning rates: {trial}")
-    chosen = best_rates(list(comparison.methods), choice, tried)
-    for label, rate in chosen.items():
-        training_run.say(f"learning rate of {label}: {rate:g}")
+    chosen: dict[str, float] = {}
+    for label, example in comparison.methods.items():
+        name = rates_folder(comparison.name, label)
+        if not where.exists(name):
+            trials = examples_of_choice({label: example}, choice)
+            runs = dataclasses.replace(
+                comparison, methods=trials, seeds=choice.seeds, baseline=None, rates=None
+            )
+            plan = {"file": comparison.fingerprint}
+            status = begin(runs, plan, where, name, dashboard=dashboard)
+            if status != training_run.SUCCESS:
+                training_run.say("then        the same command once more")
+                return status, comparison
+        folder = Path(where.path, name)
+        if one_plan([folder]).get("file") != comparison.fingerprint:
+            raise ValueError(
+                f"{folder}: its learning rates were tried for another text of {comparison.source}. "
+                "Give the comparison another name, or another --storage."
+            )
+        tried, _ = finished(*read_methods(folder), folders=[folder])
+        chosen |= best_rates([label], choice, tried)
+        training_run.say(f"learning rate of {label}: {chosen[label]:g}")
     return training_run.SUCCESS, dataclasses.replace(
         comparison, methods=with_rates(comparison.methods, chosen)
     )

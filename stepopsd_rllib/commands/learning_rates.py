@@ -6,7 +6,8 @@ The file names the grid before anything runs:
 
 Every method runs with every rate and with seeds and evaluation tasks that the comparison itself
 does not use. The rate with the highest mean success at the last evaluation is taken, of equal ones
-the lowest.
+the lowest. The runs of a choice are in a folder of their own for each method,
+`<comparison>_learning_rate_<method>`, which all parts of the comparison share.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from stepopsd_rllib.commands.tuned import TunedExample
 from stepopsd_rllib.report.comparison import Method
 
 KEYS = ("grid", "seeds", "split")
-FOLDER_ENDING = "_learning_rates"
-"""End of the name of the run folder in which the rates are tried."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +77,11 @@ def rate_choice(
         if "lr" in example.config and isinstance(example.config["lr"], dict):
             raise ValueError(f"{source}: methods.{label}.lr: the grid chooses it. Leave it out.")
     return RateChoice(grid=sorted(grid), seeds=own_seeds, split=split)
+
+
+def rates_folder(comparison: str, label: str) -> str:
+    """Name of the run folder in which a method's rates are tried."""
+    return f"{comparison}_learning_rate_{label}"
 
 
 def rate_label(label: str, rate: float) -> str:

@@ -205,7 +205,7 @@ def _comparison_table(methods: Sequence[Method], baseline: str | None, outcome: 
     rows = [[*_summary(method), *_paired_cells(method, base)] for method in methods]
     if base is not None:
         header += [f"minus {base.name}, paired", "tasks better : worse"]
-    return _columns([header, *rows])
+    return columns([header, *rows])
 
 
 def _type_table(methods: Sequence[Method], outcome: str) -> str:
@@ -214,7 +214,7 @@ def _type_table(methods: Sequence[Method], outcome: str) -> str:
     if len(types) > 1:
         means = [np.mean([np.mean(found) for found in m.type_rates().values()]) for m in methods]
         rows.append(["mean of the above", *(f"{mean:.1%}" for mean in means)])
-    return _columns([[_BY_TYPE[outcome], *(method.name for method in methods)], *rows])
+    return columns([[_BY_TYPE[outcome], *(method.name for method in methods)], *rows])
 
 
 def paired_scores(method: Method, base: Method) -> np.ndarray:
@@ -317,7 +317,8 @@ def _last_evaluation(folder: Path, at: int | None = None) -> list[dict[str, Any]
     return list(kept.values())
 
 
-def _columns(rows: list[list[str]]) -> str:
+def columns(rows: list[list[str]]) -> str:
+    """Rows as text in columns; the first row is the header, and no row is a sum."""
     lines = aligned(rows).splitlines()
     rule = lines[1]
     return "\n".join(line for i, line in enumerate(lines) if line != rule or i == 1)

@@ -14,9 +14,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from stepopsd_rllib.report.comparison import Method, method_at
+from stepopsd_rllib.report.comparison import Method, columns, method_at
 from stepopsd_rllib.report.run_files import DEFAULT_MODULE, Trial
-from stepopsd_rllib.report.tables import aligned
 
 Compute = Literal["seconds", "tokens"]
 COMPUTES: tuple[Compute, ...] = get_args(Compute)
@@ -93,7 +92,7 @@ def compute_table(methods: Sequence[Method], baseline: str | None) -> str:
         base = totals.get(baseline or "")
         for line, total in zip(table, totals.values(), strict=True):
             line.append(f"{total:,.0f}" + (f" ({total / base:.2f}x)" if base else ""))
-    return aligned([header, *table])
+    return columns([header, *table])
 
 
 def _rate(method: Method) -> str:

@@ -33,6 +33,8 @@ def require_one_protocol(methods: Sequence[Method]) -> None:
     Raises:
         ValueError: It names two runs and what they differ in.
     """
+    for method in methods:
+        _require_one_config(method)
     first: tuple[str, dict[str, Any]] | None = None
     for name, folder, config in _runs(methods):
         said = {f"config.{key}": config[key] for key in PROTOCOL if key in config}
@@ -49,6 +51,22 @@ def require_one_protocol(methods: Sequence[Method]) -> None:
                 )
 
 
+def _require_one_config(method: Method) -> None:
+    """Refuses runs of one method that differ in more than the seed."""
+    first: tuple[str, Mapping[str, Any]] | None = None
+    for trial in method.trials.values():
+        name = f"{trial.folder.parent.name}/{trial.folder.name}"
+        config = _trial(trial.folder).get("config", {})
+        first = first or (name, config)
+        for key in sorted({*config, *first[1]} - {"seed"}):
+            if config.get(key) != first[1].get(key):
+                raise ValueError(
+                    f"{name}: config.{key} is {config.get(key)!r}, that of {first[0]} "
+                    f"{first[1].get(key)!r}, so they are no two runs of {method.name}. Give one of "
+                    "them another label."
+                )
+
+
 def _runs(methods: Sequence[Method]) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
     for method in methods:
         for trial in method.trials.values():
@@ -61,8 +79,13 @@ def _of_run_file(folder: Path) -> dict[str, Any]:
     file = folder.parent / RUN_FILE
     if not file.is_file():
         return {}
-    found = read_json(file)
-    trial = found.get("trials", {}).get(folder.name, {})
-    said = {"package": found.get("package"), "stop": trial.get("stop")}
+    trial = _trial(folder)
+    said = {"package": read_json(file).get("package"), "stop": trial.get("stop")}
     # "" where the tasks, or the model, were not looked at
     return said | {key: trial[key] for key in ("model", "tasks") if trial.get(key)}
+
+
+def _trial(folder: Path) -> Mapping[str, Any]:
+    """What `run.json` planned for a trial; {} without one."""
+    file = folder.parent / RUN_FILE
+    return read_json(file).get("trials", {}).get(folder.name, {}) if file.is_file() else {}

@@ -31,11 +31,11 @@ from stepopsd_rllib.report.comparison import (
     Interval,
     Method,
     bootstrap_means,
+    columns,
     paired_scores,
     percentile_interval,
 )
 from stepopsd_rllib.report.equal_compute import COMPUTES, at_equal_compute
-from stepopsd_rllib.report.tables import aligned
 
 SIGNIFICANT = 1 - CONFIDENCE
 MIN_SEEDS = 3
@@ -203,4 +203,4 @@ def verdict_table(found: Sequence[Verdict], base: str, budget: str) -> str:
         ]
         for each in found
     ]
-    return aligned([header, *rows])
+    return columns([header, *rows])

@@ -222,6 +222,15 @@ def test_runs_of_other_data_models_or_length_are_refused(run, tmp_path, key, val
         require_one_protocol(report.read_methods(run, other)[0])
 
 
+def test_runs_of_one_method_with_two_learning_rates_are_refused(run, tmp_path):
+    other = tmp_path / "other"
+    write_trial(other, "GRPO", 7, {0: 0.2, 4: 0.5})
+    write_run_file(run, PLAN, config={"lr": 4e-4, "seed": 0})
+    write_run_file(other, PLAN, config={"lr": 2e-4, "seed": 7})
+    with pytest.raises(ValueError, match=r"other/GRPO_seed7: config.lr is 0.0002, that of run/"):
+        require_one_protocol(report.read_methods(run, other)[0])
+
+
 def test_runs_of_two_versions_are_refused(run, tmp_path):
     other = tmp_path / "other"
     write_trial(other, "GiGPO", 0, {0: 0.2, 4: 0.5})
