@@ -145,11 +145,14 @@ def probability_of_improvement(method: Method, base: Method) -> tuple[float, Int
     # [kinds, our seeds, their seeds]
     wins = np.array([_wins(np.array(ours[kind]), np.array(theirs[kind])) for kind in kinds])
     rng = np.random.default_rng(0)
-    rows = rng.integers(wins.shape[1], size=(_RESAMPLES, wins.shape[1]))
-    columns = rng.integers(wins.shape[2], size=(_RESAMPLES, wins.shape[2]))
+    our_draws = rng.integers(wins.shape[1], size=(_RESAMPLES, wins.shape[1]))
+    their_draws = rng.integers(wins.shape[2], size=(_RESAMPLES, wins.shape[2]))
     by_pair = wins.mean(axis=0)
     means = np.array(
-        [by_pair[np.ix_(row, column)].mean() for row, column in zip(rows, columns, strict=True)]
+        [
+            by_pair[np.ix_(our, their)].mean()
+            for our, their in zip(our_draws, their_draws, strict=True)
+        ]
     )
     return float(wins.mean()), percentile_interval(means)
 
