@@ -212,9 +212,9 @@ class _GrowingContexts:
         order = order[:, :width]
         self._mask = self._mask.gather(1, order)
         index = order[:, None, :, None].to(self._model.device)
-        for layer in self._cache.layers:
+        layers: Any = self._cache.layers
+        for layer in layers:
             keys, values = layer.keys, layer.values
-            assert keys is not None and values is not None
             wanted = index.expand(-1, keys.shape[1], -1, keys.shape[3])
             layer.keys, layer.values = keys.gather(2, wanted), values.gather(2, wanted)
 
