@@ -163,6 +163,14 @@ def _add_run_options(command: argparse.ArgumentParser, default_name: str) -> Non
         "--name", metavar="NAME", help=f"name of the run folder (default: {default_name})"
     )
     command.add_argument("--dashboard", action="store_true", help="start Ray's dashboard too")
+    command.add_argument(
+        "--log-to",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="send results to wandb:PROJECT, mlflow:EXPERIMENT, comet:PROJECT or aim:EXPERIMENT "
+        "too; may be repeated (settings: wandb:PROJECT,mode=offline)",
+    )
 
 
 def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -239,11 +247,26 @@ def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_play(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     play = commands.add_parser(
         "play",
-        help="be the policy: type the actions yourself",
+        help="be the policy: type the actions yourself, alone or beside a checkpoint's",
         description="Play one task in the terminal, seeing what the model sees. A text with tags "
         "is sent as it is; a bare action gets its tags.",
     )
-    play.add_argument("env", metavar="ENV", help="for example stepopsd/ALFWorld-v0")
+    play.add_argument(
+        "env", metavar="ENV", nargs="?", help="for example stepopsd/ALFWorld-v0; or --policy"
+    )
+    play.add_argument(
+        "--policy",
+        metavar="CHECKPOINT",
+        help="a checkpoint, trial or run folder, whose policy plays until you take over",
+    )
+    play.add_argument(
+        "--samples",
+        type=int,
+        default=64,
+        metavar="N",
+        help="with --policy: responses drawn to tell its likely actions (64)",
+    )
+    _add_trust(play)
     _add_overrides(play, "size=small; keys of the environment")
     play.add_argument("--split", default="train", help="split of the tasks (default: train)")
     play.add_argument("--task", metavar="ID", help="task id (default: drawn with --seed)")

@@ -83,7 +83,7 @@ def export(
         model = folder / checkpoint_files.MODEL
         has_adapter = (model / ADAPTER_CONFIG).is_file()
         if merged and has_adapter:
-            checkpoint_files.write_model(aside, *_merged(model))
+            checkpoint_files.write_model(aside, *merged_model(model))
         else:
             shutil.copytree(model, aside)
         checkpoint_files.put_in_place(aside, target)
@@ -96,7 +96,7 @@ def export(
     return 0
 
 
-def _merged(adapter: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def merged_model(adapter: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Weights of an adapter's base with the adapter in it, and the base's small files."""
     described = json.loads((adapter / ADAPTER_CONFIG).read_bytes())
     base = str(described["base_model_name_or_path"])
@@ -189,9 +189,27 @@ def restored(folder: Path, changes: Mapping[str, Any]) -> Iterator[Algorithm]:
         folder: A whole checkpoint.
         changes: Keys of the config that differ from training.
     """
+    config = config_of(folder, changes)
+    config.validate()
+    algorithm_class = config.algo_class
+    assert algorithm_class is not None
+    with running_ray(algorithm_class, [config]):
+        algorithm = config.build_algo()
+        try:
+            yield algorithm
+        finally:
+            algorithm.stop()
+
+
+def config_of(folder: Path, changes: Mapping[str, Any]) -> AlgorithmConfig:
+    """The config of a checkpoint, for whatever this machine has; not validated.
+
+    Args:
+        folder: A whole checkpoint.
+        changes: Keys that differ from training.
+    """
     # The state of the config is the first of the constructor's arguments that RLlib writes down.
     written = pickle.loads((folder / Algorithm.CLASS_AND_CTOR_ARGS_FILE_NAME).read_bytes())
-    algorithm_class: type[Algorithm] = written["class"]
     state = dict(written["ctor_args_and_kwargs"][0][0])
     config: AlgorithmConfig = state["class"]()
     vars(config).update({key: value for key, value in state.items() if key != "class"})
@@ -199,14 +217,7 @@ def restored(folder: Path, changes: Mapping[str, Any]) -> Iterator[Algorithm]:
     changed: dict[str, Any] = {"model": str(model)}
     if (model / ADAPTER_CONFIG).is_file():  # of a run with LoRA: the base is where it was
         changed = {"lora": {**state["lora"], "start": str(model)}}
-    config.update_from_dict({**OF_THE_MACHINE, **changed, **changes})
-    config.validate()
-    with running_ray(algorithm_class, [config]):
-        algorithm = config.build_algo()
-        try:
-            yield algorithm
-        finally:
-            algorithm.stop()
+    return config.update_from_dict({**OF_THE_MACHINE, **changed, **changes})
 
 
 def _is_checkpoint(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +20,16 @@ def _train(options: argparse.Namespace) -> int:
         return _resume(options)
     return training_run.train(
         options.file,
-        options.overrides,
+        [*options.overrides, *_log_to(options)],
         storage=options.storage,
         name=options.name,
         dashboard=options.dashboard,
     )
+
+
+def _log_to(options: argparse.Namespace) -> list[str]:
+    """`--log-to` as the override that it stands for."""
+    return [f"log_to={json.dumps(options.log_to)}"] if options.log_to else []
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -47,6 +53,7 @@ def _compare(options: argparse.Namespace) -> int:
         dashboard=options.dashboard,
         only=options.only or (),
         seeds=options.seeds or (),
+        log_to=options.log_to,
     )
 
 
@@ -55,7 +62,8 @@ def _resume(options: argparse.Namespace) -> int:
 
     if options.name or options.storage != "runs":
         raise ValueError("--resume: a run stays in its folder; leave --name and --storage out.")
-    return resume.resume(options.resume, options.overrides, dashboard=options.dashboard)
+    overrides = [*options.overrides, *_log_to(options)]
+    return resume.resume(options.resume, overrides, dashboard=options.dashboard)
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -151,12 +159,28 @@ def _keys(options: argparse.Namespace) -> int:
 def _play(options: argparse.Namespace) -> int:
     from stepopsd_rllib.commands import play
 
-    return play.play(
-        options.env,
-        play.env_config(options.overrides),
+    env_config = play.env_config(options.overrides)
+    if (options.env is None) == (options.policy is None):
+        raise ValueError(
+            "play: name an environment, such as stepopsd/ALFWorld-v0, or --policy CHECKPOINT, "
+            "which knows its own."
+        )
+    if options.policy is None:
+        return play.play(
+            options.env, env_config, split=options.split, task=options.task, seed=options.seed
+        )
+    from stepopsd_rllib.commands import play_policy
+
+    if options.samples < 1:
+        raise ValueError(f"--samples {options.samples}: draw at least 1.")
+    return play_policy.play_with_policy(
+        options.policy,
+        env_config,
         split=options.split,
         task=options.task,
         seed=options.seed,
+        samples=options.samples,
+        is_trusted=options.trust,
     )
 
 

@@ -36,7 +36,7 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 
-from stepopsd_rllib.commands import preflight, training_run, tuned, yaml_files
+from stepopsd_rllib.commands import preflight, trackers, training_run, tuned, yaml_files
 from stepopsd_rllib.commands.learning_rates import (
     RateChoice,
     best_rates,
@@ -197,6 +197,7 @@ def run(
     dashboard: bool,
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    log_to: Sequence[str] = (),
 ) -> int:
     """Runs a comparison to its end, or shows one that was run; returns the exit status.
 
@@ -207,6 +208,7 @@ def run(
         dashboard: Whether Ray starts its dashboard.
         only: Methods to run; all by default.
         seeds: Seeds to run; all by default.
+        log_to: Trackers that get the results too, in place of the base's.
 
     Raises:
         ValueError: A mistake that is found before the run starts.
@@ -218,6 +220,13 @@ def run(
         raise ValueError(f"{files[1]}: one file is run at a time; several run folders are shown.")
     training_run.quiet_ray()
     planned_ = read(files[0])
+    if log_to:
+        methods = {
+            label: dataclasses.replace(example, log_to=list(log_to))
+            for label, example in planned_.methods.items()
+        }
+        planned_ = dataclasses.replace(planned_, methods=methods)
+    trackers.require("log_to", next(iter(planned_.methods.values())).log_to)
     comparison = planned_.part(only, seeds)
     where = open_storage(storage)
     name = name or comparison.name

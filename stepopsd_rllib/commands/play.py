@@ -51,7 +51,7 @@ def play(
     terminated = truncated = False
     while not (terminated or truncated):
         print(f"{message}\n")
-        typed = _typed()
+        typed = _line_of_text()
         if typed is None:
             print(f"Left after {turns} turns, return {total:g}.")
             return 0
@@ -79,14 +79,17 @@ def _done(typed: str, info: Mapping[str, Any]) -> str:
     return f"({action:.200})" if action != typed else ""
 
 
-def _typed() -> str | None:
-    """The next line that is not empty; None when the person leaves or the input ends."""
-    while True:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            return None
-        if line.lower() in LEAVE:
-            return None
-        if line:
-            return line
+def typed_line() -> str | None:
+    """The next line; None when the person leaves or the input ends."""
+    try:
+        line = input("> ").strip()
+    except EOFError:
+        return None
+    return None if line.lower() in LEAVE else line
+
+
+def _line_of_text() -> str | None:
+    """The next line that is not empty."""
+    while (line := typed_line()) == "":
+        continue
+    return line

@@ -96,7 +96,7 @@ class ProgressLines(tune.Callback):
     ) -> None:
         """Says that a trial is being set up: engines and models load before the first line."""
         self._stop.num_running += 1
-        self._write(f"{self._label(trial, trials)}starting: loading the model and its engines ...")
+        self.starting(trial, self._label(trial, trials))
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -121,14 +121,23 @@ class ProgressLines(tune.Callback):
         """Prints the result's line, and its evaluation's where it is a new one."""
         flat = flatten_dict(result)
         label = self._label(trial, trials)
-        left = self._left.setdefault(trial.trial_id, TimeLeft(self._stop.stop, trial.config))
-        left.take(flat)
-        more = trial.config.get("progress_metrics") or {}
-        self._write(label + iteration_line(flat, self._stop.stop, left.seconds(flat), more))
+        self.result(trial, flat, label)
         made_at = flat.get("evaluation/iteration")
         if made_at is not None and self._shown_evaluation.get(trial.trial_id) != made_at:
             self._shown_evaluation[trial.trial_id] = made_at
             self._write(label + evaluation_line(flat))
+
+    def starting(self, trial: Trial, label: str) -> None:
+        """A line when a trial is being set up."""
+        del trial
+        self._write(f"{label}starting: loading the model and its engines ...")
+
+    def result(self, trial: Trial, flat: dict[str, Any], label: str) -> None:
+        """A line for a result, nested keys joined by "/"."""
+        left = self._left.setdefault(trial.trial_id, TimeLeft(self._stop.stop, trial.config))
+        left.take(flat)
+        more = trial.config.get("progress_metrics") or {}
+        self._write(label + iteration_line(flat, self._stop.stop, left.seconds(flat), more))
 
     def _label(self, trial: Trial, trials: Iterable[Trial]) -> str:
         return f"[{self._name(trial)}] " if len(list(trials)) > 1 else ""

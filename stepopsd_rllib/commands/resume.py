@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow.fs
 
-from stepopsd_rllib.commands import comparison, preflight, training_run, tuned
+from stepopsd_rllib.commands import comparison, preflight, trackers, training_run, tuned
 from stepopsd_rllib.commands.checkpoints import newest_whole
 from stepopsd_rllib.commands.kept_checkpoints import FoundCheckpoint, find
 from stepopsd_rllib.commands.progress import StopConditions
@@ -67,6 +67,7 @@ _SAFE_OF_RUN = (
     "checkpoint_score_attribute",
     "max_failures",
     "preemption_grace_s",
+    "log_to",
 )
 _PLACES = ("model", "language_model", "env_config.data", "env_config.retriever")
 """Where something is; it may have moved, if its content is the same."""
@@ -110,6 +111,7 @@ def resume(run_folder: str, overrides: Sequence[str], *, dashboard: bool) -> int
     if storage.is_local and is_locked(Path(storage.path, name)):
         raise ValueError(f"{where}: another process trains there. Wait, or end it first.")
     run = with_overrides(stored, overrides, where)
+    trackers.require("log_to", run.example.log_to)
     with _scratch(storage) as scratch:
         standings = {
             trial.folder: standing(storage, name, trial, say, scratch) for trial in run.trials

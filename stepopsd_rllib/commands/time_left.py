@@ -39,12 +39,17 @@ class TimeLeft:
             spent = self._evaluation * (2 if has_two else 1)
         self._training.append(max(0.0, flat["time_this_iter_s"] - spent))
 
+    @property
+    def seconds_an_iteration(self) -> float | None:
+        """Mean of the recent ones, evaluations not counted; None before the first."""
+        return sum(self._training) / len(self._training) if self._training else None
+
     def seconds(self, flat: Mapping[str, Any]) -> float | None:
         """Seconds to the first limit that can be foreseen: iterations or time; None without one."""
         candidates = []
-        if "training_iteration" in self._stop and self._training:
+        mean = self.seconds_an_iteration
+        if "training_iteration" in self._stop and mean is not None:
             done, last = flat["training_iteration"], self._stop["training_iteration"]
-            mean = sum(self._training) / len(self._training)
             evaluations = last // self._interval - done // self._interval if self._interval else 0
             candidates.append(max(0.0, last - done) * mean + max(0, evaluations) * self._evaluation)
         if "time_total_s" in self._stop:

@@ -15,7 +15,7 @@ from typing import Any
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.experiment import Trial
 
-from stepopsd_rllib.commands import failures, plan, preflight, tuned
+from stepopsd_rllib.commands import failures, plan, preflight, trackers, tuned
 from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
 from stepopsd_rllib.commands.run_file import TRAIN, Run, planned, write
@@ -64,6 +64,7 @@ def train(
     example = tuned.pinned(example)
     where = open_storage(storage)
     require_free(where, name)
+    trackers.require("log_to", example.log_to)
     plan.refuse_impossible(example.source, configs)
     tasks = preflight.check(example.source, configs)
     run = Run(kind=TRAIN, trials=planned(example, tasks))

@@ -10,10 +10,11 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Experiment, Trial
 
-from stepopsd_rllib.commands import tuned
+from stepopsd_rllib.commands import trackers, tuned
 from stepopsd_rllib.commands.interruption import Interruption, ending_early
 from stepopsd_rllib.commands.kept_checkpoints import KeptCheckpoints
-from stepopsd_rllib.commands.progress import ProgressLines, StopConditions
+from stepopsd_rllib.commands.live_progress import shown_progress
+from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.commands.result_lines import ResultLines
 from stepopsd_rllib.commands.run_file import PlannedTrial, Run
 from stepopsd_rllib.commands.storage import Storage
@@ -43,9 +44,11 @@ def run_trials(
     """
     chosen = [trial for trial in run.trials if restore is None or trial.folder in restore]
     stop = StopConditions(run.example.stop, write)
-    labels = {trial.folder: trial.label for trial in chosen}
     keeper = _KeepTrials()
-    with ending_early(stop, run.example.preemption_grace_s, write) as interruption:
+    with (
+        ending_early(stop, run.example.preemption_grace_s, write) as interruption,
+        shown_progress(name, {t.folder: t for t in chosen}, stop, write) as progress,
+    ):
         experiments: Any = [
             _experiment(trial, storage, name, stop, (restore or {}).get(trial.folder))
             for trial in chosen
@@ -53,10 +56,15 @@ def run_trials(
         tune.run(
             experiments,
             callbacks=[
-                ProgressLines(stop, write, label=lambda trial: labels[str(trial.custom_dirname)]),
+                progress,
                 ResultLines(),
                 TensorBoardSamples(
                     {t.folder: {"run": t.example.run, **t.example.config} for t in chosen}
+                ),
+                *trackers.callbacks(
+                    run.example.log_to,
+                    Path(storage.path, name) if storage.is_local else Path.cwd(),
+                    write,
                 ),
                 keeper,
                 KeptCheckpoints(
@@ -95,6 +103,8 @@ def _experiment(
             checkpoint_frequency=example.checkpoint_freq, checkpoint_at_end=True
         ),
         restore=restore,
+        # What trackers call it.
+        trial_name_creator=lambda _trial: f"{name}_{trial.folder}",
         trial_dirname_creator=lambda _trial: trial.folder,
     )
 

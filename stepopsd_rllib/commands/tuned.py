@@ -29,7 +29,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search.variant_generator import generate_variants
 
 from stepopsd_rllib.algorithms import ALGORITHMS
-from stepopsd_rllib.commands import yaml_files
+from stepopsd_rllib.commands import trackers, yaml_files
 from stepopsd_rllib.commands.failures import one_line
 from stepopsd_rllib.commands.kept_checkpoints import KeptCheckpoints
 from stepopsd_rllib.commands.paths import with_absolute_paths
@@ -57,6 +57,7 @@ class TunedExample:
         max_failures: How often a failed trial resumes from its checkpoint; -1 is without end.
         preemption_grace_s: Seconds that an iteration and its checkpoint may take after Ctrl-C or
             SIGTERM; then the iteration is dropped and the last checkpoint stands.
+        log_to: Trackers that get the results too, such as wandb:PROJECT; see `trackers`.
     """
 
     source: str
@@ -71,6 +72,7 @@ class TunedExample:
     checkpoint_score_attribute: str | None = None
     max_failures: int = 0
     preemption_grace_s: float = 120.0
+    log_to: Sequence[str] = ()
 
 
 RUN_KEYS = tuple(item.name for item in fields(TunedExample) if item.name not in ("source", "name"))
@@ -289,6 +291,9 @@ def checked(source: str, name: str, body: dict[str, Any]) -> TunedExample:
     check_number(f"{source}: {name}.preemption_grace_s", grace)
     if not 0 <= grace < float("inf"):
         raise ValueError(f"{source}: {name}.preemption_grace_s={grace}: seconds, at least 0.")
+    trackers.parse(f"{source}: {name}.log_to", body.get("log_to", ()))
+    if isinstance(body.get("log_to"), str):
+        body = {**body, "log_to": [body["log_to"]]}
     config = with_absolute_paths(body.get("config", {}), source)
     _require_plain_config(source, config)
     check_stop(source, body["stop"], config)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 
-from stepopsd_rllib.commands.progress import clock, evaluation_line, iteration_line
+from stepopsd_rllib.commands.live_view import ENDED, FAILED, Followed, LiveView
+from stepopsd_rllib.commands.progress import evaluation_line, iteration_line
 from stepopsd_rllib.commands.time_left import TimeLeft
 from stepopsd_rllib.report.inspect_page.inspected_files import asked_of, inspected_folders
 from stepopsd_rllib.report.run_files import RESULTS, flat_result
@@ -21,64 +20,50 @@ from stepopsd_rllib.report.run_files import RESULTS, flat_result
 SECONDS = 2.0
 """Between two looks at the files."""
 ERROR_FILE = "error.txt"
-BARS = "▁▂▃▄▅▆▇█"
-SPARKS = 24
-"""Values of a sparkline."""
-# Result key, column, how the value is written.
-WATCHED: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("env_runners/success_rate", "success", "{:.1%}".format),
-    ("env_runners/episode_return_mean", "return", "{:.2f}".format),
-    ("learners/default_policy/entropy", "entropy", "{:.2f}".format),
-    ("evaluation/success_rate", "evaluation", "{:.1%}".format),
-)
 
 
-class WatchedTrial:
-    """A trial folder whose `result.json` is read on, line by line, as it grows.
-
-    Attributes:
-        name: Name of its folder.
-        rows: Results so far, nested keys joined by "/".
-        stop: Result key -> number that ends it; {} where the run does not say.
-    """
+class WatchedTrial(Followed):
+    """A trial folder whose `result.json` is read on, line by line, as it grows."""
 
     def __init__(self, folder: Path):
         """Reads the stop conditions; no result yet."""
-        self.folder, self.name = folder, folder.name
-        self.rows: list[dict[str, Any]] = []
         asked = asked_of(folder)
-        self.stop: Mapping[str, float] = asked.get("stop", {})
-        self.left = TimeLeft(self.stop, asked.get("config", {}))
+        stop = asked.get("stop", {})
+        config = asked.get("config", {})
+        super().__init__(
+            name=folder.name,
+            stop=stop,
+            left=TimeLeft(stop, config),
+            more=config.get("progress_metrics") or {},
+        )
+        self.folder = folder
         self._offset = 0
 
     def read_on(self) -> list[dict[str, Any]]:
         """The results that have come since the last look; a line that is half written waits."""
         path = self.folder / RESULTS
         new: list[dict[str, Any]] = []
-        if not path.is_file():
-            return new
-        if path.stat().st_size < self._offset:  # the run was begun anew
-            self._offset = 0
-        with path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                row = _result(line)
-                if row is not None:
-                    self.left.take(row)
-                    new.append(row)
-        self.rows += new
+        if path.is_file():
+            if path.stat().st_size < self._offset:  # the run was begun anew
+                self._offset = 0
+            with path.open("rb") as file:
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._offset += len(line)
+                    row = _result(line)
+                    if row is not None:
+                        self.take(row)
+                        new.append(row)
+        if (self.folder / ERROR_FILE).is_file():
+            self.enter(FAILED)
+        elif self.rows and self._has_reached(self.rows[-1]):
+            self.enter(ENDED)
         return new
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether the trial has reached its stop, or failed."""
-        if (self.folder / ERROR_FILE).is_file():
-            return True
-        last = self.rows[-1] if self.rows else {}
-        return any(last.get(key, float("-inf")) >= limit for key, limit in self.stop.items())
+    def _has_reached(self, row: Mapping[str, Any]) -> bool:
+        return any(row.get(key, float("-inf")) >= limit for key, limit in self.stop.items())
 
 
 def watch(run: str, *, once: bool = False, console: Console | None = None) -> int:
@@ -110,55 +95,21 @@ def _follow_lines(run: str, trials: list[WatchedTrial], once: bool, console: Con
                 if made_at is not None and shown.get(trial.name) != made_at:
                     shown[trial.name] = made_at
                     _say(console, label + evaluation_line(row))
-        if once or all(trial.has_ended for trial in trials):
+        if once or all(trial.is_over for trial in trials):
             return
         time.sleep(SECONDS)
 
 
 def _follow_live(run: str, trials: list[WatchedTrial], once: bool, console: Console) -> None:
-    with Live(console=console, auto_refresh=False) as live:
+    view = LiveView(Path(run).resolve().name, trials)
+    with Live(view, console=console, auto_refresh=False) as live:
         while True:
             for trial in trials:
                 trial.read_on()
-            live.update(live_table(run, trials), refresh=True)
-            if once or all(trial.has_ended for trial in trials):
+            live.refresh()
+            if once or all(trial.is_over for trial in trials):
                 return
             time.sleep(SECONDS)
-
-
-def live_table(run: str, trials: Sequence[WatchedTrial]) -> Table:
-    """One row a trial: how far it is, when it will end, and its last values with sparklines."""
-    table = Table(
-        title=str(Path(run).resolve().name), title_justify="left", box=None, pad_edge=False
-    )
-    for name in ("trial", "", "iteration", "left", *(label for _, label, _ in WATCHED)):
-        table.add_column(name, header_style="dim", justify="right" if name == "left" else "left")
-    for trial in trials:
-        last = trial.rows[-1] if trial.rows else {}
-        done, total = last.get("training_iteration", 0), trial.stop.get("training_iteration")
-        left = trial.left.seconds(last) if last else None
-        table.add_row(
-            trial.name,
-            ProgressBar(total=total, completed=done, width=20) if total else "",
-            f"{done}/{total:.0f}" if total else str(done),
-            "ended" if trial.has_ended else clock(left) if left is not None else "–",
-            *(_cell(trial.rows, key, write) for key, _, write in WATCHED),
-        )
-    return table
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """Values as bars between their lowest and highest; the last `SPARKS` of them."""
-    kept = [value for value in values if value == value][-SPARKS:]
-    if not kept:
-        return ""
-    low, span = min(kept), max(kept) - min(kept)
-    return "".join(BARS[round((v - low) / span * 7) if span else 3] for v in kept)
-
-
-def _cell(rows: Sequence[Mapping[str, Any]], key: str, write: Callable[[float], str]) -> str:
-    values = [float(row[key]) for row in rows if isinstance(row.get(key), (int, float))]
-    return f"{write(values[-1])} {sparkline(values)}" if values else "–"
 
 
 def _result(line: bytes) -> dict[str, Any] | None:
