@@ -1,5 +1,7 @@
 """Settings that all tests share."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -23,3 +25,11 @@ def local_ray():
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def real_run(tmp_path_factory) -> Path:
+    """The folder of one real run; see `tests.helpers.real_run`."""
+    from tests.helpers.real_run import make_real_run
+
+    return make_real_run(tmp_path_factory.mktemp("real"))

@@ -26,9 +26,11 @@ import numpy as np
 import torch
 from stepopsd_envs import TextEnv
 from stepopsd_envs.tag_blocks import first_tag_block
+from transformers.utils.logging import disable_progress_bar
 
 from stepopsd_rllib.commands.checkpoints import config_of, merged_model, whole_checkpoint
 from stepopsd_rllib.commands.play import response_of, typed_line
+from stepopsd_rllib.commands.ray_start import quiet_ray
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.evaluation import intervals
 from stepopsd_rllib.evaluation.intervals import Estimate
@@ -94,15 +96,17 @@ def play_with_policy(
         samples: Responses that are drawn when a person asks for likely actions.
         is_trusted: Whether a checkpoint outside of a run folder is read.
     """
+    quiet_ray()
+    disable_progress_bar()
     folder = whole_checkpoint(checkpoint, is_trusted=is_trusted)
     with _config(folder, env_config, samples) as config:
         env = config.make_env()
         tasks = env.tasks(split)
         if task is None and not tasks:
             raise ValueError(f"--split {split}: {type(env).__name__} has no task there.")
-        task = tasks[seed % len(tasks)] if task is None else task
+        chosen = tasks[seed % len(tasks)] if task is None else task
         chat, sampler = config.chat_format(), config.make_sampler()
-        print(f"task        {task}\n{HELP}\n")
+        print(f"task        {chosen}\n{HELP}\n")
         beside = PersonBeside(sampler, chat, env, config.tokenizer(), samples=samples)
         loop = TurnLoop(
             make_env=lambda: env,
@@ -112,7 +116,7 @@ def play_with_policy(
             env_timeout_s=config.env_deadline_s(),
             callbacks=_Told(),
         )
-        request = EpisodeRequest(task_id=task, group=seed, rollout=0, seed=seed)
+        request = EpisodeRequest(task_id=chosen, group=seed, rollout=0, seed=seed)
         try:
             (episode,) = loop.run([request], config.rollout_settings(explore=False))
             print(_ending(episode))

@@ -183,8 +183,9 @@ class ALFWorldEnv(TextEnv):
         )
 
     def response_of(self, command: str) -> str:
-        """The command in its tags, behind the think tags that `think="required"` asks for."""
-        return f"<think></think>{super().response_of(command)}"
+        """The command in its tags, behind empty think tags unless `think="off"`."""
+        thought = "" if self._think == "off" else "<think></think>"
+        return thought + super().response_of(command)
 
     @classmethod
     def largest_return(cls, env_config: Mapping[str, Any]) -> float:

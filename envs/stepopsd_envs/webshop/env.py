@@ -269,7 +269,7 @@ class WebShopEnv(TextEnv):
         )
 
     def response_of(self, command: str) -> str:
-        """The action in its tags, behind the think tags that `think="required"` asks for.
+        """The action in its tags, behind empty think tags unless `think="off"`.
 
         A person may write "search red shoes", "click large" or simply "large"; see
         `protocol.action_of`.
@@ -279,7 +279,8 @@ class WebShopEnv(TextEnv):
             ((), False) if page is None else (page.clickables, page.has_search_bar)
         )
         action = protocol.action_of(command, names, has_search_bar=has_search_bar)
-        return f"<think></think>{super().response_of(action)}"
+        thought = "" if self._think == "off" else "<think></think>"
+        return thought + super().response_of(action)
 
     @classmethod
     def largest_return(cls, env_config: Mapping[str, Any]) -> float:
