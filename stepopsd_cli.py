@@ -199,6 +199,15 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description="Read a run folder and write its table and curves.png again; needs no Ray.",
     )
     report.add_argument("run", metavar="RUN", help="a run folder or one trial folder in it")
+    report.add_argument(
+        "--figures",
+        metavar="FORMAT",
+        choices=("svg", "pdf", "png"),
+        help="write figures for a paper into RUN/figures too: svg, pdf or png",
+    )
+    report.add_argument(
+        "--baseline", metavar="METHOD", help="of a comparison's figures (default: GRPO)"
+    )
 
 
 def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,19 +72,9 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from stepopsd_rllib.report.curves import draw_curves
-    from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
-    from stepopsd_rllib.report.run_files import read_trial, trial_folders
-    from stepopsd_rllib.report.tables import success_table
+    from stepopsd_rllib.commands import reporting
 
-    trials = [read_trial(folder) for folder in trial_folders(options.run)]
-    for trial in trials:
-        print(f"{trial.folder.name}\n{success_table(trial.evaluations)}\n")
-        print(f"curves      {draw_curves(trial)}\n")
-    heatmap = draw_heatmap(trials, Path(options.run) / HEATMAP)
-    if heatmap is not None:
-        print(f"heatmap     {heatmap}")
-    return 0
+    return reporting.report(options.run, file_format=options.figures, baseline=options.baseline)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -31,12 +31,20 @@ def draw_curves(trial: Trial, path: str | Path | None = None, title: str | None 
 
     Args:
         trial: The trial to draw; it needs at least one result.
-        path: The file to write; `curves.png` in the trial folder by default.
+        path: The file to write, in the format of its name; `curves.png` in the trial folder by
+            default.
         title: First line of the picture; the trial folder's name by default.
 
     Returns:
         The file written.
     """
+    written = Path(path) if path is not None else trial.folder / CURVES
+    curves_figure(trial, title).savefig(written, dpi=DOTS_PER_INCH)
+    return written
+
+
+def curves_figure(trial: Trial, title: str | None = None) -> Figure:
+    """The panels of one trial, as a figure."""
     more = dict(trial.config.get("curve_metrics") or {})
     num_rows = 2 + math.ceil(len(more) / 3)
     figure = Figure(figsize=(11.0, 3.1 * num_rows), layout="constrained")
@@ -63,9 +71,7 @@ def draw_curves(trial: Trial, path: str | Path | None = None, title: str | None 
         elif i + 3 >= 6 + len(more):  # the lowest of its column
             panel.tick_params(labelbottom=True)
             panel.set_xlabel("Training iteration")
-    written = Path(path) if path is not None else trial.folder / CURVES
-    figure.savefig(written, dpi=DOTS_PER_INCH)
-    return written
+    return figure
 
 
 def _draw_success(panel: Axes, trial: Trial) -> None:

@@ -1,4 +1,8 @@
-"""heatmap.png: the outcome of a grid over two config keys, one cell a pair of values."""
+"""heatmap.png: the outcome of a grid over two config keys, one cell a pair of values.
+
+The 95 % interval of a cell is Wilson's for one seed, over the tasks, and Student's for several,
+over the seeds' rates; of training success, which has no fixed tasks, one seed has none.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from stepopsd_rllib.evaluation import intervals
+from stepopsd_rllib.evaluation.intervals import Estimate
 from stepopsd_rllib.report.run_files import Trial
 
 HEATMAP = "heatmap.png"
@@ -46,16 +52,36 @@ def cell_values(trials: Sequence[Trial], row_key: str, column_key: str) -> dict[
     return cells
 
 
+def cell_interval(trials: Sequence[Trial]) -> Estimate:
+    """Mean success of the trials of one cell with its 95 % interval; see the module."""
+    rates = [rate for rate in map(_success, trials) if not math.isnan(rate)]
+    if len(rates) > 1:
+        return intervals.mean(rates)
+    if len(trials) == 1 and trials[0].evaluations:
+        last = trials[0].evaluations[-1].total
+        return intervals.rate(last.won, last.episodes)
+    return Estimate(value=_mean(rates), low=math.nan, high=math.nan)
+
+
 def draw_heatmap(trials: Sequence[Trial], path: str | Path) -> Path | None:
     """Draws the success rates of a grid over exactly two numeric keys.
 
     Args:
         trials: The trials of one run.
-        path: The file to write.
+        path: The file to write, in the format of its name.
 
     Returns:
         The file; None, and nothing is written, if the trials are no such grid.
     """
+    figure = heatmap_figure(trials)
+    if figure is None:
+        return None
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    return Path(path)
+
+
+def heatmap_figure(trials: Sequence[Trial]) -> Figure | None:
+    """The heatmap as a figure; None if the trials are no grid over exactly two numeric keys."""
     keys = grid_keys(trials)
     if len(keys) != 2:
         return None
@@ -66,7 +92,7 @@ def draw_heatmap(trials: Sequence[Trial], path: str | Path) -> Path | None:
     rows = sorted({row for row, _ in cells})
     columns = sorted({column for _, column in cells})
     means = [[_mean(cells.get((row, column), [])) for column in columns] for row in reversed(rows)]
-    figure = Figure(figsize=(2.2 + 1.1 * len(columns), 1.8 + 0.8 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(2.4 + 1.3 * len(columns), 1.8 + 0.8 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     image = axes.imshow(means, cmap="cividis", aspect="auto", vmin=0.0, vmax=1.0)
@@ -78,12 +104,21 @@ def draw_heatmap(trials: Sequence[Trial], path: str | Path) -> Path | None:
     for y, row in enumerate(reversed(rows)):
         for x, column in enumerate(columns):
             rates = cells.get((row, column), [])
-            text = f"{_mean(rates):.0%}" + (f"\n{len(rates)} seeds" if len(rates) > 1 else "")
+            of_cell = [
+                trial
+                for trial in trials
+                if (trial.config[row_key], trial.config[column_key]) == (row, column)
+            ]
+            text = _cell_text(cell_interval(of_cell), len(rates))
             colour = "white" if not rates or _mean(rates) < 0.6 else "black"
             axes.text(x, y, text if rates else "–", ha="center", va="center", color=colour)
     figure.colorbar(image, ax=axes, label="success rate")
-    figure.savefig(path, dpi=DOTS_PER_INCH)
-    return Path(path)
+    return figure
+
+
+def _cell_text(found: Estimate, seeds: int) -> str:
+    interval = "" if math.isnan(found.low) else f"\n[{found.low:.0%}, {found.high:.0%}]"
+    return f"{found.value:.0%}{interval}" + (f"\n{seeds} seeds" if seeds > 1 else "")
 
 
 def _title(trials: Sequence[Trial]) -> str:

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboardX import SummaryWriter
 
 import stepopsd_cli
-from stepopsd_rllib.commands import watching
+from stepopsd_rllib.commands import live_view, watching
 from stepopsd_rllib.commands.tensorboard_samples import (
     TensorBoardSamples,
     as_markdown,
@@ -97,17 +97,17 @@ def test_watch_waits_for_the_end_of_a_line_and_ends_with_the_run(tmp_path):
     text = path.read_text()
     path.write_text(text[:-30])
     trial = watching.WatchedTrial(trial_folder)
-    assert len(trial.read_on()) == 7 and not trial.has_ended
+    assert len(trial.read_on()) == 7 and not trial.is_over
     path.write_text(text)
     assert [row["training_iteration"] for row in trial.read_on()] == [8]
     trial.stop = {"training_iteration": 8}
-    assert trial.has_ended
+    assert trial.is_over
 
 
 def test_a_sparkline_runs_from_the_lowest_to_the_highest():
-    assert watching.sparkline([0.0, 0.5, 1.0]) == "▁▅█"
-    assert watching.sparkline([2.0, math.nan, 2.0]) == "▄▄"
-    assert watching.sparkline([]) == ""
+    assert live_view.sparkline([0.0, 0.5, 1.0]) == "▁▅█"
+    assert live_view.sparkline([2.0, math.nan, 2.0]) == "▄▄"
+    assert live_view.sparkline([]) == ""
 
 
 def test_watching_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
