@@ -1,5 +1,6 @@
 """Settings that all tests share."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def local_ray():
     """A small Ray of this test module's own, without dashboard."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

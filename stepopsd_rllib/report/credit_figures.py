@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -82,14 +84,15 @@ def episode_credit(tokens: pd.DataFrame, field: str) -> Figure:
         ValueError: Its tokens lack the value.
     """
     _require(tokens, field)
-    turns = sorted(tokens["turn"].unique())
-    width = min(_LONGEST_ROW, int(tokens["position"].max()) + 1)
+    rows: list[Any] = tokens.to_dict("records")
+    turns = sorted({row["turn"] for row in rows})
+    width = min(_LONGEST_ROW, max(row["position"] for row in rows) + 1)
     grid = np.full((len(turns), width), np.nan)
     figure = Figure(figsize=(2.0 + 0.62 * width, 1.2 + 0.34 * len(turns)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     centre = NEUTRAL.get(field, 0.0)
-    for row in tokens.to_dict("records"):
+    for row in rows:
         if row["position"] < width and row[field] is not None:
             grid[turns.index(row["turn"]), row["position"]] = float(row[field])
     distances = np.abs(grid[~np.isnan(grid)] - centre)
@@ -100,7 +103,7 @@ def episode_credit(tokens: pd.DataFrame, field: str) -> Figure:
         norm=TwoSlopeNorm(centre, centre - depth, centre + depth),
         aspect="auto",
     )
-    for row in tokens.to_dict("records"):
+    for row in rows:
         if row["position"] < width:
             text = repr(row["token"])[1:-1].replace("$", r"\$")
             at = (row["position"], turns.index(row["turn"]))
@@ -115,7 +118,7 @@ def episode_credit(tokens: pd.DataFrame, field: str) -> Figure:
 
 
 def _require(tokens: pd.DataFrame, field: str) -> None:
-    if field not in tokens or not tokens[field].notna().any():
+    if field not in tokens or bool(tokens[field].isna().all()):
         known = [name for name in NAMES if name in tokens]
         raise ValueError(
             f"field={field!r}: no sampled token has it. "

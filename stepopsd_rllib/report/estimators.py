@@ -30,7 +30,7 @@ def interquartile_mean(scores_RM: np.ndarray) -> float:
     Args:
         scores_RM: Float [runs, tasks].
     """
-    return float(trim_mean(scores_RM, QUARTILE, axis=None))
+    return float(trim_mean(scores_RM.ravel(), QUARTILE))
 
 
 def probability_of_improvement(first_RM: np.ndarray, second_QM: np.ndarray) -> float:

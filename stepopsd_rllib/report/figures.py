@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -211,12 +212,12 @@ def score_matrices(methods: Sequence[Method]) -> list[np.ndarray]:
     """Success rates of each method, float [seeds, task types], on the types that every run has."""
     rates = [method.type_rates() for method in methods]
     whole = [
-        {kind for kind, found in by_type.items() if len(found) == len(method.wins)}
+        {kind for kind, found in by_type.items() if len(found) == len(method.outcomes)}
         for method, by_type in zip(methods, rates, strict=True)
     ]
     shared = sorted(set.intersection(*whole))
     return [
-        np.array([[found[kind][i] for kind in shared] for i in range(len(method.wins))])
+        np.array([[found[kind][i] for kind in shared] for i in range(len(method.outcomes))])
         for method, found in zip(methods, rates, strict=True)
     ]
 
@@ -234,7 +235,7 @@ def _colour(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
-def _line(number: int) -> dict[str, str]:
+def _line(number: int) -> dict[str, Any]:
     return {"color": _colour(number), "linestyle": "-" if number < len(COLORS) else "--"}
 
 

@@ -170,17 +170,15 @@ class Run:
         Raises:
             ValueError: No such episode was sampled, or its tokens lack the value.
         """
-        rows = self.credit
-        if len(rows):
-            rows = rows[
-                (rows["update"] == update) & (rows["group"] == group) & (rows["rollout"] == rollout)
-            ]
-        if not len(rows):
+        wanted = (update, group, rollout)
+        places = zip(*(self.credit.get(key, ()) for key in OF_EPISODE[:3]), strict=True)
+        found = self.credit.loc[[place == wanted for place in places]]
+        if found.empty:
             raise ValueError(
                 f"{self.path}: no episode of update={update}, group={group}, rollout={rollout} was "
                 "sampled. See Run.episodes."
             )
-        return episode_credit(rows[rows["trial"] == rows["trial"].iloc[0]], field)
+        return episode_credit(found.loc[found["trial"] == found["trial"].iloc[0]], field)
 
     @cached_property
     def _trials(self) -> list[InspectedTrial]:

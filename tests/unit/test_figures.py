@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats
+from matplotlib.patches import Rectangle
 
 import stepopsd_cli
 from stepopsd_rllib.report import estimators, figures
@@ -121,7 +122,7 @@ def test_what_is_drawn_is_what_was_measured(comparison):
         seeds = [[e.total.rate for e in trial.evaluations] for trial in method.trials.values()]
         assert line.get_ydata() == pytest.approx(np.mean(seeds, axis=0))
     (axes,) = figures.type_bars(methods).axes
-    heights = [bar.get_height() for bar in axes.patches]
+    heights = [bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)]
     rates = [method.type_rates() for method in methods]
     assert heights == pytest.approx(
         [np.mean(by_type[kind]) for by_type in rates for kind in sorted(by_type)]

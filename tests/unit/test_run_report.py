@@ -41,17 +41,16 @@ def test_every_token_of_every_sample_is_a_row(folder):
 def test_iterations_and_evaluations_are_those_of_the_files(folder):
     run = Run(folder)
     results = lines_of(folder / "second" / "result.json")
-    mine = run.iterations[run.iterations["trial"] == "second"]
+    mine: Any = run.iterations[run.iterations["trial"] == "second"]
     rates = [row["env_runners"]["success_rate"] for row in results]
     assert mine["env_runners/success_rate"].tolist() == rates
     rows = lines_of(folder / "first" / "evaluation.jsonl")
-    first = run.evaluations[(run.evaluations["trial"] == "first")].set_index(
-        ["iteration", "task_type"]
-    )
+    of_first: Any = run.evaluations[run.evaluations["trial"] == "first"]
+    first = of_first.set_index(["iteration", "task_type"])
     won = [row["won"] for row in rows if row["iteration"] == 8]
     last: Any = first.loc[(8, "all")]
     assert (last["won"], last["tasks"]) == (sum(won), len(won))
-    assert last["low"] < last["success"] < last["high"]
+    assert float(last["low"]) < float(last["success"]) < float(last["high"])
     assert run.config.loc["language_model"].tolist() == ["tiny", "tiny"]
     assert set(run.errors["status"]) == {"tool_error"}
 

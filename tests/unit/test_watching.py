@@ -45,7 +45,7 @@ def run_of(durations: list[float], evaluations: dict[int, float], interval: int)
 )
 def test_the_first_time_left_is_right_within_half(num_iterations, interval, evaluation_seconds):
     at = [i for i in range(1, num_iterations + 1) if interval and i % interval == 0]
-    evaluations = dict.fromkeys([0, *at] if interval else [], evaluation_seconds)
+    evaluations = {i: evaluation_seconds for i in ([0, *at] if interval else [])}
     # The first iteration warms up: it takes a quarter longer.
     results = run_of([10.0 * 1.25, *[10.0] * (num_iterations - 1)], evaluations, interval)
     left = TimeLeft({"training_iteration": num_iterations}, {"evaluation_interval": interval})
@@ -99,8 +99,8 @@ def test_watch_waits_for_the_end_of_a_line_and_ends_with_the_run(tmp_path):
     trial = watching.WatchedTrial(trial_folder)
     assert len(trial.read_on()) == 7 and not trial.is_over
     path.write_text(text)
-    assert [row["training_iteration"] for row in trial.read_on()] == [8]
     trial.stop = {"training_iteration": 8}
+    assert [row["training_iteration"] for row in trial.read_on()] == [8]
     assert trial.is_over
 
 
