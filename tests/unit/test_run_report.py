@@ -34,7 +34,7 @@ def test_every_token_of_every_sample_is_a_row(folder):
         assert run.credit[field].tolist() == [v for turn in turns for v in turn[field]]
     assert run.credit["token"].tolist() == [t for turn in turns for t in turn["tokens"]]
     assert len(run.turns) == len(turns) and len(run.episodes) == len(records)
-    assert run.episodes["tokens"].sum() == len(run.credit)
+    assert sum(run.episodes["tokens"].tolist()) == len(run.credit)
     assert run.turns["action"].tolist() == [turn["action"] for turn in turns]
 
 

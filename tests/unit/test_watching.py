@@ -45,7 +45,8 @@ def run_of(durations: list[float], evaluations: dict[int, float], interval: int)
 )
 def test_the_first_time_left_is_right_within_half(num_iterations, interval, evaluation_seconds):
     at = [i for i in range(1, num_iterations + 1) if interval and i % interval == 0]
-    evaluations = {i: evaluation_seconds for i in ([0, *at] if interval else [])}
+    made: list[int] = [0, *at] if interval else []
+    evaluations: dict[int, float] = dict.fromkeys(made, evaluation_seconds)
     # The first iteration warms up: it takes a quarter longer.
     results = run_of([10.0 * 1.25, *[10.0] * (num_iterations - 1)], evaluations, interval)
     left = TimeLeft({"training_iteration": num_iterations}, {"evaluation_interval": interval})
