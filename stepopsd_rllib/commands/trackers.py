@@ -175,8 +175,9 @@ class Guarded(tune.Callback):
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        """Passed on."""
-        self._tell("on_trial_result", iteration, trials, trial, result, **info)
+        """Passed on, without the lists of a result (no tracker draws them) and its config."""
+        kept = {key: value for key, value in _without_lists(result).items() if key != "config"}
+        self._tell("on_trial_result", iteration, trials, trial, kept, **info)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -205,6 +206,14 @@ class Guarded(tune.Callback):
                 f"{self._name}: {type(error).__name__}: {one_line(str(error))}. The run goes on "
                 "without it; result.json has every value."
             )
+
+
+def _without_lists(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_lists(value) if isinstance(value, Mapping) else value
+        for key, value in result.items()
+        if not isinstance(value, (list, tuple))
+    }
 
 
 def _target(where: str, text: str) -> Target:
@@ -289,7 +298,8 @@ def _mlflow(target: Target, folder: Path) -> tune.Callback:
 def _comet(target: Target, folder: Path) -> tune.Callback:
     from ray.air.integrations.comet import CometLoggerCallback
 
-    settings: dict[str, Any] = dict(target.settings)
+    # Results, and not the code of whoever trains; no page of statistics in the terminal.
+    settings: dict[str, Any] = {**target.settings, "log_code": False, "display_summary_level": 0}
     online = settings.pop("online", "true") == "true"
     if not online:
         settings["offline_directory"] = str(folder / "comet")

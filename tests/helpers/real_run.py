@@ -45,6 +45,7 @@ def make_real_run(folder: Path) -> Path:
     Every tracker that is installed is told: wandb, Comet and Aim write into the run folder, MLflow
     into `mlruns` beside `runs`.
     """
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # a database needs more than mlflow-skinny
     log_to = {
         "wandb": "wandb:houses,mode=offline",
         "mlflow": f"mlflow:houses,tracking_uri={folder / 'mlruns'}",

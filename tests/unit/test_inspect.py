@@ -181,6 +181,14 @@ def test_a_page_that_cannot_be_written_says_how_to_put_it_elsewhere(run, tmp_pat
     assert write_page([run], tmp_path / "page.html").stat().st_size < 1_000_000
 
 
+def test_of_a_read_only_run_the_page_goes_into_the_current_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # as for others than root
+    monkeypatch.chdir(tmp_path)
+    before = sorted(run.iterdir())
+    assert write_page([run]) == tmp_path / "house.html"
+    assert sorted(run.iterdir()) == before
+
+
 def test_two_runs_are_compared_on_the_tasks_of_both(run, tmp_path):
     other = write_run(tmp_path / "other", samples=16, seed=1)
     html = page_of([run, other])

@@ -43,7 +43,9 @@ def run_of(durations: list[float], evaluations: dict[int, float], interval: int)
     ("num_iterations", "interval", "evaluation_seconds"),
     [(40, 20, 150.0), (60, 0, 0.0), (30, 10, 60.0), (8, 1, 30.0), (100, 50, 5.0)],
 )
-def test_the_first_time_left_is_right_within_half(num_iterations, interval, evaluation_seconds):
+def test_the_first_time_left_is_right_within_half(
+    num_iterations: int, interval: int, evaluation_seconds: float
+):
     at = [i for i in range(1, num_iterations + 1) if interval and i % interval == 0]
     made: list[int] = [0, *at] if interval else []
     evaluations: dict[int, float] = dict.fromkeys(made, evaluation_seconds)

@@ -33,6 +33,8 @@ PANELS = (
     ("time_this_iter_s", "Seconds an iteration", charts.plain, 0.0),
 )
 TIMERS = (("sample", "sampling"), ("update", "update"), ("weight_sync", "weight sync"))
+TRAINING_STYLE = 1
+"""Of training success, where it stands beside the evaluations of one trial."""
 _NONE = Wins(won=0, episodes=0)
 _ABSENT = "–"
 
@@ -58,7 +60,7 @@ def headline(inspected: InspectedTrial) -> dict[str, str]:
         "iterations": str(last.get("training_iteration", "")),
         "time": _duration(last.get("time_total_s")),
         "version": str(inspected.asked.get("package", "")),
-        "last result": str(last.get("date", "")).replace("_", " "),
+        "last result": _clock_time(str(last.get("date", ""))),
     }
     evaluations = trial.evaluations
     if len(evaluations) > 1:
@@ -157,14 +159,24 @@ def shown(estimate: Estimate, *, sign: str = "") -> str:
     return f"{value} % [{low}, {high}]"
 
 
+def _clock_time(date: str) -> str:
+    """Tune's "2026-11-26_13-29-32" as a person writes it."""
+    day, _, time = date.partition("_")
+    return f"{day} {time.replace('-', ':')}".strip()
+
+
 def _success(trials: Sequence[InspectedTrial]) -> list[Line]:
     lines: list[Line] = []
     for i, one in enumerate(trials):
         label = one.name if len(trials) > 1 else ""
         x, y = one.trial.series("env_runners/success_rate")
         if len(trials) == 1 and x:
-            lines.append(Line(x=x, y=y, style=1, is_faint=True, label="training tasks"))
-            lines.append(Line(x=x, y=smoothed(y), style=1, label="training tasks, smoothed"))
+            lines.append(
+                Line(x=x, y=y, style=TRAINING_STYLE, is_faint=True, label="training tasks")
+            )
+            lines.append(
+                Line(x=x, y=smoothed(y), style=TRAINING_STYLE, label="training tasks, smoothed")
+            )
         evaluations = one.trial.evaluations
         if evaluations:
             rates = [_rate(evaluation.total) for evaluation in evaluations]

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -43,7 +44,8 @@ def write_page(runs: Sequence[str | Path], output: str | Path | None = None) -> 
 
     Args:
         runs: Run folders or trial folders.
-        output: The file; `inspect.html` in the first run folder by default.
+        output: The file; `inspect.html` in the first run folder by default, or a page of its name
+            in the current folder where nothing can be written there.
 
     Returns:
         The file written.
@@ -53,6 +55,8 @@ def write_page(runs: Sequence[str | Path], output: str | Path | None = None) -> 
     """
     html = page_of(runs)
     path = Path(output) if output is not None else Path(runs[0]) / PAGE
+    if output is None and not os.access(path.parent, os.W_OK):  # read-only storage
+        path = Path.cwd() / f"{path.parent.resolve().name}.html"
     try:
         path.write_text(html, encoding="utf-8")
     except OSError as error:
@@ -95,6 +99,7 @@ def page_of(runs: Sequence[str | Path]) -> str:
         configs=overview.config_rows(trials),
         pairs=[_pair(trials[0], other) for other in trials[1:]],
         first=trials[0].name,
+        training_colour=charts.COLOURS[overview.TRAINING_STYLE],
         style=Markup(_source("style.css")),  # our own files, not a run's
         script=Markup(script),
         digest=digest,
