@@ -39,10 +39,11 @@ def test_tensorboard_has_the_numbers_of_the_results(real_run):
     events = EventAccumulator(str(folder)).Reload()
     tags = events.Tags()["scalars"]
     expected = results_of(real_run)
-    found: list[dict[str, float]] = [{} for _ in expected]
+    by_step: dict[int, dict[str, float]] = {}
     for tag in tags:
-        for row, event in zip(found, events.Scalars(tag)[-ITERATIONS:], strict=False):
-            row[tag.removeprefix("ray/tune/")] = event.value
+        for event in events.Scalars(tag):
+            by_step.setdefault(event.step, {})[tag.removeprefix("ray/tune/")] = event.value
+    found = [by_step[step] for step in sorted(by_step)]
     left_out = {"pid", "timestamp", "time_total_s", "training_iteration", "timesteps_total"}
     rows = [{k: v for k, v in row.items() if k not in left_out} for row in expected]
     require_equal(found, rows)
