@@ -5,6 +5,7 @@ Refused, with file and row: another encoding than UTF-8, a Git-LFS pointer, a fi
 a key that stands twice in an object.
 """
 
+import codecs
 import gzip
 import json
 import re
@@ -66,6 +67,31 @@ def read_lines(path: Path, refusal: Refusal) -> Iterator[bytes]:
         raise refusal(f"{path}: cannot be read ({error.strerror or error}).") from None
 
 
+def text_pieces(path: Path, refusal: Refusal = ValueError, *, size: int) -> Iterator[str]:
+    """Yields the text of a UTF-8 file that memory has no room for, about `size` bytes at a time.
+
+    Raises:
+        ValueError: The given class, in one line; see `read_text`.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    num_read = 0
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(size):
+                if num_read == 0:
+                    _refuse_heads(piece, str(path), refusal)
+                yield decoder.decode(piece)
+                num_read += len(piece)
+            piece = b""
+            decoder.decode(piece, final=True)
+    except OSError as error:
+        raise refusal(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except UnicodeDecodeError as error:
+        # The decoder has put what it kept of the piece before in front of this one.
+        place = num_read - (len(error.object) - len(piece)) + error.start
+        raise refusal(_not_utf8(str(path), error, place)) from None
+
+
 def is_blank(line: bytes) -> bool:
     """Whether a line of a file holds nothing."""
     return not line.removeprefix(_BYTE_ORDER_MARK).strip()
@@ -103,21 +129,30 @@ def parse_json(
 
 def decoded(data: bytes, where: str, refusal: Refusal = ValueError) -> str:
     """Text of UTF-8 bytes, without byte-order mark; `where` names them in errors."""
-    refuse_pointer(data, where, refusal)
-    if data.startswith(_UTF16_MARKS):
-        raise refusal(f"{where}: is UTF-16. Save the file as UTF-8.")
+    _refuse_heads(data, where, refusal)
     try:
         text = data.removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise refusal(
-            f"{where}: not UTF-8 (byte 0x{error.object[error.start]:02x} at position "
-            f"{error.start}). Save the file as UTF-8."
-        ) from None
+        raise refusal(_not_utf8(where, error, error.start)) from None
     if "\0" in text:
         raise refusal(
             f"{where}: holds zero bytes. Save the file as UTF-8; copy it again if that broke off."
         )
     return text
+
+
+def _refuse_heads(head: bytes, where: str, refusal: Refusal) -> None:
+    """Refuses what the first bytes tell: a pointer, or another encoding."""
+    refuse_pointer(head, where, refusal)
+    if head.startswith(_UTF16_MARKS):
+        raise refusal(f"{where}: is UTF-16. Save the file as UTF-8.")
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError, place: int) -> str:
+    return (
+        f"{where}: not UTF-8 (byte 0x{error.object[error.start]:02x} at position {place}). Save "
+        "the file as UTF-8."
+    )
 
 
 def refuse_pointer(head: bytes, where: str, refusal: Refusal = ValueError) -> None:

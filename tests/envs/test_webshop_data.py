@@ -142,7 +142,7 @@ def test_a_file_that_is_no_text_is_named(folder: Path, content: bytes):
 def test_a_damaged_entry_of_a_large_file_is_not_read_to_the_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("stepopsd_envs.webshop.official._CHUNK_CHARACTERS", 100)
+    monkeypatch.setattr("stepopsd_envs.webshop.official._PIECE_BYTES", 100)
     monkeypatch.setattr("stepopsd_envs.webshop.official._MAX_ENTRY_CHARACTERS", 5000)
     (path,) = folder.glob("items_shuffle*.json")
     whole = json.loads(path.read_text())
@@ -285,7 +285,7 @@ def test_a_shop_on_disk_is_the_shop_in_memory(folder: Path, monkeypatch: pytest.
     names = in_memory.tasks("train")
     goals = [in_memory._source.task(name).goal for name in names]
     monkeypatch.setattr("stepopsd_envs.webshop.tasks.IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr("stepopsd_envs.webshop.official._CHUNK_CHARACTERS", 1000)
+    monkeypatch.setattr("stepopsd_envs.webshop.official._PIECE_BYTES", 1000)
     change(folder, "items_human_ins", lambda rows: None)  # another state, so that nothing is cached
     elsewhere = folder.rename(folder.with_name("elsewhere"))
     on_disk = opened(elsewhere)

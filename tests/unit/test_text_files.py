@@ -15,6 +15,7 @@ from stepopsd_envs.text_files import (
     parse_json,
     read_json,
     read_text,
+    text_pieces,
     whole_characters,
 )
 
@@ -45,6 +46,36 @@ def test_lines_are_read_however_they_were_saved(tmp_path: Path, data: bytes):
     assert [row for _, row in json_lines(tmp_path / "rows.jsonl")] == ROWS
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(data))
     assert list(json_lines(tmp_path / "rows.jsonl.gz")) == list(json_lines(tmp_path / "rows.jsonl"))
+
+
+@given(
+    text=st.text(st.characters(codec="utf-8", exclude_characters="\ufeff")), size=st.integers(1, 9)
+)
+def test_a_large_file_is_the_sum_of_its_pieces(tmp_path_factory, text: str, size: int):
+    path = tmp_path_factory.mktemp("pieces") / "text"
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert "".join(text_pieces(path, size=size)) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (("x" * 50 + "é" * 30).encode() + b"\xe9x", "not UTF-8 (byte 0xe9 at position 110). Save"),
+        (("x" * 99 + "日").encode()[:-1], "not UTF-8 (byte 0xe6 at position 99). Save"),
+        ("[1]".encode("utf-16"), "is UTF-16. Save"),
+        (POINTER, "is a Git-LFS pointer"),
+        (None, "cannot be read (No such file or directory)."),
+    ],
+)
+@pytest.mark.parametrize("size", [64, 100, 4096])
+def test_a_large_file_of_another_kind_is_refused_in_one_line(tmp_path: Path, data, message, size):
+    path = tmp_path / "large"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(ValueError) as refusal:
+        list(text_pieces(path, size=size))
+    assert str(refusal.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(refusal.value)
 
 
 def test_rows_are_numbered_as_an_editor_numbers_lines(tmp_path: Path):

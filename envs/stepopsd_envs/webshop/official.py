@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from stepopsd_envs.text_env import nearest
-from stepopsd_envs.text_files import parse_json, read_bytes, whole_texts
+from stepopsd_envs.text_files import parse_json, read_bytes, text_pieces, whole_texts
 from stepopsd_envs.webshop import pages
 from stepopsd_envs.webshop.products import CatalogueError, Product, is_listed, read_product
 
@@ -23,7 +23,7 @@ _BUTTONS = {
     name.lower()
     for name in (pages.BUY, pages.NEXT, pages.PREVIOUS, pages.BACK, pages.SEARCH, *pages.SUB_PAGES)
 }
-_CHUNK_CHARACTERS = 4_000_000
+_PIECE_BYTES = 4_000_000
 _MAX_ENTRY_CHARACTERS = 64_000_000  # a damaged file must not be read to its end for one entry
 _BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 _T = TypeVar("_T")
@@ -120,36 +120,33 @@ def listed_entries(files: OfficialFiles, rows: Iterable[Any]) -> Iterator[Entry]
 def stream_rows(path: Path) -> Iterator[Any]:
     """Reads the entries of a JSON list one by one, for files that memory has no room for."""
     decoder = json.JSONDecoder()
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            text = file.read(_CHUNK_CHARACTERS)
-            if not text.lstrip().startswith("["):
-                raise CatalogueError(f"{path}: no JSON list. The file must be WebShop's own.")
-            place, index = text.index("[") + 1, 0
-            while True:
-                place = _BETWEEN_ENTRIES.match(text, place).end()  # type: ignore[union-attr]
-                if text.startswith("]", place):
-                    return
-                try:
-                    row, place = decoder.raw_decode(text, place)
-                except ValueError:
-                    more = file.read(_CHUNK_CHARACTERS)
-                    if not more or len(text) - place > _MAX_ENTRY_CHARACTERS:
-                        found = "ends within it" if not more else "is no JSON there"
-                        raise CatalogueError(
-                            f"{path}: entry {index} cannot be read: the file {found}. It is "
-                            "damaged or was not copied whole; fetch it again."
-                        ) from None
-                    text, place = text[place:] + more, 0
-                    continue
-                yield whole_texts(row)
-                index += 1
-    except RecursionError:
-        raise CatalogueError(f"{path}: no JSON that can be read (nested too deeply).") from None
-    except UnicodeDecodeError as error:
-        raise CatalogueError(
-            f"{path}: not UTF-8 ({error.reason}). The file is damaged; fetch it again."
-        ) from None
+    pieces = text_pieces(path, CatalogueError, size=_PIECE_BYTES)
+    text = next(pieces, "")
+    if not text.lstrip().startswith("["):
+        raise CatalogueError(f"{path}: no JSON list. The file must be WebShop's own.")
+    place, index = text.index("[") + 1, 0
+    while True:
+        place = _BETWEEN_ENTRIES.match(text, place).end()  # type: ignore[union-attr]
+        if text.startswith("]", place):
+            return
+        try:
+            row, place = decoder.raw_decode(text, place)
+        except RecursionError:
+            raise CatalogueError(
+                f"{path}: entry {index} cannot be read: nested too deeply."
+            ) from None
+        except ValueError:
+            more = next(pieces, None)
+            if more is None or len(text) - place > _MAX_ENTRY_CHARACTERS:
+                found = "ends within it" if more is None else "is no JSON there"
+                raise CatalogueError(
+                    f"{path}: entry {index} cannot be read: the file {found}. It is damaged or "
+                    "was not copied whole; fetch it again."
+                ) from None
+            text, place = text[place:] + more, 0
+            continue
+        yield whole_texts(row)
+        index += 1
 
 
 def _named_files(named: Mapping[str, str]) -> OfficialFiles:
