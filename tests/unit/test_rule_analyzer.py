@@ -126,3 +126,21 @@ def test_no_skill_is_made_up_without_a_record_or_an_outcome() -> None:
     assert analyzer.analyze_many([record("success"), unknown]) == [None, None]
     assert analyzer.counts.failures == {AnalyzerFailure.NOTHING_RECORDED: 2}
     assert (analyzer.counts.episodes, analyzer.counts.successes) == (2, 0)
+
+
+def test_rules_that_raise_cost_the_episode_alone() -> None:
+    class Odd(ALFWorldEnv):
+        """Rules that do not know every action."""
+
+        @classmethod
+        def skill_rules(cls, task: str, turns: Any, **settings: Any) -> Any:
+            if turns[0].action == "dance":
+                raise KeyError("dance")
+            return super().skill_rules(task, turns, **settings)
+
+    analyzer = RuleAnalyzer(Odd)
+    danced = record("success", Recorded("a", "dance"))
+    skills = analyzer.analyze_many([SOLVED, danced, SOLVED])
+    assert [found is not None for found in skills] == [True, False, True]
+    assert analyzer.counts.failures == {AnalyzerFailure.RULES_FAILED: 1}
+    assert analyzer.counts.successes == 2

@@ -144,3 +144,15 @@ def test_skills_stand_after_the_question_and_before_the_turn(protocol: Any) -> N
     assert f"Your question: {info['question']}\n\n**" in prompt
     if protocol == "window":
         assert prompt.index("[E]") < prompt.index("[S]") < prompt.index("Now it's your turn to")
+
+
+@pytest.mark.parametrize("told", ['{"result": null}', '{"result": 7}', "[" * 100_000, '["result"]'])
+def test_a_passage_that_reads_like_json_is_text(told: str) -> None:
+    turns = (
+        Recorded("Who?", "<search>who</search>"),
+        Recorded(f"<information>{told}</information>", "<answer>x</answer>"),
+    )
+    analyzer = RuleAnalyzer(SearchQAEnv)
+    for outcome in ("success", "failure"):
+        analyzer.analyze(EpisodeRecord(task="Who?", outcome=outcome, turns=turns))
+    assert not analyzer.counts.failures

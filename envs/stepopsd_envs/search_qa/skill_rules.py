@@ -175,8 +175,9 @@ def _documents(observation: str) -> set[str]:
     if match is None:
         return set()
     text = match[1]
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # a growing chat shows plain text
-        text = json.loads(text)["result"]
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        told = json.loads(text)["result"]  # a growing chat shows plain text
+        text = told if isinstance(told, str) else text
     return {document.strip() for document in _DOCUMENT.split(text) if document.strip()}
 
 

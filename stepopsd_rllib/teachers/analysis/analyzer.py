@@ -66,6 +66,7 @@ class AnalyzerFailure(StrEnum):
     DEADLINE = "deadline"
     TOO_LONG = "too_long"
     NOTHING_RECORDED = "nothing_recorded"
+    RULES_FAILED = "rules_failed"
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from stepopsd_envs.text_env import TextEnv
@@ -13,6 +14,8 @@ from stepopsd_rllib.teachers.analysis.analyzer import (
     EpisodeRecord,
     EpisodeSkills,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class RuleAnalyzer:
@@ -44,21 +47,26 @@ class RuleAnalyzer:
         self.counts = AnalyzerCounts()
 
     def analyze(self, record: EpisodeRecord) -> EpisodeSkills | None:
-        """Skills of one episode; None, counted, if its record shows nothing to learn from."""
+        """Skills of one episode; None, counted, where there are none."""
         self.counts.episodes += 1
-        skills = None
+        failure, skills = AnalyzerFailure.NOTHING_RECORDED, None
         if record.turns and record.outcome != "unknown":
-            skills = self.env.skill_rules(
-                record.task,
-                record.turns,
-                won=record.outcome == "success",
-                max_step_skills=self.max_step_skills,
-            )
+            try:
+                skills = self._skills(record)
+            except Exception:  # The episode boundary: what an environment does costs one episode.
+                logger.warning("%s.skill_rules failed.", self.env.__name__, exc_info=True)
+                failure = AnalyzerFailure.RULES_FAILED
         if skills is None:
-            self.counts.failures[AnalyzerFailure.NOTHING_RECORDED] += 1
-            return None
-        self.counts.successes += 1
-        return skills.limited_to(range(len(record.turns)), max_step_skills=self.max_step_skills)
+            self.counts.failures[failure] += 1
+        else:
+            self.counts.successes += 1
+        return skills
+
+    def _skills(self, record: EpisodeRecord) -> EpisodeSkills | None:
+        limit = self.max_step_skills
+        won = record.outcome == "success"
+        skills = self.env.skill_rules(record.task, record.turns, won=won, max_step_skills=limit)
+        return skills and skills.limited_to(range(len(record.turns)), max_step_skills=limit)
 
     def analyze_many(self, records: Sequence[EpisodeRecord]) -> list[EpisodeSkills | None]:
         """Skills of several episodes, in order."""
