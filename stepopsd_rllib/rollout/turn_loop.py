@@ -23,7 +23,7 @@ from stepopsd_rllib.episodes.agent_episode import ContextPolicy
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.rollout import env_calls
 from stepopsd_rllib.rollout.callbacks import RunnerCallbacks
-from stepopsd_rllib.rollout.env_calls import EnvReply, error_text
+from stepopsd_rllib.rollout.env_calls import EnvReply, EnvTimeout, error_text
 from stepopsd_rllib.rollout.env_threads import EnvThreads, within
 from stepopsd_rllib.rollout.turn_end import turn_of
 from stepopsd_rllib.sampling.sampler import Sampler, SampleRequest, SampleResult, SamplerRefusal
@@ -181,9 +181,11 @@ class TurnLoop:
             return self._finish(state, settings, Status.SAMPLER_ERROR, EnvReply(), error=error)
         assert state.env is not None
         try:
-            state.response, state.sampled = turn_of(state.env, self._chat, result)
+            state.response, state.sampled = turn_of(
+                state.env, self._chat, result, timeout_s=self._env_timeout_s
+            )
         except Exception as error:  # the environment's: it costs its own episode
-            fault = EnvReply(error=error_text(error))
+            fault = EnvReply(error=error_text(error), is_overdue=isinstance(error, EnvTimeout))
             return self._finish(state, settings, _BROKEN, fault)
         self._threads.call(
             result.request_id,
@@ -334,7 +336,8 @@ class TurnLoop:
             state.context_ids += response_ids + state.prompt_ids
         else:
             if state.sampled is None and settings.preamble is not None:
-                state.preamble = settings.preamble(state.request, reply.info, reply.observation)
+                preamble = partial(settings.preamble, state.request, reply.info, reply.observation)
+                state.preamble = within(self._env_timeout_s, preamble)
             state.prompt_ids = chat.first_prompt(messages(reply, state.preamble + reply.message))
             state.context_ids = list(state.prompt_ids)
         state.observation = reply.observation

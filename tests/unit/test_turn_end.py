@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,9 +116,9 @@ class Says:
         ]
 
 
-def episode_of(env: SearchQAEnv, sampler: Says):
+def episode_of(env: SearchQAEnv, sampler: Says, **settings: Any):
     config = small_config(env="stepopsd/SearchQA-v0", max_context_tokens=2048)
-    loop = TurnLoop(make_env=lambda: env, sampler=sampler, chat=CHAT, max_concurrent=1)
+    loop = TurnLoop(make_env=lambda: env, sampler=sampler, chat=CHAT, max_concurrent=1, **settings)
     request = EpisodeRequest(task_id=env.tasks("train")[0], group=0, rollout=0, seed=0)
     [episode] = loop.run([request], config.rollout_settings(explore=True))
     loop.close()
@@ -135,10 +137,16 @@ def test_made_up_evidence_is_neither_in_the_chat_nor_trained():
     assert second.prompt_ids[0] == CHAT.end_of_turn_ids[0]
 
 
-def test_an_environment_that_cuts_wrongly_costs_its_own_episode():
+@pytest.mark.parametrize("fault", [KeyError("lost"), SystemExit(1), 10.0])
+def test_an_environment_that_cuts_wrongly_costs_its_own_episode(fault):
     class Breaks(SearchQAEnv):
         def end_turn(self, response: str) -> str:
-            raise KeyError("lost")
+            if isinstance(fault, float):
+                time.sleep(fault)
+                return response
+            raise fault
 
-    episode = episode_of(Breaks(), Says(SEARCH))
-    assert episode.status is Status.ENVIRONMENT_ERROR and "KeyError" in episode.error
+    episode = episode_of(Breaks(), Says(SEARCH), env_timeout_s=0.5)
+    assert episode.status is Status.ENVIRONMENT_ERROR
+    expected = "no answer within 0.5 s" if isinstance(fault, float) else type(fault).__name__
+    assert expected in episode.error
