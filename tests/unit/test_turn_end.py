@@ -1,4 +1,5 @@
 """Where a turn ends: text behind the first complete action is neither in the chat nor trained."""
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 
