@@ -74,7 +74,7 @@ def text_pieces(path: Path, refusal: Refusal = ValueError, *, size: int) -> Iter
         ValueError: The given class, in one line; see `read_text`.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    num_read = 0
+    num_read, piece = 0, b""
     try:
         with path.open("rb") as file:
             while piece := file.read(size):
@@ -82,8 +82,7 @@ def text_pieces(path: Path, refusal: Refusal = ValueError, *, size: int) -> Iter
                     _refuse_heads(piece, str(path), refusal)
                 yield decoder.decode(piece)
                 num_read += len(piece)
-            piece = b""
-            decoder.decode(piece, final=True)
+            decoder.decode(piece, final=True)  # the last piece is empty
     except OSError as error:
         raise refusal(f"{path}: cannot be read ({error.strerror or error}).") from None
     except UnicodeDecodeError as error:
