@@ -1,297 +1,263 @@
-"""Injects faults while a run trains, one an iteration, and prints what each of them cost.
+"""Injects faults while a run trains and prints what each of them cost.
 
-    python benchmarks/faults.py --rounds 3 --seed 0
+    python benchmarks/faults.py --faults 1000 --seed 0
 
-Every round injects each kind once, in a seeded order, into a run of GRPO on tiny ALFWorld with two
-env runners. Between faults the run trains on; the table says what was lost and how long it took.
+Every round injects each kind into a living run of GRPO on tiny ALFWorld with two env runners, in a
+seeded order; between faults the run trains on.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import json
 import logging
 import math
-import os
 import random
 import signal
 import statistics
 import tempfile
-import threading
 import time
+import traceback
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-from stepopsd_envs.alfworld.env import ALFWorldEnv
 
-from stepopsd_rllib import GRPO, GRPOConfig
+from benchmarks.fault_house import withdraw
+from benchmarks.faulty_run import GROUP_SIZE, GROUPS, STORE_BYTES, FaultyRun, Kind
 
-GROUPS, GROUP_SIZE = 4, 2
-ENV_TIMEOUT_S, SAMPLER_TIMEOUT_S, SAMPLE_TIMEOUT_S = 2.0, 5.0, 20.0
-WRONG_WEIGHTS_NATS = 1e-3  # more between sampler and learner, and they do not have the same weights
+WRONG_WEIGHTS_NATS = 1e-4  # more between sampler and learner, and they do not have the same weights
 RECOVERY_S = 180.0  # most that a run may take until both runners are back
-HUGE = 10 * 2**20  # characters
-
-
-class FaultyHouse(ALFWorldEnv):
-    """A house that misbehaves once for every order that lies in a folder."""
-
-    thread_safe = True
-
-    def __init__(self, *, orders: str, **kwargs: Any):
-        """Keeps the folder; an order to die at the start is obeyed at once."""
-        super().__init__(**kwargs)
-        self.orders = Path(orders)
-        if self._ordered("die_at_start"):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def step(self, action: str) -> Any:
-        """Plays a turn, or obeys an order."""
-        observation, reward, terminated, truncated, info = super().step(action)
-        if self._ordered("game_raises"):
-            raise RuntimeError("the simulator died")
-        if self._ordered("game_exits"):
-            raise SystemExit(1)
-        if self._ordered("game_hangs"):
-            time.sleep(3600)
-        if self._ordered("game_answers_10_mb"):
-            observation = "x" * HUGE
-        if self._ordered("reward_is_nan"):
-            reward = math.nan
-        if self._ordered("retriever_breaks"):
-            return "", 0.0, False, True, info | {"tool_error": "refused: no retriever"}
-        return observation, reward, terminated, truncated, info
-
-    def _ordered(self, order: str) -> bool:
-        try:
-            (self.orders / order).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+HANG_S = 300.0  # an iteration that takes longer never ends
+_COUNTS = (
+    "injected",
+    "survived",
+    "told",
+    "lost_reported",
+    "lost_unreported",
+    "wrong_weights",
+    "hangs",
+)
 
 
 @dataclass
 class Cost:
-    """What the faults of one kind did."""
+    """What the faults of one kind did.
+
+    Attributes:
+        injected: Faults that struck.
+        survived: Of these, how many the run trained on after, with both runners.
+        told: Of these, how many the run's results, or a message, speak of.
+        lost_reported: Groups that were sampled again or left out, as the results say.
+        lost_unreported: Groups of which the results say nothing.
+        wrong_weights: Updates on samples of other weights than they should be of.
+        hangs: Iterations that never ended.
+        seconds: Above sound iterations, one value an injection.
+    """
 
     injected: int = 0
     survived: int = 0
+    told: int = 0
     lost_reported: int = 0
     lost_unreported: int = 0
     wrong_weights: int = 0
+    hangs: int = 0
     seconds: list[float] = field(default_factory=list)
 
 
-class FaultyRun:
-    """A run, the faults that it can be given, and what it says of them."""
-
-    def __init__(self, folder: Path):
-        """Builds a run with two env runners."""
-        self.orders = folder / "orders"
-        self.orders.mkdir()
-        config = GRPOConfig().environment(
-            FaultyHouse,
-            env_config={
-                "orders": str(self.orders),
-                "size": "tiny",
-                "think": "off",
-                "instructions": False,
-                "show_admissible_commands": False,
-                "max_turns": 4,
-            },
-        )
-        config.agent(
-            sampler="transformers",
-            group_size=GROUP_SIZE,
-            groups_per_step=GROUPS,
-            max_response_tokens=12,
-            max_context_tokens=512,
-            eval_num_tasks=1,
-            env_timeout_s=ENV_TIMEOUT_S,
-            sampler_timeout_s=SAMPLER_TIMEOUT_S,
-            weight_sync_timeout_s=SAMPLE_TIMEOUT_S,
-        )
-        config.training(lr=1e-5, kl_coeff=0.0, entropy_coeff=0.01)
-        config.env_runners(
-            num_env_runners=2, num_cpus_per_env_runner=0.5, sample_timeout_s=SAMPLE_TIMEOUT_S
-        )
-        self.algorithm = GRPO(config=config)
-        self.kinds: dict[str, Callable[[], None]] = {
-            "kill -9 of a runner while sampling": lambda: self._signal(signal.SIGKILL),
-            "kill -9 of a runner while loading weights": self._kill_while_loading,
-            "kill -9 of a runner while starting": self._kill_while_starting,
-            "SIGSTOP of a runner, longer than the timeout": lambda: self._signal(signal.SIGSTOP),
-            "engine raises in step": lambda: self._spoil_engine("raises"),
-            "engine hangs in step": lambda: self._spoil_engine("hangs"),
-            "NaN loss": self._spoil_loss,
-            **{
-                kind.replace("_", " "): lambda order=kind: self._order(order)
-                for kind in (
-                    "game_raises",
-                    "game_exits",
-                    "game_hangs",
-                    "game_answers_10_mb",
-                    "reward_is_nan",
-                    "retriever_breaks",
-                )
-            },
-        }
-
-    def train(self) -> Mapping[str, Any]:
-        """One iteration."""
-        return self.algorithm.train()
-
-    def is_whole(self) -> bool:
-        """Whether both runners are in service."""
-        return self.algorithm.env_runner_group.num_healthy_remote_env_runners() == 2
-
-    def close(self) -> None:
-        """Ends the run, and what was left stopped."""
-        self.algorithm.stop()
-
-    def _on_a_runner(self, call: Callable[[Any], Any]) -> Any:
-        group = self.algorithm.env_runner_group
-        index = random.choice(group.healthy_env_runner_ids())
-        return group.foreach_env_runner(call, local_env_runner=False, remote_worker_ids=[index])[0]
-
-    def _order(self, order: str) -> None:
-        (self.orders / order).touch()
-
-    def _signal(self, number: int) -> None:
-        pid = self._on_a_runner(lambda runner: os.getpid())
-
-        def send() -> None:
-            time.sleep(random.uniform(0.05, 0.3))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-        threading.Thread(target=send, daemon=True).start()
-
-    def _kill_while_loading(self) -> None:
-        def spoil(runner: Any) -> None:
-            runner.load_weights = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-
-        self._on_a_runner(spoil)
-
-    def _kill_while_starting(self) -> None:
-        self._order("die_at_start")
-        self._signal(signal.SIGKILL)
-
-    def _spoil_engine(self, how: str) -> None:
-        def spoil(runner: Any) -> None:
-            engine = runner._sampler._sampler
-
-            def step() -> Any:
-                del engine.step
-                if how == "hangs":
-                    time.sleep(3600)
-                raise RuntimeError("the kernel is gone")
-
-            engine.step = step
-
-        self._on_a_runner(spoil)
-
-    def _spoil_loss(self) -> None:
-        learner = self.algorithm.learner_group._learner
-        sound = learner.compute_loss_for_module
-
-        def nan_loss(**arguments: Any) -> Any:
-            del learner.compute_loss_for_module
-            return sound(**arguments) * math.nan
-
-        learner.compute_loss_for_module = nan_loss
+class Hang(Exception):
+    """An iteration did not end."""
 
 
-def observe(cost: Cost, result: Mapping[str, Any]) -> None:
-    """Adds what an iteration says of its losses."""
-    rollouts, learner = result["env_runners"], result["learners"]["default_policy"]
-    cost.lost_reported += int(rollouts["groups_lost"] + rollouts["groups_broken"])
-    told = sum(rollouts["status"].values())
-    cost.lost_unreported += math.ceil((GROUPS * GROUP_SIZE - told) / GROUP_SIZE)
-    cost.wrong_weights += learner["sampler_log_prob_difference_max"] > WRONG_WEIGHTS_NATS
-
-
-def run(*, rounds: int, seed: int, kinds: list[str] | None = None) -> dict[str, Cost]:
-    """Injects every kind once a round.
+def run(
+    *,
+    seed: int,
+    faults: int = 0,
+    minutes: float = math.inf,
+    kinds: Sequence[str] | None = None,
+    save: Path | None = None,
+) -> dict[str, Cost]:
+    """Injects every kind once a round into a living run.
 
     Args:
-        rounds: How often.
         seed: Of the order, the moments and the runners.
+        faults: Rounds end when so many were injected; 0 is one round.
+        minutes: Or when so much time is over.
         kinds: Only these, by default all.
+        save: File for the costs so far, as JSON.
     """
     random.seed(seed)
     costs: dict[str, Cost] = defaultdict(Cost)
     with tempfile.TemporaryDirectory() as folder:
-        faulty = FaultyRun(Path(folder))
-        began = time.perf_counter()
-        sound = statistics.median(_timed(faulty)[0] for _ in range(3))
-        for _ in range(rounds):
+        faulty, sound = _sound_run(Path(folder))
+        began, done = time.perf_counter(), 0
+        while done == 0 or (done < faults and time.perf_counter() - began < 60 * minutes):
             order = list(kinds or faulty.kinds)
             random.shuffle(order)
             for kind in order:
-                cost = costs[kind]
-                faulty.kinds[kind]()
-                cost.injected += 1
-                spent, num_iterations, since = 0.0, 0, time.perf_counter()
-                # Two at least: a fault in loading strikes after sampling.
-                while num_iterations < 2 or not faulty.is_whole():
-                    seconds, result = _timed(faulty)
-                    observe(cost, result)
-                    spent += seconds - sound
-                    num_iterations += 1
-                    if time.perf_counter() - since > RECOVERY_S:
-                        break
-                cost.survived += faulty.is_whole()
-                cost.seconds.append(max(0.0, spent))
-                print(f"{time.perf_counter() - began:6.0f} s  {kind}", flush=True)
+                try:
+                    inject(faulty, faulty.kinds[kind], costs[kind], sound)
+                except Exception:  # the run ended: what this harness is there to find
+                    traceback.print_exc()
+                    costs[kind].injected += faulty.kinds[kind].at_once
+                    faulty.close()
+                    faulty, sound = _sound_run(Path(folder))
+                done = sum(cost.injected for cost in costs.values())
+                seconds = time.perf_counter() - began
+                print(f"{seconds:6.0f} s  {done:4d}  {kind}: {_line(costs[kind])}", flush=True)
+                if save is not None:
+                    saved = {kind: asdict(cost) for kind, cost in costs.items()}
+                    save.write_text(json.dumps(saved, indent=1) + "\n")
         faulty.close()
     return dict(costs)
 
 
-def _timed(faulty: FaultyRun) -> tuple[float, Mapping[str, Any]]:
-    began = time.perf_counter()
-    result = faulty.train()
-    return time.perf_counter() - began, result
+def _sound_run(folder: Path) -> tuple[FaultyRun, float]:
+    """A run, and the seconds of one of its iterations; it shows wrong weights, or is refused."""
+    faulty = FaultyRun(folder)
+    sound = statistics.median(_train(faulty)[0] for _ in range(5))
+    stale = difference(faulty.train_with_stale_weights())
+    print(f"a sound iteration takes {sound:.2f} s", flush=True)
+    print(f"weights that are one update old show as {stale:.1e} nats", flush=True)
+    if stale < 2 * WRONG_WEIGHTS_NATS:
+        raise RuntimeError("Wrong weights would not be seen in this run.")
+    return faulty, sound
+
+
+def inject(faulty: FaultyRun, kind: Kind, cost: Cost, sound: float) -> None:
+    """Injects the faults of one kind at once and trains until the run is whole again.
+
+    Args:
+        faulty: The run.
+        kind: What to inject.
+        cost: Of the kind; what these faults cost is added.
+        sound: Seconds of an iteration without any.
+    """
+    before = _lifetime(faulty, kind.told_by)
+    since = time.perf_counter()
+    told, spent, injected = kind.inject(), 0.0, kind.at_once
+    try:
+        for iteration in range(1000):
+            seconds, result = _train(faulty)
+            observe(cost, result)
+            spent += seconds - sound
+            if kind.told_by == "status":
+                told += _errors(result)
+            is_late = time.perf_counter() - since > RECOVERY_S
+            if is_late or (faulty.is_whole() and iteration + 1 >= kind.iterations):
+                break
+        injected -= withdraw(faulty.orders)  # what no game has read has not happened
+        cost.survived += injected * faulty.is_whole()
+    except Hang:
+        cost.hangs += 1
+        raise
+    if kind.told_by not in ("", "status"):
+        told += int(_lifetime(faulty, kind.told_by) - before)
+    cost.injected += injected
+    cost.told += min(injected, told)
+    cost.seconds.append(max(0.0, spent))
+
+
+def observe(cost: Cost, result: Mapping[str, Any]) -> None:
+    """Adds what an iteration says of its losses."""
+    rollouts = result["env_runners"]
+    cost.lost_reported += int(rollouts["groups_lost"] + rollouts["groups_broken"])
+    told = sum(rollouts["status"].values())
+    cost.lost_unreported += math.ceil((GROUPS * GROUP_SIZE - told) / GROUP_SIZE)
+    cost.wrong_weights += int(difference(result) > WRONG_WEIGHTS_NATS)
+
+
+def difference(result: Mapping[str, Any]) -> float:
+    """Largest difference of a token's log-prob between sampler and learner, nats."""
+    return float(result["learners"]["default_policy"]["sampler_log_prob_difference_max"])
 
 
 def table(costs: Mapping[str, Cost]) -> str:
     """The costs as a Markdown table."""
     lines = [
-        "| fault | injected | survived | lost groups, reported | unreported "
-        "| wrong-weight updates | seconds to recover, median (worst) |",
-        "|---|---|---|---|---|---|---|",
+        "| fault | injected | survived | told | lost groups, reported | unreported "
+        "| wrong-weight updates | hangs | seconds to recover, median (worst) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for kind, cost in sorted(costs.items()):
-        median, worst = statistics.median(cost.seconds), max(cost.seconds)
-        lines.append(
-            f"| {kind} | {cost.injected} | {cost.survived} | {cost.lost_reported} | "
-            f"{cost.lost_unreported} | {cost.wrong_weights} | {median:.1f} ({worst:.1f}) |"
-        )
     whole = Cost()
-    for cost in costs.values():
-        for name in ("injected", "survived", "lost_reported", "lost_unreported", "wrong_weights"):
+    for kind, cost in sorted(costs.items()):
+        seconds = cost.seconds or [math.nan]
+        median, worst = statistics.median(seconds), max(seconds)
+        lines.append(f"| {kind} | {_cells(cost)} | {median:.1f} ({worst:.1f}) |")
+        for name in _COUNTS:
             setattr(whole, name, getattr(whole, name) + getattr(cost, name))
-    lines.append(
-        f"| **all** | {whole.injected} | {whole.survived} | {whole.lost_reported} | "
-        f"{whole.lost_unreported} | {whole.wrong_weights} | |"
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"| **all** | {_cells(whole)} | |"])
+
+
+def _cells(cost: Cost) -> str:
+    return " | ".join(str(getattr(cost, name)) for name in _COUNTS)
+
+
+def _line(cost: Cost) -> str:
+    counts = " ".join(f"{name}={getattr(cost, name)}" for name in _COUNTS)
+    return f"{counts} seconds={cost.seconds[-1] if cost.seconds else math.nan:.1f}"
+
+
+def _train(faulty: FaultyRun) -> tuple[float, Mapping[str, Any]]:
+    began = time.perf_counter()
+    with _deadline(HANG_S):
+        result = faulty.train()
+    faulty.last = result
+    return time.perf_counter() - began, result
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    def ring(*_: object) -> None:
+        raise Hang(f"more than {seconds:g} s")
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _lifetime(faulty: FaultyRun, name: str) -> float:
+    return faulty.last["env_runners"].get(name, faulty.last.get(name, 0.0))
+
+
+def _errors(result: Mapping[str, Any]) -> int:
+    status = result["env_runners"]["status"]
+    return int(sum(status.get(f"{kind}_error", 0) for kind in ("environment", "tool", "sampler")))
 
 
 def main() -> None:
     """Runs the faults and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--faults", type=int, default=0, help="at least so many; one round else")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", help="only these; by default all")
+    parser.add_argument("--save", type=Path, help="file for the costs, as JSON")
     arguments = parser.parse_args()
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    logging.getLogger("stepopsd_rllib").setLevel(logging.ERROR)
-    print(table(run(rounds=arguments.rounds, seed=arguments.seed, kinds=arguments.kinds)))
+    ray.init(
+        num_cpus=4,
+        object_store_memory=STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    logging.getLogger("stepopsd_rllib").setLevel(logging.CRITICAL)
+    costs = run(
+        seed=arguments.seed,
+        faults=arguments.faults,
+        minutes=arguments.minutes,
+        kinds=arguments.kinds,
+        save=arguments.save,
+    )
+    print(table(costs))
 
 
 if __name__ == "__main__":

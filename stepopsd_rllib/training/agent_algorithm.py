@@ -40,6 +40,7 @@ from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.checkpointed_algorithm import CheckpointedAlgorithm
 from stepopsd_rllib.training.first_prompt import TASKS_TRIED, check_first_prompt, tasks_of
 from stepopsd_rllib.training.group_sampling import Sampled, sample_groups
+from stepopsd_rllib.training.learner_calls import ask_learners
 from stepopsd_rllib.training.placement import sampler_dtype
 from stepopsd_rllib.training.runner_calls import Groups, RolloutError, Round
 from stepopsd_rllib.training.task_cursor import TaskCursor
@@ -176,9 +177,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """Brings dead runners back; they sample only after they have the current weights."""
         restored = env_runner_group.probe_unhealthy_env_runners()
-        if restored:
-            self._sync(runner_ids=restored)
-        return restored
+        return self._sync(runner_ids=restored) if restored else []
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -338,9 +337,10 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         group = self.env_runner_group
         return group.num_remote_env_runners() > 0 and not group.healthy_env_runner_ids()
 
-    def _sync(self, runner_ids: list[int] | None = None) -> None:
+    def _sync(self, runner_ids: list[int] | None = None) -> list[int]:
+        """Hands the weights to samplers; returns the numbers of the runners that have them."""
         if self.config.engine_sleeps():  # what the learner keeps for later is the engine's now
-            self.learner_group.foreach_learner(lambda learner: learner.release_memory())
+            ask_learners(self.learner_group, lambda learner: learner.release_memory())
         names = sync_weights(
             self.learner_group,
             self.env_runner_group,
@@ -354,6 +354,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         changed = [i for i, name in names.items() if self._samplers.get(i, name) != name]
         self._lifetime["runners_restarted"] += len(changed)
         self._samplers |= names
+        return list(names)
 
     def _seed(self, group: int, rollout: int, *, evaluation: bool = False) -> int:
         """A seed of 32 bits that depends on the run's seed, the group and the rollout alone."""
@@ -382,8 +383,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
 
     def _count_update(self) -> None:
         """Hands new weights to the samplers; an update that left them as they were is none."""
-        versions = self.learner_group.foreach_learner(lambda learner: [learner.num_updates])
-        version = max(result.get()[0] for result in versions.ignore_errors())
+        version = max(ask_learners(self.learner_group, lambda learner: learner.num_updates))
         is_unchanged = version == self._num_updates
         self._lifetime["updates_left_out"] += is_unchanged
         self._num_updates = version
@@ -404,10 +404,8 @@ class AgentAlgorithm(CheckpointedAlgorithm):
 
     def _write_credit(self) -> None:
         """Appends the learners' samples of token credit, where the algorithm takes any."""
-        results = self.learner_group.foreach_learner(lambda learner: learner.take_credit_records())
-        self._append_lines(
-            CREDIT_FILE, [row for result in results.ignore_errors() for row in result.get()]
-        )
+        records = ask_learners(self.learner_group, lambda learner: learner.take_credit_records())
+        self._append_lines(CREDIT_FILE, [row for rows in records for row in rows])
 
     def _append_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Appends rows to a JSON-lines file of the run folder."""

@@ -33,6 +33,8 @@ WEIGHTS = "model.safetensors"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf")
 _LARGEST_FILE_BYTES = 64 * 2**20
 _READ_BYTES = 2**22
+_OF_STORAGE = ("dtype", "torch_dtype", "transformers_version", "_name_or_path")
+_SETTINGS_NAMED = 3
 
 
 def package_version() -> str:
@@ -120,6 +122,29 @@ def damage(folder: Path, below: str = "") -> str | None:
         if _sha256(file) != digest:
             return f"{name} has changed (its checksum differs)"
     return None
+
+
+def of_another_model(folder: Path, own: Mapping[str, bytes]) -> str | None:
+    """How the model of a checkpoint differs from the one that a run trains; None for the same.
+
+    Args:
+        folder: The checkpoint.
+        own: What `small_files` read of the run's model.
+    """
+    file = folder / MODEL / "config.json"
+    found = _architecture(file.read_bytes()) if file.is_file() else None  # LoRA: an adapter alone
+    expected = _architecture(own["config.json"])
+    if found is None or found == expected:
+        return None
+    names = sorted(n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n))
+    texts = (f"{n}={found.get(n)!r}, not {expected.get(n)!r}" for n in names[:_SETTINGS_NAMED])
+    return f"it is of another model ({'; '.join(texts)})"
+
+
+def _architecture(content: bytes) -> dict[str, Any]:
+    """A model's settings without those that say how it is stored."""
+    settings = json.loads(content)
+    return {key: value for key, value in settings.items() if key not in _OF_STORAGE}
 
 
 def describe(folder: Path) -> dict[str, Any]:

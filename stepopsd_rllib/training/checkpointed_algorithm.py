@@ -88,12 +88,18 @@ class CheckpointedAlgorithm(Algorithm):
         """Restores everything, Tune's counters too.
 
         Raises:
-            ValueError: The checkpoint is not whole, or a newer version of this package wrote it.
+            ValueError: The checkpoint is not whole or of another model, or a newer version of this
+                package wrote it. Nothing was restored.
         """
         folder = Path(checkpoint_dir)
         damage = files.damage(folder)
         if damage is not None:
             raise ValueError(f"{folder}: {damage}. Go on from an older checkpoint.")
+        other = files.of_another_model(folder, self._model_files)
+        if other is not None:
+            raise ValueError(
+                f"{folder}: {other}. Restore it into a run of the model that it is of."
+            )
         description = files.describe(folder)
         require_known_version(str(folder), description.get("package", "0"))
         super().load_checkpoint(checkpoint_dir)

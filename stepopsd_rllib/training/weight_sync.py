@@ -15,6 +15,7 @@ import ray
 
 from stepopsd_rllib.rollout.runner_failure import RunnerFailure
 from stepopsd_rllib.sampling.sent_weights import SentWeights
+from stepopsd_rllib.training.learner_calls import ask_learners
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +52,14 @@ def sync_weights(
 
     Raises:
         WeightSyncError: A runner raised (what it said is passed on) or has other weights now, or
-            none of those that are alive answered in time.
+            no runner that is alive is left that answers.
         ValueError: What it raised was a refusal of bad input.
     """
     if env_runner_group.num_remote_env_runners() == 0:
         weights = learner_weights(learner_group, as_reference=False, dtype=dtype)
         runner = env_runner_group.local_env_runner
         loaded = [(0, runner.load_weights(weights, version), runner.sampler_name)]
-        expected = {0}
+        expected = alive = {0}
     else:
         reference = learner_weights(learner_group, as_reference=True, dtype=dtype)
         loaded = env_runner_group.foreach_env_runner(
@@ -74,7 +75,7 @@ def sync_weights(
         expected = alive if runner_ids is None else alive & set(runner_ids)
     wrong = {index: got for index, got, _ in loaded if got != version}
     silent = sorted(expected - {index for index, _, _ in loaded})
-    if wrong or (silent and not loaded):
+    if wrong or (silent and alive <= set(silent)):
         raise WeightSyncError(
             f"Weights of version {version}: runners {silent} did not answer within "
             f"{timeout_s:.0f} s, runners {wrong} answered with another version. Raise "
@@ -131,9 +132,10 @@ def learner_weights(
         weights = getattr(learner_group._learner, of)()
         return ray.put(SentWeights.of(weights, dtype)) if as_reference else weights
     # The learner puts the arrays itself, so that they never pass through the driver.
-    results = learner_group.foreach_learner(
+    answers = ask_learners(
+        learner_group,
         lambda learner: [ray.put(SentWeights.of(getattr(learner, of)(), dtype))],
-        remote_actor_ids=[0],
+        only=[0],
     )
-    reference = next(iter(results.ignore_errors())).get()[0]
+    reference = answers[0][0]
     return reference if as_reference else ray.get(reference)

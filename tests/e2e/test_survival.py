@@ -1,20 +1,20 @@
 """A run that is killed, stopped or joined to a running Ray ends as if nothing had happened."""
 
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.commands import ROOT, start, wait_for
+from tests.helpers.ray_clusters import started_ray
+
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
 ITERATIONS, KILLS = 6, 3
 SETTINGS = (
     f"stop.training_iteration={ITERATIONS}",
@@ -29,7 +29,6 @@ SETTINGS = (
     "dynamic_sampling_rounds=2",
 )
 EXAMPLE = str(ROOT / "tuned_examples/grpo/alfworld_tiny.yaml")
-COMMAND = [sys.executable, "-m", "stepopsd_cli"]
 
 
 def settings(*more: str) -> list[str]:
@@ -37,29 +36,10 @@ def settings(*more: str) -> list[str]:
     return [word for text in keys.values() for word in ("--set", text)]
 
 
-def start(*arguments: str, log: Path, **environment: str) -> subprocess.Popen:
-    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'envs'}:{ROOT}", "RAY_ADDRESS": "local"}
-    with log.open("a") as output:
-        return subprocess.Popen(
-            [*COMMAND, *arguments],
-            env=env | environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-        )
-
-
 def last_weights(run: Path) -> bytes:
     last = max(run.glob("*/checkpoint_*"))
     assert json.loads((last / "stepopsd.json").read_text())["iteration"] == ITERATIONS
     return (last / "model/model.safetensors").read_bytes()
-
-
-def wait_for(text: str, log: Path, seconds: float = 240.0) -> None:
-    end = time.monotonic() + seconds
-    while text not in log.read_text() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert text in log.read_text()
 
 
 def test_a_driver_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
@@ -99,7 +79,7 @@ def test_sigterm_ends_with_a_checkpoint_that_resume_goes_on_from(tmp_path):
     log = tmp_path / "log"
     endless = settings("stop.training_iteration=100000", "checkpoint_freq=0")
     process = start("train", EXAMPLE, *endless, "--storage", str(tmp_path), "--name", "a", log=log)
-    wait_for("iteration      2/", log)
+    wait_for("iteration      2/", log, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 143, log.read_text()
     (checkpoint,) = tmp_path.glob("a/*/checkpoint_*")
@@ -110,21 +90,10 @@ def test_sigterm_ends_with_a_checkpoint_that_resume_goes_on_from(tmp_path):
 
 
 def test_a_ray_started_on_the_machine_is_joined(tmp_path):
-    log, folder = tmp_path / "log", Path(f"/tmp/rs{os.getpid()}")
-    environment = {"RAY_TMPDIR": str(folder), "RAY_ADDRESS": "", "RAY_USAGE_STATS_ENABLED": "0"}
-    ray = Path(sys.executable).with_name("ray")
-    head = "start --head --port 0 --num-cpus 2 --include-dashboard=false"
-    folder.mkdir()
-    try:
-        store = "--object-store-memory=200000000"
-        subprocess.run([ray, *head.split(), store], env=os.environ | environment, check=True)
+    log = tmp_path / "log"
+    with started_ray("--num-cpus=2", "--include-dashboard=false") as cluster:
         one = settings("stop.training_iteration=1", "evaluation_interval=null")
-        storage = str(tmp_path / "with blanks")
-        process = start("train", EXAMPLE, *one, "--storage", storage, log=log, **environment)
+        train = ["train", EXAMPLE, *one, "--storage", str(tmp_path / "with blanks")]
+        process = start(*train, log=log, **cluster | {"RAY_ADDRESS": ""})
         assert process.wait() == 0, log.read_text()
         assert "joins the cluster at" in log.read_text()
-    finally:
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            if str(folder).encode() in entry.read_bytes() and entry.parent.name != str(os.getpid()):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)

@@ -57,6 +57,16 @@ def test_a_checkpoint_is_whole_until_a_byte_changes(trial):
     assert "not written to its end" in str(files.damage(folder))
 
 
+def test_a_checkpoint_of_another_model_is_told_by_its_settings(trial):
+    folder = write_checkpoint(trial, 0)
+    assert files.of_another_model(folder, {"config.json": b'{"dtype": "bfloat16"}'}) is None
+    wider = {"config.json": b'{"hidden_size": 96, "num_hidden_layers": 2}'}
+    said = "it is of another model (hidden_size=None, not 96; num_hidden_layers=None, not 2)"
+    assert files.of_another_model(folder, wider) == said
+    (folder / files.MODEL / "config.json").unlink()  # a run with LoRA writes the adapter alone
+    assert files.of_another_model(folder, wider) is None
+
+
 def test_damaged_checkpoints_are_passed_over_by_name(trial, capsys):
     whole, cut = write_checkpoint(trial, 0), write_checkpoint(trial, 1)
     (cut / files.MANIFEST).unlink()
