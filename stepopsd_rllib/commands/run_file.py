@@ -148,6 +148,7 @@ def parse(content: bytes, where: str) -> Run:
         trials = []
         for folder, entry in found["trials"].items():
             own = {key: entry.pop(key) for key in ("label", "model", "tasks")}
+            entry["log_to"] = entry.get("log_to") or ()  # JSON has no tuples
             example = tuned.TunedExample(**entry)
             trials.append(PlannedTrial(folder=folder, example=example, **own))
         return Run(

@@ -72,7 +72,7 @@ class TunedExample:
     checkpoint_score_attribute: str | None = None
     max_failures: int = 0
     preemption_grace_s: float = 120.0
-    log_to: Sequence[str] = field(default_factory=list)
+    log_to: Sequence[str] = ()
 
 
 RUN_KEYS = tuple(item.name for item in fields(TunedExample) if item.name not in ("source", "name"))
