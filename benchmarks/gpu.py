@@ -195,7 +195,6 @@ def lora_7b(device: str) -> dict[str, Any]:
     from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
     lora = LoRASettings.of({"rank": 64, "alpha": 128})
-    found: dict[str, Any] = {}
     learner, found = _learner("7b", device, "StepOPSD", lora={"rank": 64, "alpha": 128})
     if device == "cuda":
         torch.cuda.empty_cache()

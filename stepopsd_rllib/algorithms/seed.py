@@ -70,11 +70,6 @@ class SEEDConfig(AnalyzedEpisodesConfig):
         return self.distillation_coeff
 
     @override(AnalyzedEpisodesConfig)
-    def scores_branches(self) -> bool:
-        """In a growing chat, where each turn is told something of its own."""
-        return self.context == "append"
-
-    @override(AnalyzedEpisodesConfig)
     def learner_connectors(self) -> list[ConnectorV2]:
         """GRPO's pieces, then analysis and rescoring."""
         pieces = super().learner_connectors()

@@ -107,11 +107,6 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         if options.get("compile_layers"):
             self.compile_layers()
 
-    @property
-    def _models(self) -> list[PreTrainedModel]:
-        found = (self.language_model, self.reference, self.teacher)
-        return [model for model in found if model is not None]
-
     def use_rounded_residual(self) -> None:
         """Keeps the residual stream in the arithmetic of the passes, not in float32.
 
@@ -120,9 +115,11 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         """
         if self.autocast_dtype is None:
             return
-        for model in self._models:
-            embedding: Any = model.get_input_embeddings()
-            embedding.register_forward_hook(lambda *parts, d=self.autocast_dtype: parts[2].to(d))
+        for model in (self.language_model, self.reference, self.teacher):
+            if model is not None:
+                embedding: Any = model.get_input_embeddings()
+                dtype = self.autocast_dtype
+                embedding.register_forward_hook(lambda *parts, d=dtype: parts[2].to(d))
 
     def compile_layers(self) -> None:
         """Compiles the policy's decoder layers for passes with gradient; the first one is slow."""

@@ -296,8 +296,13 @@ def _masked(
 
 def keeps_all_keys(model: PreTrainedModel) -> bool:
     """Whether a branch can be attached to a history: not where layers forget what lies behind."""
-    kinds = getattr(model.config, "layer_types", None) or ["full_attention"]
-    return all(kind == "full_attention" for kind in kinds)
+    return not forgetful_layers(model.config)
+
+
+def forgetful_layers(config: Any) -> list[str]:
+    """Kinds of a model's layers, by its configuration, that do not keep all keys; sorted."""
+    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
+    return sorted(set(kinds) - {"full_attention"})
 
 
 def can_share(model: PreTrainedModel) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepopsd_rllib.models.lora import check_targets
+from stepopsd_rllib.models.shared_attention import forgetful_layers
 
 if TYPE_CHECKING:
     from stepopsd_rllib.training.agent_config import AgentConfig
@@ -60,8 +61,7 @@ def check_model(config: AgentConfig) -> None:
         model_config = AutoConfig.from_pretrained(folder)
         if lora.rank:
             check_targets(lora, model_config)
-        kinds = getattr(model_config.get_text_config(), "layer_types", None) or ["full_attention"]
-        forgetful = sorted(set(kinds) - {"full_attention"})
+        forgetful = forgetful_layers(model_config)
         if config.scores_branches() and forgetful:
             raise ValueError(
                 f"{named}: has layers of {', '.join(forgetful)}, and "

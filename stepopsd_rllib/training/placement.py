@@ -66,10 +66,12 @@ def place_on(config: AgentConfig, gpus: int) -> None:
     """
     if config.placement == "keys":
         return
-    chosen = placement_keys(config.placement, gpus, groups=config.groups_per_step)
+    groups = config.groups_per_step
+    chosen = placement_keys(config.placement, gpus, groups=groups)
+    placed = placement_keys(config.placement, visible_gpus(), groups=groups)  # by `validate`
     for name, value in chosen.items():
         given = getattr(config, name)
-        if given not in (PLACED_KEYS[name], value):
+        if given not in (PLACED_KEYS[name], placed.get(name), value):
             raise ValueError(
                 f"config.placement={config.placement!r} chooses {name}={value}, and the config "
                 f"says {given}. Leave {name} out, or placement."

@@ -69,6 +69,7 @@ def test_a_broken_config_file_is_named(model):
         ("StepOPSD", {"hindsight_position": "prefix"}, False),
         ("UCOB", {}, True),
         ("OPID", {}, True),
+        ("SEED", {}, False),  # an episode is told in front of its first turn
         ("GRPO", {}, False),
     ],
 )

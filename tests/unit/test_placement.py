@@ -226,6 +226,15 @@ def test_one_config_serves_a_laptop_one_gpu_and_eight(
     assert config.engine_sleeps() == sleeps
 
 
+def test_a_config_placed_on_this_machine_can_be_planned_for_another(monkeypatch):
+    on(monkeypatch, 1)
+    config = placed()
+    config.agent(placement="auto")
+    config.validate()
+    placement.place_on(config, 4)
+    assert (config.num_learners, config.num_gpus_per_learner) == (4, 0.4)
+
+
 @pytest.mark.parametrize(
     ("chosen", "gpus", "keys", "message"),
     [
