@@ -301,7 +301,7 @@ def keeps_all_keys(model: PreTrainedModel) -> bool:
 
 def forgetful_layers(config: Any) -> list[str]:
     """Kinds of a model's layers, by its configuration, that do not keep all keys; sorted."""
-    kinds = getattr(config.get_text_config(), "layer_types", None) or ()
+    kinds = getattr(config, "layer_types", None) or ()
     return sorted(set(kinds) - {"full_attention"})
 
 

@@ -61,7 +61,7 @@ def check_model(config: AgentConfig) -> None:
         model_config = AutoConfig.from_pretrained(folder)
         if lora.rank:
             check_targets(lora, model_config)
-        forgetful = forgetful_layers(model_config)
+        forgetful = forgetful_layers(model_config.get_text_config())
         if config.scores_branches() and forgetful:
             raise ValueError(
                 f"{named}: has layers of {', '.join(forgetful)}, and "
