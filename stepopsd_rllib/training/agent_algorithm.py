@@ -6,15 +6,11 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import ray
-import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils import force_list
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
@@ -33,17 +29,17 @@ from stepopsd_rllib.evaluation.success import (
     evaluation_metrics,
     evaluation_rows,
 )
-from stepopsd_rllib.objectives.advantages import is_informative
 from stepopsd_rllib.rollout.callbacks import fire
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.checkpointed_algorithm import CheckpointedAlgorithm
+from stepopsd_rllib.training.episode_requests import EpisodeRequests, evenly_spaced
 from stepopsd_rllib.training.first_prompt import TASKS_TRIED, check_first_prompt, tasks_of
 from stepopsd_rllib.training.group_sampling import Sampled, sample_groups
 from stepopsd_rllib.training.learner_calls import ask_learners
 from stepopsd_rllib.training.placement import sampler_dtype
-from stepopsd_rllib.training.runner_calls import Groups, RolloutError, Round
-from stepopsd_rllib.training.task_cursor import TaskCursor
+from stepopsd_rllib.training.runner_calls import Groups, Round
+from stepopsd_rllib.training.usable_groups import enough_groups, is_flat
 from stepopsd_rllib.training.weight_sync import restart_runners, sync_weights
 
 logger = logging.getLogger(__name__)
@@ -51,7 +47,6 @@ logger = logging.getLogger(__name__)
 EVALUATION_FILE = "evaluation.jsonl"
 ERRORS_FILE = "errors.jsonl"
 CREDIT_FILE = "credit.jsonl"
-_EVALUATION_GROUP = 1 << 40
 
 
 class AgentAlgorithm(CheckpointedAlgorithm):
@@ -84,19 +79,22 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         """
         super()._set_up_metrics()
         self._env = self.config.make_env()
-        self._tasks = TaskCursor(tasks_of(self._env, "train"), seed=self.config.seed)
+        self._requests = EpisodeRequests(
+            tasks_of(self._env, "train"),
+            seed=self.config.seed,
+            group_size=self.config.group_size,
+        )
         split_tasks = tasks_of(self._env, self.config.eval_split)
         self._eval_tasks = evenly_spaced(split_tasks, self.config.eval_num_tasks)
         self._num_split_tasks = len(split_tasks)
         self._num_steps = 0  # training steps, whether they moved the weights or not
         self._num_updates = 0
-        self._num_groups_sampled = 0
         self._lifetime: Counter[str] = Counter()
-        self._given_up: set[str] = set()
         self._samplers: dict[int, str] = {}
         self._evaluation_at_start: dict[str, Any] | None = None
-        first_tasks = self._tasks.next(min(TASKS_TRIED, len(self._tasks)))
-        self._tasks.visited = 0
+        tasks = self._requests.tasks
+        first_tasks = tasks.next(min(TASKS_TRIED, len(tasks)))
+        tasks.visited = 0
         check_first_prompt(self.config, self._env, first_tasks)
         self._sync()
 
@@ -143,17 +141,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             `evaluation.jsonl`.
         """
         del parallel_train_future
-        requests = {
-            _EVALUATION_GROUP + i: [
-                EpisodeRequest(
-                    task_id=task,
-                    group=_EVALUATION_GROUP + i,
-                    rollout=0,
-                    seed=self._seed(i, 0, evaluation=True),
-                )
-            ]
-            for i, task in enumerate(self._eval_tasks)
-        }
+        requests = self._requests.for_evaluation(self._eval_tasks)
         self._fire("on_evaluate_start", metrics_logger=self.metrics)
         started = time.perf_counter()
         sampled = self._sample(requests, explore=False)
@@ -184,12 +172,10 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         """Adds task cursor and counters to RLlib's state."""
         return {
             **super().get_state(*args, **kwargs),
-            "tasks": self._tasks.get_state(),
+            **self._requests.get_state(),
             "num_steps": self._num_steps,
             "num_updates": self._num_updates,
-            "num_groups_sampled": self._num_groups_sampled,
             "lifetime": dict(self._lifetime),
-            "given_up": sorted(self._given_up),
         }
 
     @override(Algorithm)
@@ -197,12 +183,10 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         """Restores task cursor and counters too, then syncs the restored weights, blocking."""
         super().set_state(state)
         if "tasks" in state:
-            self._tasks.set_state(state["tasks"])
+            self._requests.set_state(state)
             self._num_updates = state["num_updates"]
             self._num_steps = state.get("num_steps", self._num_updates)
-            self._num_groups_sampled = state["num_groups_sampled"]
             self._lifetime = Counter(state.get("lifetime", {}))
-            self._given_up = set(state.get("given_up", ()))
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -226,12 +210,12 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         rounds = self.config.dynamic_sampling_rounds if self.config.dynamic_sampling else 1
         for round_ in range(rounds):
             missing = self.config.groups_per_step - len(kept)
-            sampled = self._sample(self._training_requests(missing), explore=True)
+            sampled = self._sample(self._requests.for_training(missing), explore=True)
             if sampled.metrics:
                 self.metrics.aggregate(sampled.metrics, key=ENV_RUNNER_RESULTS)
             counts["groups_lost"] += sampled.num_lost
             counts["groups_given_up"] += len(sampled.given_up)
-            self._given_up |= set(sampled.given_up)
+            self._requests.give_up(sampled.given_up)
             is_last = round_ == rounds - 1
             for number, group in sampled.groups.items():
                 records = [from_rllib(episode) for episode in group]
@@ -241,7 +225,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
                 ]
                 if len(usable) < 2:
                     counts["groups_broken"] += 1
-                elif self.config.dynamic_sampling and not is_last and _is_flat(usable):
+                elif self.config.dynamic_sampling and not is_last and is_flat(usable):
                     counts["groups_without_signal"] += 1
                 else:
                     kept[number] = usable
@@ -249,53 +233,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
                 break
         self._log_rollouts(episodes, counts)
         self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_steps))
-        return self._require_groups(kept, counts, episodes)
-
-    def _require_groups(
-        self, kept: Groups, counts: dict[str, int], episodes: list[AgentEpisode]
-    ) -> Groups:
-        """Raises when too few groups are left; makes their number divide over the learners."""
-        num_learners = max(1, self.config.num_learners)
-        # Every learner needs a group, and groups are never cut.
-        needed = max(
-            num_learners, math.ceil(self.config.min_groups_fraction * self.config.groups_per_step)
-        )
-        if len(kept) < needed:
-            errors = sorted({f"{e.status}: {e.error}" for e in episodes if e.error})[:3]
-            raise RolloutError(
-                f"{len(kept)} of {self.config.groups_per_step} groups are usable, "
-                f"config.min_groups_fraction={self.config.min_groups_fraction} needs {needed} "
-                f"({counts}). First errors: {errors or 'none'}."
-            )
-        surplus = len(kept) % num_learners
-        for number in list(kept)[len(kept) - surplus :]:
-            del kept[number]
-        return kept
-
-    def _training_requests(self, num_groups: int) -> dict[int, list[EpisodeRequest]]:
-        requests = {}
-        for task in self._next_tasks(num_groups):
-            group = self._num_groups_sampled
-            self._num_groups_sampled += 1
-            requests[group] = [
-                EpisodeRequest(task_id=task, group=group, rollout=i, seed=self._seed(group, i))
-                for i in range(self.config.group_size)
-            ]
-        return requests
-
-    def _next_tasks(self, count: int) -> list[str]:
-        """The next tasks in order, without those that were given up."""
-        chosen: list[str] = []
-        while len(chosen) < count:
-            drawn = self._tasks.next(count - len(chosen))
-            skipped = [task for task in drawn if task in self._given_up]
-            if skipped:
-                self._lifetime["tasks_skipped"] += len(skipped)
-                logger.warning("Skipped, since they ended their runner before: %s", skipped)
-            if len(self._given_up) >= len(self._tasks):
-                raise RolloutError(f"All {len(self._tasks)} tasks ended their runner twice.")
-            chosen += [task for task in drawn if task not in self._given_up]
-        return chosen
+        return enough_groups(kept, episodes, counts=counts, config=self.config)
 
     def _sample(self, requests: dict[int, list[EpisodeRequest]], *, explore: bool) -> Sampled:
         allowed = len(requests) - math.ceil(self.config.min_groups_fraction * len(requests))
@@ -356,21 +294,13 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         self._samplers |= names
         return list(names)
 
-    def _seed(self, group: int, rollout: int, *, evaluation: bool = False) -> int:
-        """A seed of 32 bits that depends on the run's seed, the group and the rollout alone."""
-        return int(
-            np.random.SeedSequence(
-                [self.config.seed, int(evaluation), group, rollout]
-            ).generate_state(1)[0]
-        )
-
     def _log_rollouts(self, episodes: list[AgentEpisode], counts: dict[str, int]) -> None:
         metrics: dict[str, Any] = {**episode_metrics(episodes), **counts}
         for errors in ("tool_error", "environment_error"):
             for kind, count in metrics.pop(errors, {}).items():
                 self._lifetime[f"{errors}/{kind}"] += count
-        for name in ("runners_restarted", "tasks_skipped"):
-            metrics[f"{name}_lifetime"] = self._lifetime[name]
+        metrics["runners_restarted_lifetime"] = self._lifetime["runners_restarted"]
+        metrics["tasks_skipped_lifetime"] = self._requests.num_skipped
         for name, count in self._lifetime.items():
             errors, is_error, kind = name.partition("/")
             if is_error:
@@ -412,18 +342,6 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         if rows:
             with (self.run_folder() / name).open("a", encoding="utf-8") as file:
                 file.writelines(json_line(row) for row in rows)
-
-
-def evenly_spaced(tasks: Sequence[str], count: int | None) -> tuple[str, ...]:
-    """At most `count` tasks, evenly spaced over a sorted list, so that no task type is left out."""
-    if count is None or count >= len(tasks):
-        return tuple(tasks)
-    return tuple(tasks[i * len(tasks) // count] for i in range(count))
-
-
-def _is_flat(group: list[SingleAgentEpisode]) -> bool:
-    returns_N = torch.tensor([episode.get_return() for episode in group], dtype=torch.float64)
-    return not is_informative(returns_N, torch.zeros(len(group), dtype=torch.int64)).any()
 
 
 class _Timer:

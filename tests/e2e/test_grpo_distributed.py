@@ -184,7 +184,7 @@ def test_a_runner_that_dies_while_it_samples_is_replaced_and_its_groups_are_samp
     sound = build(config_for(2, 0))
     sound.train()
     expected = learner_weights(sound)[0]
-    task = sound._tasks._tasks[sound._tasks._order[1][1]]
+    task = sound._requests.tasks._tasks[sound._requests.tasks._order[1][1]]
     sound.stop()
     marker = tmp_path / "died"
     fault = {"faults": {task: "exit"}, "marker": str(marker)}

@@ -38,7 +38,7 @@ class Recorder(RLlibCallback):
 
     def on_algorithm_init(self, *, algorithm, metrics_logger, **kwargs):
         self.fired["on_algorithm_init"] += 1
-        assert algorithm._tasks.visited == 0
+        assert algorithm._requests.tasks.visited == 0
         assert algorithm.env_runner_group.local_env_runner.weights_version == 0, "it is finished"
 
     def on_environment_created(self, *, env_runner, metrics_logger, env, env_context, **kwargs):
@@ -159,7 +159,7 @@ def test_a_callback_that_raises_is_named_with_its_traceback(build):
 def test_a_broken_episode_has_no_end(build):
     ended = []
     sound = small_config(**SETTINGS)
-    tasks = build(sound)._tasks.next(1)
+    tasks = build(sound)._requests.tasks.next(1)
     config = small_config(env=FAULTY_ENV, env_config={"faults": {tasks[0]: "step"}}, **SETTINGS)
     config.callbacks(on_episode_end=lambda episode, **kw: ended.append(episode))
     build(config).train()

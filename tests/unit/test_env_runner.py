@@ -43,9 +43,9 @@ def build(local_ray):
 
 def visited(algo, steps: int) -> list[str]:
     """The tasks of the next steps, in order; the cursor stays where it is."""
-    before = algo._tasks.visited
-    tasks = algo._tasks.next(steps * algo.config.groups_per_step)
-    algo._tasks.visited = before
+    before = algo._requests.tasks.visited
+    tasks = algo._requests.tasks.next(steps * algo.config.groups_per_step)
+    algo._requests.tasks.visited = before
     return tasks
 
 
@@ -149,8 +149,8 @@ def test_a_broken_group_is_dropped_and_counted(build):
 def test_numbers_are_as_if_the_broken_episodes_had_not_been_there(build, fault):
     """Two seeded runs, one of them with a group that breaks: the sound groups say the same."""
     algo = build(odd("", seed=3))
-    bad = next(i for i, task in enumerate(algo._tasks.next(8)) if task == BAD)
-    algo._tasks.visited = 0
+    bad = next(i for i, task in enumerate(algo._requests.tasks.next(8)) if task == BAD)
+    algo._requests.tasks.visited = 0
     sound = algo._sample_step()
     broken = build(odd(fault, seed=3))
     kept = broken._sample_step()
@@ -181,7 +181,7 @@ def test_a_stuck_environment_ends_by_name_in_the_run_without_runners(build):
 def test_a_broken_first_task_does_not_keep_a_run_from_starting(build, fault):
     seed = next(s for s in range(50) if np.random.default_rng([s, 0]).permutation(8)[0] == 7)
     algo = build(odd(fault, seed=seed))
-    assert algo._tasks.visited == 0 and algo._tasks.next(1) == [BAD]
+    assert algo._requests.tasks.visited == 0 and algo._requests.tasks.next(1) == [BAD]
 
 
 def test_the_next_update_starts_from_the_same_weights_after_one_without_signal(build):
@@ -268,7 +268,7 @@ def test_dynamic_sampling_replaces_groups_without_signal(build):
     assert result["env_runners"]["num_episodes"] > 6
     groups = algo._sample_step()
     assert len(groups) <= 2
-    assert algo._num_groups_sampled == algo._tasks.visited
+    assert algo._requests.num_groups == algo._requests.tasks.visited
 
 
 def test_a_checkpoint_goes_on_bit_for_bit(build, tmp_path):
@@ -306,8 +306,8 @@ def test_a_checkpoint_goes_on_over_the_end_of_a_pass_bit_for_bit(build, tmp_path
     restored = build(odd("reset:raise", **settings))
     restored.restore_from_path(path)
     result = restored.train()
-    assert restored._tasks.get_state() == algo._tasks.get_state()
-    assert restored._tasks.visited > 8
+    assert restored._requests.tasks.get_state() == algo._requests.tasks.get_state()
+    assert restored._requests.tasks.visited > 8
     left, right = (weights_of(a.learner_group._learner) for a in (algo, restored))
     assert largest_difference(left, right) == 0.0
     assert result["num_updates_lifetime"] == uninterrupted["num_updates_lifetime"] == 3
@@ -319,7 +319,7 @@ def test_a_checkpoint_of_other_tasks_of_the_same_number_is_refused(build, tmp_pa
     algo = build(odd(""))
     path = algo.save_to_path(str(tmp_path / "checkpoint"))
     other = build(odd(""))
-    other._tasks = type(other._tasks)([f"task {i}" for i in range(8)], seed=0)
+    other._requests.tasks = type(other._requests.tasks)([f"task {i}" for i in range(8)], seed=0)
     with pytest.raises(ValueError, match="trained on other tasks"):
         other.restore_from_path(path)
 
