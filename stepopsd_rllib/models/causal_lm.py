@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -28,7 +29,12 @@ from stepopsd_rllib.models.lora import (
     refresh_teacher,
     using,
 )
-from stepopsd_rllib.models.module_state import packed_state, unpack_state
+from stepopsd_rllib.models.module_state import (
+    POLICY_PREFIX,
+    packed_state,
+    unpack_state,
+    with_weights,
+)
 from stepopsd_rllib.models.output_head import HeadArithmetic, head_log_probs, head_top_tokens
 from stepopsd_rllib.models.shared_attention import SharedRows, can_share
 from stepopsd_rllib.models.whole_weights import require_whole_weights
@@ -89,6 +95,8 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         self.reference: PreTrainedModel | None = None
         self.teacher: PreTrainedModel | None = None
         self.teacher_version = 0
+        self.awaits_weights = False
+        self._state_folder: Path | None = None
         if self.lora.rank:
             if self.autocast_dtype is not None:
                 whole: Any = self.language_model
@@ -204,6 +212,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         shared: SharedRows | None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden states [P, H] that predict the masked tokens, and these tokens, int64 [P]."""
+        self._require_weights()
         targets_P = input_ids_BT[:, 1:][mask_BT[:, 1:]]
         if shared is not None:
             shared = shared.to(input_ids_BT.device)
@@ -343,6 +352,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     ) -> dict[str, Any]:
         """All weights that cannot be rebuilt, as arrays by name; see `packed_state`."""
         del components, kwargs
+        self._require_weights()
         copies = self.get_non_inference_attributes() if inference_only else _REBUILT
         return packed_state(self._own_state(), left_out=copies)
 
@@ -350,10 +360,40 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     def set_state(self, state: dict[str, Any]) -> None:
         """Writes the weights of `get_state`, with or without the frozen copies."""
         own = self._own_state()
+        state, self.awaits_weights = with_weights(state, self._state_folder)
         parts = {name.partition(".")[0] for name in state}
         absent = {*self.get_non_inference_attributes()} - parts
+        if self.awaits_weights:
+            absent.add(POLICY_PREFIX.rstrip("."))
         kept = {n: v for n, v in state.items() if n in own or n.partition(".")[0] not in _REBUILT}
         unpack_state(kept, own, left_out=absent)
+
+    @override(TorchRLModule)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Restores a saved state, with the policy's weights from the checkpoint's `model/`.
+
+        Where that folder is not beside it, on another machine, the module awaits
+        `set_policy_weights` and refuses every pass until then.
+        """
+        self._state_folder = Path(path)
+        try:
+            super().restore_from_path(path, *args, **kwargs)
+        finally:
+            self._state_folder = None
+
+    def set_policy_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Writes the policy's weights, by the names of the checkpoint format."""
+        own = {n: t for n, t in self._own_state().items() if n.startswith(POLICY_PREFIX)}
+        unpack_state({POLICY_PREFIX + n: w for n, w in weights.items()}, own, left_out=())
+        self.awaits_weights = False
+
+    def _require_weights(self) -> None:
+        if self.awaits_weights:
+            raise RuntimeError(
+                "This module was restored from a part of a checkpoint: the policy's weights are in "
+                "the checkpoint's folder model/. Restore the whole checkpoint, or hand them to "
+                "set_policy_weights."
+            )
 
     def _own_state(self) -> dict[str, Tensor]:
         """All tensors by name; of a model with adapters, the adapters': the rest never changes."""
@@ -381,6 +421,7 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
 
     def whole_weights(self) -> dict[str, Tensor]:
         """All weights of the policy by checkpoint name, adapters merged, a tied head left out."""
+        self._require_weights()
         model = self.language_model
         return untied(model, merged_weights(model) if self.lora.rank else model.state_dict())
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
+
+POLICY_PREFIX = "language_model."
+"""Begins the names of the policy's tensors in a module's state."""
+
+_WEIGHTS_IN = "weights_in"
+"""Entry of a saved state in the place of tensors that a file beside it holds."""
 
 
 def packed_state(tensors: Mapping[str, Tensor], *, left_out: Collection[str]) -> dict[str, Any]:
@@ -68,6 +78,57 @@ def unpack_state(
                     f"{tuple(target.shape)}. Restore with the model it was trained with."
                 )
             target.copy_(tensor)
+
+
+def leave_out_weights(state_file: Path, weights: Path) -> None:
+    """Takes out of a saved state what a file of weights holds bit for bit, and names the file.
+
+    Args:
+        state_file: A pickled `packed_state`; replaced.
+        weights: A safetensors file with the names of the checkpoint format.
+    """
+    state: dict[str, Any] = pickle.loads(state_file.read_bytes())
+    with safe_open(weights, framework="numpy") as file:
+        taken = [
+            name
+            for name in file.keys()  # noqa: SIM118  a file, not a mapping
+            if _same_bits(state.get(POLICY_PREFIX + name), file.get_tensor(name))
+        ]
+    for name in taken:
+        del state[POLICY_PREFIX + name]
+    state[_WEIGHTS_IN] = {"file": os.path.relpath(weights, state_file.parent), "names": taken}
+    aside = state_file.with_suffix(".new")
+    aside.write_bytes(pickle.dumps(state))
+    aside.replace(state_file)
+
+
+def with_weights(state: Mapping[str, Any], folder: Path | None) -> tuple[dict[str, Any], bool]:
+    """A saved state with the tensors that `leave_out_weights` took out.
+
+    Args:
+        state: What was read from the state's file.
+        folder: Where that file is; None where it is not known.
+
+    Returns:
+        The state, and whether it still lacks them: their file is not there, as on another machine
+        than the checkpoint's.
+    """
+    own = {name: value for name, value in state.items() if name != _WEIGHTS_IN}
+    taken: Mapping[str, Any] | None = state.get(_WEIGHTS_IN)
+    if taken is None:
+        return own, False
+    file = None if folder is None else folder / taken["file"]
+    if file is None or not file.is_file():
+        return own, bool(taken["names"])
+    with safe_open(file, framework="numpy") as weights:
+        filled = {POLICY_PREFIX + name: weights.get_tensor(name) for name in taken["names"]}
+    return {**own, **filled}, False
+
+
+def _same_bits(left: Any, right: np.ndarray) -> bool:
+    if left is None or left.dtype != right.dtype or left.shape != right.shape:
+        return False
+    return bool((left.reshape(-1).view(np.uint8) == right.reshape(-1).view(np.uint8)).all())
 
 
 def _place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:

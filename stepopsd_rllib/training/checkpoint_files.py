@@ -1,7 +1,7 @@
 """What stands in a checkpoint beside RLlib's pickles, so that it is whole and stands on its own.
 
     checkpoint_000003/
-      ...                 RLlib's state: pickles
+      ...                 RLlib's state: pickles, without the policy's weights
       model/              the policy in the Hugging Face format: safetensors, config, tokenizer
       stepopsd.json       which version wrote it, after how many iterations, with which success
       manifest.json       size and SHA-256 of every file above; written last

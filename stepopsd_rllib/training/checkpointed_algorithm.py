@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
+import ray
+import safetensors.torch
 from packaging.version import InvalidVersion, Version
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.annotations import override
 from ray.tune import Checkpoint
 from ray.tune.utils import flatten_dict
 
 from stepopsd_rllib.models.lora import write_adapter
+from stepopsd_rllib.models.module_state import leave_out_weights
 from stepopsd_rllib.sampling.sent_weights import SentWeights
 from stepopsd_rllib.training import checkpoint_files as files
+from stepopsd_rllib.training.learner_calls import ask_learners
 from stepopsd_rllib.training.weight_sync import learner_weights
 
 _KEPT_METRICS = ("env_runners/", "evaluation/")
 """Results that a checkpoint repeats, so that the best one can be found without the run's files."""
+
+_MODULE_STATE = f"learner_group/learner/rl_module/{DEFAULT_MODULE_ID}/module_state.pkl"
+"""Where RLlib writes the module's state; the policy's weights are moved out of it."""
 
 _OF_THE_BASE = ("config.json", "generation_config.json")
 """Files of a model's folder that a folder with an adapter alone does not repeat."""
@@ -107,6 +117,19 @@ class CheckpointedAlgorithm(Algorithm):
         self._iteration = description["iteration"]
         self._time_total = description["time_total_s"]
 
+    @override(Algorithm)
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Restores everything; learners on other machines are sent the policy's weights."""
+        super().restore_from_path(path, *args, **kwargs)
+        modules = partial(_ask_modules, self.learner_group)
+        if not any(modules(lambda module: module.awaits_weights)):
+            return
+        found = kwargs.get("filesystem")
+        filesystem, place = (found, path) if found else pyarrow.fs.FileSystem.from_uri(str(path))
+        with filesystem.open_input_file(f"{place}/{files.MODEL}/{files.WEIGHTS}") as file:
+            sent = ray.put(safetensors.torch.load(file.read()))
+        modules(lambda module: module.set_policy_weights(ray.get(sent)))
+
     def export_hf(self, path: str, *, merged: bool = True) -> None:
         """Writes the trained model in the Hugging Face format, for vLLM and Transformers.
 
@@ -147,6 +170,9 @@ class CheckpointedAlgorithm(Algorithm):
         model = folder / files.MODEL
         shutil.rmtree(model, ignore_errors=True)
         self._write_policy(model, merged=False)
+        state, weights = folder / _MODULE_STATE, model / files.WEIGHTS
+        if state.is_file() and weights.is_file():  # an adapter's file has another name
+            leave_out_weights(state, weights)
         flat = flatten_dict(self._last_result or {})
         description = {
             "format": files.FORMAT,
@@ -191,6 +217,11 @@ class CheckpointedAlgorithm(Algorithm):
         target = Path(storage.checkpoint_fs_path)
         files.put_in_place(Path(checkpoint.path), target)
         return Checkpoint(filesystem=storage.storage_filesystem, path=str(target))
+
+
+def _ask_modules(learner_group: Any, call: Callable[[Any], Any]) -> list[Any]:
+    """What the module of every learner answers."""
+    return ask_learners(learner_group, lambda learner: call(learner.language_module))
 
 
 def _fetch_own_files(storage: Any, folder: Path) -> None:

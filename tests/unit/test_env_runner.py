@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from stepopsd_rllib.rollout.env_runner import TextEnvRunner
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from stepopsd_rllib.sampling.sampler import NO_VERSION
 from stepopsd_rllib.sampling.transformers_sampler import TransformersSampler
+from stepopsd_rllib.training import checkpoint_files as files
 from stepopsd_rllib.training.group_sampling import RolloutError
 from tests.helpers.agents import largest_difference, same_records, small_config, weights_of
 from tests.helpers.houses import BARE, FAULTY_ENV
@@ -277,6 +279,10 @@ def test_a_checkpoint_goes_on_bit_for_bit(build, tmp_path):
     algo.train()
     saved = weights_of(algo.learner_group._learner)
     path = algo.save_to_path(str(tmp_path / "checkpoint"))
+    # Weights once, the optimizer's two moments, and at most a quarter of a megabyte of the rest.
+    size = sum(weight.nbytes for weight in saved.values())
+    folders = [Path(path) / name for name in ("learner_group", "model")]
+    assert sum(files.size_of(folder) for folder in folders) < 3 * size + 2**18
     uninterrupted = algo.train()
     restored = build(small_config(training=training))
     restored.restore_from_path(path)

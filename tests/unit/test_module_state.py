@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from safetensors.torch import load_file
 
 from stepopsd_rllib import StepOPSDConfig
 from stepopsd_rllib.episodes import to_rllib
 from stepopsd_rllib.models.causal_lm import CausalLMModule
+from stepopsd_rllib.models.module_state import leave_out_weights
+from stepopsd_rllib.training import checkpoint_files as files
 from tests.helpers.agents import SMALL, build_learner, random_groups, small_config
 from tests.helpers.houses import BARE
 
@@ -85,4 +91,66 @@ def test_a_learner_whose_state_was_restored_goes_on_as_the_first_would():
         step(learner, version=1)
     own = first.module[DEFAULT_MODULE_ID].state_dict()  # type: ignore[index]
     other = second.module[DEFAULT_MODULE_ID].state_dict()  # type: ignore[index]
+    assert all(torch.equal(own[name], other[name]) for name in own)
+
+
+def save_beside_its_model(saved: CausalLMModule, folder: Path) -> Path:
+    """A checkpoint's two parts: the module's state, and the model that has its weights."""
+    state = folder / "state" / "default_policy"
+    saved.save_to_path(state)
+    files.write_model(folder / "model", saved.whole_weights(), {"config.json": b"{}"})
+    leave_out_weights(state / "module_state.pkl", folder / "model" / files.WEIGHTS)
+    return state
+
+
+def test_weights_stand_in_a_checkpoint_once_and_come_back_bit_for_bit(tmp_path):
+    first, second = (module(with_teacher=True) for _ in range(2))
+    with torch.no_grad():
+        for weight in first.parameters():
+            weight.mul_(1.25)
+    first.refresh_teacher()
+    state = save_beside_its_model(first, tmp_path)
+    kept = pickle.loads((state / "module_state.pkl").read_bytes())
+    assert not [name for name in kept if name.startswith("language_model.")]
+    second.restore_from_path(state)
+    assert not second.awaits_weights
+    own, other = first.state_dict(), second.state_dict()
+    assert all(torch.equal(own[name], other[name]) for name in own)
+
+
+def test_only_weights_that_are_the_same_bit_for_bit_are_left_out(tmp_path):
+    saved = module()
+    state = save_beside_its_model(saved, tmp_path / "a")
+    assert "language_model.model.norm.weight" not in pickle.loads(
+        (state / "module_state.pkl").read_bytes()
+    )
+    other = tmp_path / "b" / "default_policy"
+    saved.save_to_path(other)
+    weights = saved.whole_weights() | {"model.norm.weight": torch.zeros(3)}
+    files.write_model(tmp_path / "b" / "model", weights, {"config.json": b"{}"})
+    leave_out_weights(other / "module_state.pkl", tmp_path / "b" / "model" / files.WEIGHTS)
+    left = pickle.loads((other / "module_state.pkl").read_bytes())
+    assert list(left) == ["language_model.model.norm.weight", "weights_in"]
+    restored = module()
+    restored.restore_from_path(other)
+    assert torch.equal(
+        restored.language_model.model.norm.weight, saved.language_model.model.norm.weight
+    )
+
+
+def test_a_part_of_a_checkpoint_alone_awaits_its_weights_and_refuses_every_pass(tmp_path):
+    first, second = module(), module()
+    with torch.no_grad():
+        for weight in first.parameters():
+            weight.mul_(1.25)
+    state = save_beside_its_model(first, tmp_path)
+    alone = state.rename(tmp_path / "on_another_machine")
+    second.restore_from_path(alone)
+    ids = torch.zeros((1, 4), dtype=torch.int64)
+    passes = {"batch": {"input_ids": ids, "response_mask": ids == 0}}
+    for refused in (lambda: second.forward_train(**passes), second.whole_weights, second.get_state):
+        with pytest.raises(RuntimeError, match="weights are in the checkpoint's folder model/"):
+            refused()
+    second.set_policy_weights(load_file(tmp_path / "model" / files.WEIGHTS))
+    own, other = first.state_dict(), second.state_dict()
     assert all(torch.equal(own[name], other[name]) for name in own)
