@@ -46,9 +46,10 @@ from stepopsd_rllib.commands.learning_rates import (
     with_rates,
 )
 from stepopsd_rllib.commands.ray_start import running_ray
+from stepopsd_rllib.commands.restarts import run_with_restarts
 from stepopsd_rllib.commands.run_file import COMPARE, Run, planned
 from stepopsd_rllib.commands.storage import Storage, locked, open_storage, require_free
-from stepopsd_rllib.commands.trials import run_trials
+from stepopsd_rllib.commands.trials import ERROR_FILE
 from stepopsd_rllib.report.comparison import (
     comparison_table,
     read_methods,
@@ -308,10 +309,10 @@ def run_and_show(
         restore: Checkpoints by trial, as in `trials.run_trials`.
     """
     with locked(storage, name):
-        trials, interruption, _ = run_trials(run_, storage, name, training_run.say, restore)
+        trials, interruption, _ = run_with_restarts(run_, storage, name, training_run.say, restore)
     failed = [trial for trial in trials if trial.status == Trial.ERROR]
     for trial in failed:
-        training_run.say(f"failed: {trial.custom_dirname}: {trial.path}/{training_run.ERROR_FILE}")
+        training_run.say(f"failed: {trial.custom_dirname}: {trial.path}/{ERROR_FILE}")
     if interruption.status is not None:
         where = shlex.quote(storage.run(name))
         training_run.say(f"go on       stepopsd {run_.kind} --resume {where}")

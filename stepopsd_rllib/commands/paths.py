@@ -1,7 +1,8 @@
 """Paths of a tuned example: `~` and variables expanded, relative ones made absolute, once.
 
 A run's trials, its later continuation and `stepopsd evaluate` work in other folders, and on other
-machines, than the one in which a person typed the command.
+machines, than the one in which a person typed the command. What lies in the working directory of
+a Ray job stays relative: every process of the job works there, a later job has it at another place.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ ENV_KEYS = ("data", "retriever", "tokenizer")
 
 WORDS = ("tiny", "smollm2", "generated", "official")
 """What these keys can say beside a path, whatever folders there are."""
+
+_JOB_FOLDER = "/runtime_resources/working_dir_files/"
+"""Part of every working directory that Ray unpacks for a job, and deletes after it."""
 
 _NOT_PATHS = ("kind", "url", "urls")
 _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
@@ -62,6 +66,20 @@ def expanded(path: str, where: str) -> str:
     return written
 
 
+def is_of_a_job(path: str) -> bool:
+    """Whether a path lies in the working directory of a Ray job."""
+    return _JOB_FOLDER in f"{os.path.realpath(path)}/"
+
+
+def _placed(path: str) -> str:
+    """The path as it is written into a config."""
+    here = os.getcwd()
+    if not is_of_a_job(here):
+        return os.path.abspath(path)
+    relative = os.path.relpath(path, here)
+    return os.path.abspath(path) if relative.startswith(os.pardir) else f"./{relative}"
+
+
 def _absolute(value: Any, where: str, *, is_path: bool) -> Any:
     """`value` with every path in it made absolute; other values as they are."""
     if isinstance(value, dict):
@@ -74,11 +92,11 @@ def _absolute(value: Any, where: str, *, is_path: bool) -> Any:
     if not isinstance(value, str) or value in WORDS or _ADDRESS.match(value):
         return value
     if (is_path and "$" in value) or value.startswith(("~/", "$HOME", "${HOME}")) or value == "~":
-        return os.path.abspath(expanded(value, where))
+        return _placed(expanded(value, where))
     looks_like_one = value.startswith(("./", "../"))
     # A name of the hub, a packaged library or a word names no file here, and stays.
     if looks_like_one or (is_path and value and _exists(value)):
-        return os.path.abspath(value)
+        return _placed(value)
     return value
 
 

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import posixpath
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
-
 from stepopsd_rllib.commands import comparison, preflight, trackers, training_run, tuned
-from stepopsd_rllib.commands.checkpoints import newest_whole
-from stepopsd_rllib.commands.kept_checkpoints import FoundCheckpoint, find
-from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
 from stepopsd_rllib.commands.run_file import (
     COMPARE,
@@ -31,11 +20,8 @@ from stepopsd_rllib.commands.run_file import (
     parse,
     write,
 )
+from stepopsd_rllib.commands.standing import Standing, cut_files, scratch_folder, standing
 from stepopsd_rllib.commands.storage import Storage, is_locked, open_storage
-from stepopsd_rllib.commands.training_run import ERROR_FILE
-from stepopsd_rllib.report.run_files import RESULTS
-from stepopsd_rllib.training.checkpoint_files import PARTIAL
-from stepopsd_rllib.training.checkpointed_algorithm import remove_partial
 
 SAFE = (
     "progress_metrics",
@@ -71,24 +57,6 @@ _SAFE_OF_RUN = (
 )
 _PLACES = ("model", "language_model", "env_config.data", "env_config.retriever")
 """Where something is; it may have moved, if its content is the same."""
-ITERATION = "training_iteration"
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a trial stands.
-
-    Attributes:
-        checkpoint: The newest whole one, on this machine; None to begin anew.
-        iteration: Training iterations before it.
-        is_finished: Whether its stop criteria were met there.
-        file_bytes: How long the trial's own files were then.
-    """
-
-    checkpoint: str | None
-    iteration: int
-    is_finished: bool
-    file_bytes: Mapping[str, int]
 
 
 def resume(run_folder: str, overrides: Sequence[str], *, dashboard: bool) -> int:
@@ -112,7 +80,7 @@ def resume(run_folder: str, overrides: Sequence[str], *, dashboard: bool) -> int
         raise ValueError(f"{where}: another process trains there. Wait, or end it first.")
     run = with_overrides(stored, overrides, where)
     trackers.require("log_to", run.example.log_to)
-    with _scratch(storage) as scratch:
+    with scratch_folder(storage) as scratch:
         standings = {
             trial.folder: standing(storage, name, trial, say, scratch) for trial in run.trials
         }
@@ -126,7 +94,7 @@ def resume(run_folder: str, overrides: Sequence[str], *, dashboard: bool) -> int
         _require_same(where, unfinished, configs)
         say(f"{run.example.run} on {run.example.env}: goes on with {where}")
         for trial in run.trials:
-            say(f"  {trial.folder}: {_standing_text(standings[trial.folder])}")
+            say(f"  {trial.folder}: {standings[trial.folder]}")
         say(f"versions    {training_run.versions()}\n")
         if run != stored:
             write(storage, name, run)
@@ -165,70 +133,6 @@ def with_overrides(run: Run, overrides: Sequence[str], where: str) -> Run:
         changed = dataclasses.replace(changed, source=example.source)
         trials.append(dataclasses.replace(trial, example=changed))
     return dataclasses.replace(run, trials=trials)
-
-
-def standing(
-    storage: Storage, name: str, trial: PlannedTrial, say: Callable[[str], None], scratch: Path
-) -> Standing:
-    """Looks for a trial's newest whole checkpoint and whether the trial ended there.
-
-    Args:
-        storage: Where run folders are.
-        name: The run folder.
-        trial: One of its trials.
-        say: Told of checkpoints that are passed over.
-        scratch: Folder for checkpoints of a storage that is not local.
-    """
-    folder = posixpath.join(storage.path, name, trial.folder)
-    if storage.is_local:
-        remove_partial(Path(folder))
-    chosen, found = None, find(storage.filesystem, folder)
-    for checkpoint in reversed(found):
-        local = _local(storage, checkpoint, scratch / trial.folder)
-        if newest_whole([local], say):
-            chosen = (local, checkpoint)
-            break
-    if chosen is None:
-        return Standing(None, 0, is_finished=False, file_bytes={})
-    local, checkpoint = chosen
-    iteration = checkpoint.iteration
-    results = _rows(storage, posixpath.join(folder, RESULTS))
-    last = [row for row in results if row[ITERATION] == iteration]
-    reached = bool(last) and StopConditions(trial.example.stop)(trial.folder, last[-1])
-    return Standing(
-        str(local),
-        iteration,
-        is_finished=reached,
-        file_bytes=checkpoint.description.get("file_bytes", {}),
-    )
-
-
-def cut_files(storage: Storage, name: str, trial: str, standing: Standing) -> None:
-    """Takes out of a trial's files what was written after its checkpoint: it will come again.
-
-    A line that a killed process left half written goes with it.
-    """
-    folder = posixpath.join(storage.path, name, trial)
-    for info in storage.filesystem.get_file_info(
-        pyarrow.fs.FileSelector(folder, allow_not_found=True)
-    ):
-        if info.base_name.endswith(".jsonl"):
-            length = standing.file_bytes.get(info.base_name, 0)
-            _replace(storage, info.path, _content(storage, info.path)[:length])
-        elif info.base_name == ERROR_FILE:
-            storage.filesystem.delete_file(info.path)
-    path = posixpath.join(folder, RESULTS)
-    kept = [row for row in _rows(storage, path) if row[ITERATION] <= standing.iteration]
-    _replace(storage, path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-    path = posixpath.join(folder, "progress.csv")
-    table = list(csv.reader(io.StringIO(_content(storage, path).decode("utf-8", "replace"))))
-    if table and ITERATION in table[0]:
-        column, width = table[0].index(ITERATION), len(table[0])
-        whole = [row for row in table[1:] if len(row) == width and row[column].isdigit()]
-        kept_rows = [row for row in whole if int(row[column]) <= standing.iteration]
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([table[0], *kept_rows])
-        _replace(storage, path, out.getvalue().encode())
 
 
 def _is_safe(key: str) -> bool:
@@ -281,56 +185,6 @@ def _require_same(where: str, trials: Sequence[PlannedTrial], configs: Sequence[
             )
 
 
-@contextmanager
-def _scratch(storage: Storage) -> Iterator[Path]:
-    """A folder for checkpoints that are not on this machine."""
-    folder = Path(tempfile.mkdtemp(prefix="stepopsd_")) if not storage.is_local else Path()
-    try:
-        yield folder
-    finally:
-        if not storage.is_local:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _local(storage: Storage, checkpoint: FoundCheckpoint, scratch: Path) -> Path:
-    if storage.is_local:
-        return Path(checkpoint.path)
-    target = scratch / posixpath.basename(checkpoint.path)
-    target.mkdir(parents=True)
-    pyarrow.fs.copy_files(checkpoint.path, str(target), source_filesystem=storage.filesystem)
-    return target
-
-
-def _content(storage: Storage, path: str) -> bytes:
-    """What a file holds; nothing where there is none."""
-    try:
-        with storage.filesystem.open_input_stream(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
-
-
-def _rows(storage: Storage, path: str) -> list[dict[str, Any]]:
-    """The whole results of a `result.json`; [] where there is none."""
-    found = []
-    for line in _content(storage, path).splitlines():
-        with suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get(ITERATION), int):
-                found.append(row)
-    return found
-
-
-def _replace(storage: Storage, path: str, content: bytes) -> None:
-    """Writes a file aside and renames it; does nothing where nothing changes."""
-    if content == _content(storage, path):
-        return
-    aside = f"{path}{PARTIAL}"
-    with storage.filesystem.open_output_stream(aside) as file:
-        file.write(content)
-    storage.filesystem.move(aside, path)
-
-
 def _stop_text(run: Run) -> str:
     return ", ".join(f"{key}={value:g}" for key, value in run.example.stop.items())
 
@@ -338,11 +192,3 @@ def _stop_text(run: Run) -> str:
 def _further(run: Run, standings: Mapping[str, Standing]) -> int:
     done = max(standing.iteration for standing in standings.values())
     return max(2 * done, int(run.example.stop.get("training_iteration", 0)) + 1)
-
-
-def _standing_text(standing: Standing) -> str:
-    if standing.is_finished:
-        return f"finished after {standing.iteration} iterations"
-    if standing.checkpoint is None:
-        return "from the start"
-    return f"from {posixpath.basename(standing.checkpoint)}, after {standing.iteration} iterations"

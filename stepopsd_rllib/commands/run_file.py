@@ -33,6 +33,7 @@ class PlannedTrial:
         example: What it runs; no grid, one sample.
         model: Fingerprint of the model that it begins with, or "".
         tasks: Fingerprint of its task lists, or "" where they were not looked at.
+        restarts: How often it lost a process, or failed, and went on from a checkpoint.
     """
 
     folder: str
@@ -40,6 +41,7 @@ class PlannedTrial:
     example: tuned.TunedExample
     model: str = ""
     tasks: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +112,7 @@ def write(storage: Storage, name: str, run: Run) -> None:
             "label": trial.label,
             "model": trial.model,
             "tasks": trial.tasks,
+            "restarts": trial.restarts,
             **dataclasses.asdict(trial.example),
         }
         for trial in run.trials
@@ -148,6 +151,7 @@ def parse(content: bytes, where: str) -> Run:
         trials = []
         for folder, entry in found["trials"].items():
             own = {key: entry.pop(key) for key in ("label", "model", "tasks")}
+            own["restarts"] = entry.pop("restarts", 0)  # runs before 0.2 have none
             entry["log_to"] = entry.get("log_to") or ()  # JSON has no tuples
             example = tuned.TunedExample(**entry)
             trials.append(PlannedTrial(folder=folder, example=example, **own))

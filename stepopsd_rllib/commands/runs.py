@@ -13,11 +13,20 @@ from stepopsd_rllib.commands.kept_checkpoints import find, in_megabytes, size
 from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.commands.run_file import RUN_FILE, PlannedTrial, parse
 from stepopsd_rllib.commands.storage import is_locked
-from stepopsd_rllib.commands.training_run import ERROR_FILE, say
+from stepopsd_rllib.commands.training_run import say
+from stepopsd_rllib.commands.trials import ERROR_FILE
 from stepopsd_rllib.report.run_files import RESULTS, read_trial
 from stepopsd_rllib.report.tables import aligned
 
-HEADINGS = ("run", "state", "iteration", "success", "evaluation", "last checkpoint")
+HEADINGS = (
+    "run",
+    "state",
+    "iteration",
+    "success",
+    "evaluation",
+    "restarts",
+    "last checkpoint",
+)
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
 
@@ -45,7 +54,7 @@ def _rows(run: Path) -> list[Sequence[str]]:
     try:
         planned = parse((run / RUN_FILE).read_bytes(), str(run)).trials
     except ValueError as error:
-        return [(run.name, str(error), "", "", "", "")]
+        return [(run.name, str(error), "", "", "", "", "")]
     is_running = is_locked(run)
     several = len(planned) > 1
     return [
@@ -55,7 +64,7 @@ def _rows(run: Path) -> list[Sequence[str]]:
 
 
 def _cells(run: Path, trial: PlannedTrial, is_running: bool) -> Sequence[str]:
-    """State, iteration, success, evaluation and last checkpoint of a trial."""
+    """State, iteration, success, evaluation, restarts and last checkpoint of a trial."""
     folder = run / trial.folder
     results = read_trial(folder).results if (folder / RESULTS).is_file() else []
     last: Mapping[str, Any] = results[-1] if results else {}
@@ -72,6 +81,7 @@ def _cells(run: Path, trial: PlannedTrial, is_running: bool) -> Sequence[str]:
         f"{done}/{end:g}" if end is not None else done,
         _share(last.get("env_runners/success_rate"), last.get("env_runners/task_score_mean")),
         _share(last.get("evaluation/success_rate"), last.get("evaluation/task_score_mean")),
+        str(trial.restarts),
         _last_checkpoint(folder),
     )
 

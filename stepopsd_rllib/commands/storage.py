@@ -15,12 +15,10 @@ from pathlib import Path
 
 import pyarrow.fs
 
-from stepopsd_rllib.commands.paths import expanded
+from stepopsd_rllib.commands.paths import expanded, is_of_a_job
 
 _ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _HALF_AN_ADDRESS = re.compile(r"^(s3|gs|gcs|hdfs|abfs|abfss|az|file):(?!//)")
-_JOB_FOLDER = "/runtime_resources/working_dir_files/"
-"""Part of every working directory that Ray unpacks for a job, and deletes after it."""
 LOCK = ".lock"
 """File of a run folder that the training process holds."""
 _LEAST_FREE_BYTES = 64 * 2**20
@@ -73,7 +71,7 @@ def open_storage(text: str) -> Storage:
     if _ADDRESS.match(text) and not text.startswith("file://"):
         return _opened(text, text)
     path = os.path.abspath(text.removeprefix("file://"))
-    if _JOB_FOLDER in f"{os.path.realpath(path)}/":
+    if is_of_a_job(path):
         raise ValueError(
             f"--storage {text}: lies in the job's working directory, which Ray deletes after the "
             "job. Name a folder that stays, by its absolute path, or an address: --storage "

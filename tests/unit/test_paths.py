@@ -83,4 +83,20 @@ def test_off_without_quotes_is_the_word_off_for_think():
 
     assert ALFWorldEnv(think=False, instructions=False)._think == "off"
     with pytest.raises(ValueError, match=r"size=False is none of .* write the word in quotes\."):
-        ALFWorldEnv(size=False)
+        ALFWorldEnv(size=False)  # type: ignore[arg-type]
+
+
+def test_paths_in_a_jobs_own_folder_stay_relative(tmp_path, monkeypatch):
+    """A later job has the same files at another place."""
+    job = tmp_path / "ray/runtime_resources/working_dir_files/_ray_pkg_1"
+    (job / "skills").mkdir(parents=True)
+    outside = tmp_path / "data"
+    outside.mkdir()
+    monkeypatch.chdir(job)
+    written = {"skills": "skills", "env_config": {"data": str(outside), "map": "./skills/a.json"}}
+    assert with_absolute_paths(written, "x.yaml") == {
+        "skills": "./skills",
+        "env_config": {"data": str(outside), "map": "./skills/a.json"},
+    }
+    monkeypatch.chdir(tmp_path)
+    assert with_absolute_paths({"skills": "./data"}, "x.yaml") == {"skills": str(outside)}

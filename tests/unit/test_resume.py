@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import stepopsd_cli
-from stepopsd_rllib.commands import interruption, resume, run_file, storage, tuned
+from stepopsd_rllib.commands import interruption, resume, run_file, standing, storage, tuned
 from stepopsd_rllib.commands.progress import StopConditions
 from tests.unit.test_checkpoint_files import write_checkpoint
 
@@ -49,7 +49,7 @@ def run(tmp_path):
 
 def standing_of(run, number):
     where, planned, trial = run
-    return resume.standing(where, "a", planned.trials[number], print, Path(trial))
+    return standing.standing(where, "a", planned.trials[number], print, Path(trial))
 
 
 def test_a_run_file_is_read_as_it_was_written(run):
@@ -68,7 +68,7 @@ def test_a_trial_goes_on_from_its_newest_whole_checkpoint(run):
 
 def test_what_was_written_after_the_checkpoint_is_taken_out(run):
     where, _, trial = run
-    resume.cut_files(where, "a", "GRPO_00000", standing_of(run, 0))
+    standing.cut_files(where, "a", "GRPO_00000", standing_of(run, 0))
     rows = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
     assert [row["training_iteration"] for row in rows] == [1, 2]
     assert (trial / "errors.jsonl").read_text() == '{"a": 1}\n'
@@ -84,7 +84,7 @@ def test_a_half_written_checkpoint_is_not_left_behind(run):
 def test_a_trial_that_met_its_stop_is_finished_until_the_stop_is_raised(run):
     where, planned, _ = run
     lower = resume.with_overrides(planned, ["stop.training_iteration=2"], "a")
-    assert resume.standing(where, "a", lower.trials[0], print, Path()).is_finished
+    assert standing.standing(where, "a", lower.trials[0], print, Path()).is_finished
     assert not standing_of(run, 0).is_finished
 
 
