@@ -3,8 +3,8 @@
     python benchmarks/faulty_commands.py --driver-kills 20 --others 5 --save costs.json
 
 Every run is on tiny houses; what a run of `--resume` ends with is compared with one that nothing
-happened to, byte for byte. Faults of the storage need a small file system in memory, which only the
-superuser can mount.
+happened to: weights byte for byte, evaluations, iterations and lifetime counts. Faults of the
+storage need a small file system in memory, which only the superuser can mount.
 """
 
 from __future__ import annotations
@@ -13,128 +13,99 @@ import argparse
 import json
 import os
 import random
-import signal
+import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import psutil
 
+from benchmarks.command_run import DYNAMIC, RUNS, SETTINGS, Command, ended
 from benchmarks.faults import Cost, table
 
-ROOT = Path(__file__).parents[1]
-RUNS = {
-    "GRPO, dynamic sampling": (
-        "grpo/alfworld_tiny.yaml",
-        ("dynamic_sampling=true", "dynamic_sampling_rounds=2"),
-    ),
-    "StepOPSD, stale teacher": (
-        "stepopsd/alfworld_tiny.yaml",
-        ("teacher_refresh_interval=5",),
-    ),
-}
-SETTINGS = (
-    "groups_per_step=2",
-    "group_size=4",
-    "evaluation_interval=10",
-    "eval_num_tasks=4",
-    "sampler=transformers",
-    "checkpoint_freq=1",
-    "env_config.max_turns=6",
-)
 STORAGE_BYTES = 96 * 2**20
-HANG_S = 600.0
+START_S = 30.0  # a command takes about as long until it trains
+LEFT_S = 120.0  # longest that Ray may take to end after its driver
 LEARNER = "_WrappedExecutable"  # title of the process of a learner, as RLlib starts it
 
 
-@dataclass
-class Command:
-    """A run of `stepopsd train` in a folder of its own.
-
-    Attributes:
-        folder: Holds the log and the storage.
-        example: A tuned example of this repository.
-        settings: `KEY=VALUE` texts.
-        storage: Where the run folder goes.
-    """
-
-    folder: Path
-    example: str
-    settings: tuple[str, ...]
-    storage: Path
-
-    def start(self, name: str, *, resume: bool = False) -> subprocess.Popen:
-        """Begins a run of that name, or goes on with it."""
-        words = ["--resume", str(self.storage / name)]
-        if not resume:
-            keys = [word for text in self.settings for word in ("--set", text)]
-            example = str(ROOT / "tuned_examples" / self.example)
-            words = [example, *keys, "--storage", str(self.storage), "--name", name]
-        environment = {"PYTHONPATH": f"{ROOT / 'envs'}:{ROOT}", "RAY_ADDRESS": "local"}
-        with (self.folder / "log").open("a") as log:
-            command = [sys.executable, "-m", "stepopsd_cli", "train", *words]
-            return subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
-
-    def log(self) -> str:
-        """What was printed so far."""
-        return (self.folder / "log").read_text()
-
-    def wait_for(self, text: str, process: subprocess.Popen) -> None:
-        """Until a text stands in the log, or the process has ended."""
-        end = time.monotonic() + HANG_S
-        while text not in self.log() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.1)
-
-    def checkpoints(self, name: str) -> list[Path]:
-        """Of a run of one trial, oldest first."""
-        return sorted((self.storage / name).glob("*/checkpoint_[0-9]*"))
-
-    def outcome(self, name: str) -> tuple[bytes, str]:
-        """Last weights, and every evaluation."""
-        last = self.checkpoints(name)[-1]
-        (evaluations,) = (self.storage / name).glob("*/evaluation.jsonl")
-        return (last / "model/model.safetensors").read_bytes(), evaluations.read_text()
-
-
-def kill_driver(kind: str, kills: int, iterations: int, cost: Cost, folder: Path) -> None:
+def kill_driver(kind: str, kills: int, iterations: int, ray: str, cost: Cost, folder: Path) -> None:
     """Kills the driver at random moments, goes on each time, and compares the end."""
     example, more = RUNS[kind]
     stop = f"stop.training_iteration={iterations}"
-    command = Command(folder, example, (*SETTINGS, *more, stop), folder / "runs")
-    assert _ended(command.start("whole"), cost) == 0, command.log()
-    is_cut, killed = False, 0
-    while True:
-        began = time.monotonic()
+    command = Command(folder, example, (*SETTINGS, *more, stop), folder / "runs", ray)
+    assert ended(command.start("whole"), cost) == 0, command.log()
+    weights = [(c / "model/model.safetensors").read_bytes() for c in command.checkpoints("whole")]
+    assert len(set(weights)) == len(weights) > 1, "weights that never move would always be equal"
+    is_cut = False
+    for killed in range(kills):
         process = command.start("cut", resume=is_cut)
-        moment = random.uniform(2.0, 25.0) if killed < kills else HANG_S
-        try:
-            code = process.wait(moment)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            killed += 1
-            cost.seconds.append(time.monotonic() - began)
-            print(f"  {kind}: killed after {moment:.1f} s, {_iteration(command)}", flush=True)
+        where = _wait_for_a_moment(command, process)
+        if process.poll() is not None:
+            raise RuntimeError(f"{killed} kills, then the run ended: {command.log()}")
+        _kill(process)
+        print(f"  {kind}: killed {where}, {_iteration(command)}", flush=True)
         is_cut = (command.storage / "cut/run.json").exists()
-    same = code == 0 and command.outcome("cut") == command.outcome("whole")
-    cost.injected += killed
-    cost.told += killed
-    cost.survived += killed * same
-    cost.wrong_weights += not same
-    print(f"  {kind}: {killed} kills, final weights and evaluations equal: {same}", flush=True)
+    began, iterations = time.monotonic(), command.log().count("\niteration")
+    process = command.start("cut", resume=is_cut)
+    command.wait_for("\niteration", process, iterations + 1)
+    cost.seconds.append(time.monotonic() - began)
+    assert ended(process, cost) == 0, command.log()
+    cut, whole = command.outcome("cut"), command.outcome("whole")
+    other = [name for name in whole if cut[name] != whole[name]]
+    cost.injected += kills
+    cost.told += kills
+    cost.survived += kills * (not other)
+    cost.wrong_weights += "weights" in other
+    print(f"  {kind}: {kills} kills, what differs at the end: {other or 'nothing'}", flush=True)
+    for name in other:
+        if name != "weights":
+            print(f"  {name}: {cut[name]}\n  not {whole[name]}", flush=True)
+
+
+def _wait_for_a_moment(command: Command, process: subprocess.Popen) -> str:
+    """Waits for a random moment: of the start, of an iteration, or of a checkpoint's writing."""
+    log = command.log()
+    starts, iterations = log.count("starting:"), log.count("\niteration")
+    aim = random.choices(("starting", "iterating", "writing"), (2, 6, 2))[0]
+    if aim == "starting":
+        time.sleep(random.uniform(0.0, START_S))
+        return "while starting"
+    command.wait_for("starting:", process, starts + 1)
+    if aim == "iterating":
+        command.wait_for("\niteration", process, iterations + random.randint(1, 2))
+        time.sleep(random.uniform(0.0, 1.5 * _seconds(command)))
+        return "in an iteration"
+    while process.poll() is None and not list(command.storage.glob("cut/*/checkpoint.partial")):
+        time.sleep(0.002)
+    time.sleep(random.uniform(0.0, 0.2))
+    return "while a checkpoint was written"
+
+
+def _seconds(command: Command) -> float:
+    """Of the last iteration that was printed, such as "... entropy 0.36  2.9 s  0:00 left"."""
+    found = re.findall(r"\niteration.* (\d+\.\d) s", command.log())
+    return float(found[-1])
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """Kills a command as the kernel would, and waits until a Ray of its own has noticed."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(family, timeout=LEFT_S)
+    assert not left, f"processes outlive their driver by {LEFT_S:g} s: {left}"
 
 
 def kill_process(title: str, shape: str, cost: Cost, folder: Path) -> None:
     """Kills the trial's learner or the trial itself once; the command goes on by itself."""
-    example, more = RUNS["GRPO, dynamic sampling"]
+    example, more = RUNS[DYNAMIC]
     settings = (*SETTINGS, *more, "stop.training_iteration=10", shape)
     command = Command(folder, example, settings, folder / "runs")
     process = command.start("cut")
@@ -144,7 +115,7 @@ def kill_process(title: str, shape: str, cost: Cost, folder: Path) -> None:
     children = psutil.Process(process.pid).children(recursive=True)
     victims = [child for child in children if title in " ".join(_command_line(child))]
     random.choice(victims).kill()
-    code = _ended(process, cost)
+    code = ended(process, cost)
     cost.injected += 1
     cost.told += "lost a process and goes on" in command.log()
     cost.survived += code == 0
@@ -153,7 +124,7 @@ def kill_process(title: str, shape: str, cost: Cost, folder: Path) -> None:
 
 def fill_disk(while_: str, cost: Cost, folder: Path) -> None:
     """Fills a small disk while a run writes to it, or locks it; makes room, and goes on."""
-    example, more = RUNS["GRPO, dynamic sampling"]
+    example, more = RUNS[DYNAMIC]
     with small_disk(folder / "disk") as disk:
         frequency = "checkpoint_freq=2" if while_ == "checkpoints" else "checkpoint_freq=3"
         settings = (*SETTINGS, *more, "stop.training_iteration=6", frequency)
@@ -166,7 +137,7 @@ def fill_disk(while_: str, cost: Cost, folder: Path) -> None:
             _mount("-o", f"remount,ro,size={STORAGE_BYTES}", str(disk))
         else:
             _fill(filler, leave=2**20 if while_ == "checkpoints" else 0)
-        code = _ended(process, cost)
+        code = ended(process, cost)
         if while_ == "locked":
             _mount("-o", f"remount,rw,size={STORAGE_BYTES}", str(disk))
         filler.unlink(missing_ok=True)
@@ -174,9 +145,9 @@ def fill_disk(while_: str, cost: Cost, folder: Path) -> None:
         cost.injected += 1
         cost.told += code in (1, 2) and "Traceback" not in command.log() and "stepopsd" in last
         print(f"  {while_}: exit {code}, {last}", flush=True)
-        again = _ended(command.start("cut", resume=True), cost)
+        again = ended(command.start("cut", resume=True), cost)
         whole = command.start("whole")
-        same = _ended(whole, cost) == 0 and command.outcome("cut") == command.outcome("whole")
+        same = ended(whole, cost) == 0 and command.outcome("cut") == command.outcome("whole")
         cost.survived += again == 0
         cost.wrong_weights += not same
         cost.seconds.append(time.monotonic() - began)
@@ -216,21 +187,12 @@ def _iteration(command: Command) -> str:
     return " ".join(lines[-1].split()[:2]) if lines else "no iteration yet"
 
 
-def _ended(process: subprocess.Popen, cost: Cost) -> int:
-    """The exit status; a command that does not end is a hang and is killed."""
-    try:
-        return process.wait(HANG_S)
-    except subprocess.TimeoutExpired:
-        cost.hangs += 1
-        process.send_signal(signal.SIGKILL)
-        return process.wait()
-
-
 def main() -> None:
     """Runs the faults and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--driver-kills", type=int, default=20, help="of each of two runs")
-    parser.add_argument("--iterations", type=int, default=60, help="of these two runs")
+    parser.add_argument("--driver-kills", type=int, default=20, help="of three runs together")
+    parser.add_argument("--iterations", type=int, default=12, help="of these three runs")
+    parser.add_argument("--ray", default="local", help="address of a Ray that killed runs join")
     parser.add_argument("--others", type=int, default=1, help="of each other kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", help="only those that contain one of these texts")
@@ -239,11 +201,10 @@ def main() -> None:
     random.seed(arguments.seed)
     kinds: list[tuple[str, Callable[[Cost, Path], None]]] = []
     if arguments.driver_kills:
-        limits = arguments.driver_kills, arguments.iterations
-        kinds += [
-            (f"kill -9 of the driver, then --resume ({run})", partial(kill_driver, run, *limits))
-            for run in RUNS
-        ]
+        for number, run in enumerate(RUNS):
+            kills = (arguments.driver_kills + number) // len(RUNS)
+            strike = partial(kill_driver, run, kills, arguments.iterations, arguments.ray)
+            kinds.append((f"kill -9 of the driver, then --resume ({run})", strike))
     for _ in range(arguments.others):
         kinds += [
             ("kill -9 of the learner", partial(kill_process, LEARNER, "num_learners=1")),

@@ -1,8 +1,10 @@
-"""`ray job submit` on a cluster with tokens: from a clone, and from a project beside the wheel."""
+"""`ray job submit` as the page says, on a cluster with tokens: from a clone, and beside a wheel."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,10 +20,9 @@ import pytest
 
 from tests.helpers.ray_clusters import started_ray
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
 
 ROOT = Path(__file__).parents[2]
-GRACE = '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "120"}}'
 NOT_YET = "No available agent to submit job"
 SMALL = (
     "groups_per_step=2",
@@ -39,41 +40,71 @@ class OwnHouse(ALFWorldEnv):
 """
 
 
+def documented(containing: str) -> str:
+    """The block of the page on running that submits a job with these words."""
+    page = (ROOT / "docs/running.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)
+    (found,) = [b.rstrip() for b in blocks if "ray job submit" in b and containing in b]
+    return found
+
+
+FIRST, FURTHER = documented("--name first"), documented("--resume")
+
+
 @dataclass
 class Jobs:
     """A cluster, and how a user speaks to it."""
 
-    python: str
+    folder: Path
     variables: dict[str, str]
     address: str
 
-    def call(self, *words: str, **environment: str) -> subprocess.CompletedProcess:
-        command = [self.python, "-m", "ray.scripts.scripts", "job", *words]
-        return subprocess.run(
-            command,
-            env=self.variables | {"RAY_ADDRESS": self.address} | environment,
+    def type(self, text: str, where: Path, **environment: str) -> str:
+        """What a shell prints to these commands."""
+        done = subprocess.run(
+            ["bash", "-c", text],
+            env=self.variables | {"RAY_API_SERVER_ADDRESS": self.address} | environment,
+            cwd=where,
             capture_output=True,
             text=True,
-            timeout=1000,
+            timeout=1500,
         )
-
-    def submit(self, folder: Path, *words: str, job: str, wait: bool = True) -> str:
-        """Submits `stepopsd`, as the documentation says; returns what was printed."""
-        options = ["--submission-id", job, "--working-dir", str(folder)]
-        options += ["--runtime-env-json", GRACE, *([] if wait else ["--no-wait"])]
-        for _ in range(60):
-            done = self.call("submit", *options, "--", "python", "-m", "stepopsd_cli", *words)
-            if NOT_YET not in done.stderr:
-                break
-            time.sleep(2)  # the cluster has just been started
         return done.stdout + done.stderr
 
-    def wait_for(self, text: str, job: str, seconds: float = 480.0) -> str:
+    def ray_job(self, *words: str, **environment: str) -> str:
+        return self.type(shlex.join(["ray", "job", *words]), self.folder, **environment)
+
+    def submit(
+        self, block: str, replaced: dict[str, str], *more: str, where: Path, wait: bool = True
+    ) -> str:
+        """Types a block of the page in a folder, with a reader's own words in it."""
+        cluster = {"http://HEAD:8265": self.address, "~/.ray/auth_token": f"{self.folder}/token"}
+        # The block of a further job is typed in the same shell, after the first one's exports.
+        for written, own in ((cluster if block == FIRST else {}) | replaced).items():
+            assert written in block, f"docs/running.md no longer says {written}"
+            block = block.replace(written, own)
+        if not wait:
+            block = block.replace("ray job submit", "ray job submit --no-wait")
+        for _ in range(60):
+            printed = self.type(f"{block} {shlex.join(more)}", where)
+            if NOT_YET not in printed:
+                break
+            time.sleep(2)  # the cluster has just been started
+        return printed
+
+    def wait_for(self, text: str, job: str, seconds: float = 900.0) -> str:
         end = time.monotonic() + seconds
-        while text not in (log := self.call("logs", job).stdout) and time.monotonic() < end:
+        while text not in (log := self.ray_job("logs", job)) and time.monotonic() < end:
             time.sleep(1)
         assert text in log, log
         return log
+
+
+def job_of(printed: str) -> str:
+    """The number of a job that was submitted."""
+    found = re.search(r"Job '(\w+)' submitted successfully", printed)
+    assert found, printed
+    return found[1]
 
 
 def free_ports(count: int) -> list[int]:
@@ -92,26 +123,29 @@ def jobs(tmp_path_factory) -> Iterator[Jobs]:
     subprocess.run(
         [sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True
     )
-    python = str(folder / "venv/bin/python")
+    python = folder / "venv/bin/python"
     # Everything else is that of this interpreter, but for its editable installation.
     own = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
     (own / "base.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    command = python.with_name("ray")
+    command.write_text(f'#!/bin/sh\nexec {python} -m ray.scripts.scripts "$@"\n')
+    command.chmod(0o755)
     wheel = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(wheel, cwd=ROOT, check=True)
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps"]
     subprocess.run([*pip, *map(str, folder.glob("*.whl"))], check=True)
     (folder / "token").write_text("0123456789abcdef" * 4)
     port, agent = free_ports(2)  # the agent's port is fixed else: one cluster a machine
     environment = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        "PATH": f"{folder / 'venv/bin'}:/usr/bin:/bin",
+        "PATH": f"{python.parent}:/usr/bin:/bin",
         "PYTHONPATH": "",
     }
     dashboard = ["--include-dashboard=true", f"--dashboard-port={port}", "--num-cpus=3"]
     dashboard.append(f"--dashboard-agent-listen-port={agent}")
-    with started_ray(*dashboard, python=python, **environment) as variables:
-        yield Jobs(python, variables, f"http://127.0.0.1:{port}")
+    with started_ray(*dashboard, python=str(python), **environment) as variables:
+        yield Jobs(folder, variables, f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +159,11 @@ def clone(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
+@pytest.fixture
+def project(tmp_path) -> Path:
     """A user's folder: an own environment, own skills, an example that names both."""
-    folder = tmp_path_factory.mktemp("project")
+    folder = tmp_path / "project"
+    folder.mkdir()
     (folder / "own_game.py").write_text(OWN_GAME)
     shutil.copytree(ROOT / "envs/stepopsd_envs/alfworld/skills/brief", folder / "my_skills")
     example = (ROOT / "tuned_examples/skill_grpo/alfworld_tiny.yaml").read_text()
@@ -146,49 +181,42 @@ def checkpoints(run: Path) -> list[int]:
     return sorted(json.loads(f.read_text())["iteration"] for f in run.glob("*/*/stepopsd.json"))
 
 
-def test_a_job_without_the_token_is_refused(jobs, clone):
-    done = jobs.call("list", RAY_AUTH_MODE="disabled")
-    assert done.returncode != 0 and "token" in (done.stdout + done.stderr).lower()
+def test_a_job_without_the_token_is_refused(jobs):
+    assert "token" in jobs.ray_job("list", RAY_AUTH_MODE="disabled").lower()
 
 
 def test_results_in_the_jobs_own_folder_are_refused(jobs, project):
-    log = jobs.submit(project, "train", "own.yaml", "--storage", "runs", job="lost")
+    own = {"FILE.yaml": "own.yaml", "/shared/runs": "runs"}
+    log = jobs.submit(FIRST, own, where=project)
     assert "Ray deletes after the job" in log and "Traceback" not in log
     assert "exit code 2" in log
 
 
-def test_two_jobs_beside_each_other_one_stopped_and_gone_on_with(jobs, clone, project, tmp_path):
-    storage = ["--storage", str(tmp_path)]
+def test_two_jobs_beside_each_other_are_stopped_and_gone_on_with(jobs, clone, project, tmp_path):
+    runs = str(tmp_path / "runs")
     endless = settings("stop.training_iteration=100000", "checkpoint_freq=0")
-    example = "tuned_examples/grpo/alfworld_tiny.yaml"
-    jobs.submit(clone, "train", example, *endless, *storage, "--name", "a", job="a", wait=False)
-    jobs.wait_for("iteration      1/", "a")
-    own = settings("stop.training_iteration=2", "checkpoint_freq=1", "keep_checkpoints_num=5")
-    log = jobs.submit(project, "train", "own.yaml", *own, *storage, "--name", "b", job="b")
-    assert "iteration      2/2" in log and "succeeded" in log, log  # followed to its end
-    assert checkpoints(tmp_path / "b") == [1, 2]
-    assert "RUNNING" in jobs.call("status", "a").stdout, "the first one trained on beside it"
+    example = {"FILE.yaml": "tuned_examples/grpo/alfworld_tiny.yaml", "/shared/runs": runs}
+    a = job_of(jobs.submit(FIRST, example, *endless, where=clone, wait=False))
+    jobs.wait_for("iteration      1/", a)
+    own = {"FILE.yaml": "own.yaml", "/shared/runs": runs, "--name first": "--name own"}
+    short = settings("stop.training_iteration=2", "checkpoint_freq=1", "keep_checkpoints_num=5")
+    log = jobs.submit(FIRST, own, *short, where=project)
+    assert "iteration 2/2" in log and "succeeded" in log, log  # followed to its end
+    assert checkpoints(tmp_path / "runs/own") == [1, 2]
+    assert "RUNNING" in jobs.ray_job("status", a), "the first one trained on beside it"
 
-    jobs.wait_for("iteration      2/", "a")
-    jobs.call("stop", "a")
-    log = jobs.wait_for("go on       stepopsd train --resume", "a")
+    jobs.wait_for("iteration      2/", a)
+    jobs.ray_job("stop", a)
+    log = jobs.wait_for("go on       stepopsd train --resume", a)
     assert "SIGTERM: ending after this iteration, with a checkpoint" in log
-    (done,) = checkpoints(tmp_path / "a")
-    assert "STOPPED" in jobs.call("status", "a").stdout
+    (done,) = checkpoints(tmp_path / "runs/first")
+    assert "STOPPED" in jobs.ray_job("status", a)
 
-    # The clone has moved on meanwhile: its package, and so its folder on the nodes, is another.
-    (clone / "notes.txt").write_text("read the curves\n")
-    further = ["--set", f"stop.training_iteration={done + 1}"]
-    log = jobs.submit(clone, "train", "--resume", str(tmp_path / "a"), *further, job="a2")
-    assert f"after {done + 1} iterations" in log and "succeeded" in log, log
-
-
-def test_a_run_of_a_projects_own_files_goes_on_from_a_changed_project(jobs, project, tmp_path):
-    storage = ["--storage", str(tmp_path)]
-    one = settings("stop.training_iteration=1")
-    log = jobs.submit(project, "train", "own.yaml", *one, *storage, "--name", "c", job="c")
-    assert "succeeded" in log, log
-    (project / "notes.txt").write_text("read the curves\n")
-    further = ["--set", "stop.training_iteration=2"]
-    log = jobs.submit(project, "train", "--resume", str(tmp_path / "c"), *further, job="c2")
-    assert "after 2 iterations" in log and "succeeded" in log, log
+    # Both folders have moved on meanwhile: what Ray unpacks on the nodes is another package.
+    for folder, name, iterations in ((clone, "first", done), (project, "own", 2)):
+        (folder / "notes.txt").write_text("read the curves\n")
+        further = ["--set", f"stop.training_iteration={iterations + 1}"]
+        run = {"/shared/runs/first": f"{runs}/{name}"}
+        log = jobs.submit(FURTHER, run, *further, where=folder)
+        assert f"after {iterations + 1} iterations" in log and "succeeded" in log, log
+        assert max(checkpoints(tmp_path / "runs" / name)) == iterations + 1

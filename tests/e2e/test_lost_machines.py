@@ -26,6 +26,7 @@ SMALL = (
     "env_config.max_turns=4",
     "sampler=transformers",
     "evaluation_interval=null",
+    "entropy_coeff=0.01",  # houses of four turns are never won: the weights move all the same
 )
 
 
@@ -83,7 +84,7 @@ def test_runners_of_a_node_that_is_lost_come_back_on_another(tmp_path):
 @pytest.mark.parametrize(("learners", "title"), [(1, LEARNER), (2, LEARNER), (0, "ray::GRPO")])
 def test_a_trial_that_loses_a_process_goes_on_from_its_checkpoint_once(tmp_path, learners, title):
     log = tmp_path / "log"
-    shape = ("stop.training_iteration=10", "checkpoint_freq=1", f"num_learners={learners}")
+    shape = ("stop.training_iteration=6", "checkpoint_freq=1", f"num_learners={learners}")
     process = start(*train(*shape, storage=tmp_path, name="cut"), log=log)
     wait_for("checkpoint_000001 after", log, process)
     workers(process.pid, title)[0].kill()
@@ -92,10 +93,13 @@ def test_a_trial_that_loses_a_process_goes_on_from_its_checkpoint_once(tmp_path,
     assert (
         json.loads((tmp_path / "cut/run.json").read_text())["trials"]["GRPO_00000"]["restarts"] == 1
     )
-    assert [row["training_iteration"] for row in results(tmp_path / "cut")] == [*range(1, 11)]
+    assert [row["training_iteration"] for row in results(tmp_path / "cut")] == [*range(1, 7)]
     assert start(*train(*shape, storage=tmp_path, name="whole"), log=log).wait(300) == 0
-    weights = [
-        max((tmp_path / name).glob("*/checkpoint_*")) / "model/model.safetensors"
+    cut, whole = (
+        [
+            (checkpoint / "model/model.safetensors").read_bytes()
+            for checkpoint in sorted((tmp_path / name).glob("*/checkpoint_*"))
+        ]
         for name in ("cut", "whole")
-    ]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    )
+    assert cut == whole and len(set(whole)) == len(whole) > 1, "the weights move, and alike"
