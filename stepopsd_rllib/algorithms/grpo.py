@@ -174,6 +174,7 @@ class GRPOConfig(AgentConfig):
         return CreditTrace(
             interval=self.credit_trace_interval,
             num_episodes=self.credit_trace_episodes,
+            takes_one_step=self.takes_one_step(),
             decode=functools.partial(_decode, tokenizer),
         )
 

@@ -24,11 +24,13 @@ class Interruption:
     Attributes:
         status: Exit status that the signal demands; None before any.
         is_over: Whether the grace went by before the iteration ended.
+        others_alarm: What takes alarms that no signal to this run has set; None for nobody.
     """
 
     def __init__(self, stop: StopConditions, grace_s: float, write: Callable[[str], None]):
         self.status: int | None = None
         self.is_over = False
+        self.others_alarm: object = None
         self._stop, self._grace_s, self._write = stop, grace_s, write
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -47,8 +49,12 @@ class Interruption:
         )
         signal.setitimer(signal.ITIMER_REAL, max(self._grace_s, 1e-3))
 
-    def on_alarm(self, _number: int, _frame: FrameType | None) -> None:
-        """Ends the run where its iteration outlasts the grace."""
+    def on_alarm(self, number: int, frame: FrameType | None) -> None:
+        """Ends the run where its iteration outlasts the grace; another's alarm is handed on."""
+        if self.status is None:
+            if callable(self.others_alarm):
+                self.others_alarm(number, frame)
+            return
         self.is_over = True
         raise GraceOver
 
@@ -74,6 +80,7 @@ def ending_early(
         signal.SIGALRM: interruption.on_alarm,
     }
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    interruption.others_alarm = previous[signal.SIGALRM]
     try:
         yield interruption
     except GraceOver:
@@ -82,6 +89,7 @@ def ending_early(
             "the last checkpoint stands."
         )
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        if interruption.status is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -24,8 +24,11 @@ BARS = "▁▂▃▄▅▆▇█"
 WAITING, STARTING, RUNNING, ENDED, FAILED = "waiting", "starting", "running", "ended", "failed"
 # Result key, name, how the value is written.
 Column = tuple[str, str, Callable[[float], str]]
+SCORE: Column = ("env_runners/task_score_mean", "score", "{:.1%}".format)
+"""Shown where the environment grades."""
 COLUMNS: tuple[Column, ...] = (
     ("env_runners/success_rate", "success", "{:.1%}".format),
+    SCORE,
     ("env_runners/episode_return_mean", "return", "{:.2f}".format),
     ("learners/default_policy/entropy", "entropy", "{:.2f}".format),
     ("evaluation/success_rate", "evaluation", "{:.1%}".format),
@@ -178,7 +181,9 @@ def _ending(trial: Followed) -> str:
 def _several(
     title: str, trials: Sequence[Followed], gone: str, width: int, height: int
 ) -> RenderableType:
-    columns = COLUMNS if width >= _NARROW else (COLUMNS[0], COLUMNS[-1])
+    is_graded = any(SCORE[0] in row for trial in trials for row in trial.rows[-1:])
+    columns = [column for column in COLUMNS if is_graded or column is not SCORE]
+    columns = columns if width >= _NARROW else [columns[0], columns[-1]]
     longest = min(_LONGEST_NAME, max(len(trial.name) for trial in trials))
     # Beside the name: bar, iteration, time left, and a number before each sparkline.
     sparks = (width - longest - _SHORT_BAR - 26 - 9 * len(columns)) // len(columns)

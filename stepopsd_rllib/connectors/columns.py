@@ -235,7 +235,7 @@ EPISODE_SKILL_LOG_PROBS = _column(
     torch.float32,
     "BT",
     writer="SkillLogProbs",
-    readers="OPID",
+    readers="OPID, CreditTrace",
     meaning="Of the policy behind its episode's skill, nats; 0 where not scored.",
 )
 STEP_SKILL_LOG_PROBS = _column(
@@ -243,7 +243,7 @@ STEP_SKILL_LOG_PROBS = _column(
     torch.float32,
     "BT",
     writer="SkillLogProbs",
-    readers="OPID",
+    readers="OPID, CreditTrace",
     meaning="Of the policy behind its turn's skill, nats; 0 where not scored.",
 )
 PLAIN_LOG_PROBS = _column(
@@ -251,7 +251,7 @@ PLAIN_LOG_PROBS = _column(
     torch.float32,
     "BT",
     writer="SkillLogProbs",
-    readers="OPID, CreditTrace",
+    readers="OPID",
     meaning="Of the policy before the update, nats, on rows with a skill; 0 elsewhere.",
 )
 HAS_EPISODE_SKILL = _column(
@@ -259,7 +259,7 @@ HAS_EPISODE_SKILL = _column(
     torch.bool,
     "BT",
     writer="SkillLogProbs",
-    readers="OPID",
+    readers="OPID, CreditTrace",
     meaning="Whether the token was scored behind its episode's skill.",
 )
 HAS_STEP_SKILL = _column(
@@ -267,7 +267,7 @@ HAS_STEP_SKILL = _column(
     torch.bool,
     "BT",
     writer="SkillLogProbs",
-    readers="OPID",
+    readers="OPID, CreditTrace",
     meaning="Whether the token was scored behind its turn's skill.",
 )
 HAS_GUIDANCE = _column(

@@ -19,8 +19,12 @@ NAMES: Mapping[str, str] = {
     "group_advantage": "A, advantage of the group",
     "advantage": "Ã, advantage of the loss",
     "old_log_prob": "log-prob under the policy before the update, nats",
+    "new_log_prob": "log-prob under the policy of the update's last pass, nats",
+    "entropy": "entropy of the policy's distribution, nats",
     "behaviour_log_prob": "log-prob under the sampler, nats",
     "teacher_log_prob": "log-prob under the teacher, nats",
+    "episode_skill_log_prob": "log-prob behind the episode's skill, nats",
+    "step_skill_log_prob": "log-prob behind the turn's skill, nats",
 }
 BINS = 60
 FULL_DEPTH = 0.95

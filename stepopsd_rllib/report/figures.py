@@ -24,6 +24,15 @@ FOLDER = "figures"
 FORMATS = ("svg", "pdf", "png")
 DOTS_PER_INCH = 200
 _PERCENT = PercentFormatter(xmax=1.0, decimals=0)
+_DOTS_SHARE = 0.55
+"""Share of a bar's width over which the dots of its seeds stand."""
+_DOT: Mapping[str, Any] = {
+    "color": "white",
+    "markeredgecolor": "black",
+    "markeredgewidth": 0.7,
+    "markersize": 3.2,
+    "clip_on": False,
+}
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
 COSTS: Mapping[str, tuple[str, float]] = {
     "time_total_s": ("Hours of training", 3600.0),
@@ -94,8 +103,13 @@ def improvement(methods: Sequence[Method], baseline: str) -> Figure | None:
     return figure
 
 
-def type_bars(methods: Sequence[Method]) -> Figure:
-    """Success of the last evaluation by task type: mean over seeds, a dot a seed."""
+def type_bars(methods: Sequence[Method], outcome: str = "Success") -> Figure:
+    """Success of the last evaluation by task type: mean over seeds, a dot a seed.
+
+    Args:
+        methods: What to draw; `Method.graded` of them for task scores.
+        outcome: Label of the axis.
+    """
     types = _types(methods)
     figure, axes = _figure(width=max(5.5, 0.5 + 0.28 * len(types) * (len(methods) + 1)))
     width = 0.8 / len(methods)
@@ -106,15 +120,21 @@ def type_bars(methods: Sequence[Method]) -> Figure:
         axes.bar(at, means, width=0.92 * width, color=_colour(number), label=_label(method))
         for x, kind in zip(at, types, strict=True):
             seeds = rates.get(kind, [])
-            axes.plot([x] * len(seeds), seeds, "o", color="black", markersize=2.5, alpha=0.6)
+            # Beside each other, in the order of the seeds: equal rates would hide one another.
+            places = x + width * _DOTS_SHARE * (np.arange(len(seeds)) - (len(seeds) - 1) / 2) / max(
+                1, len(seeds) - 1
+            )
+            axes.plot(places, seeds, "o", **_DOT)
     axes.set_xticks(range(len(types)), [kind.replace("_", " ") for kind in types])
     axes.tick_params(axis="x", labelrotation=25)
     for label in axes.get_xticklabels():
         label.set_horizontalalignment("right")
-    _dress(axes, "", "Success, last evaluation")
+    _dress(axes, "", f"{outcome}, last evaluation")
     axes.yaxis.set_major_formatter(_PERCENT)
-    axes.set_ylim(0, 1)
-    axes.legend(frameon=False, fontsize=8, ncols=min(4, len(methods)), loc="upper left")
+    axes.set_ylim(0, 1.03)  # a dot at 100 % is whole
+    figure.legend(
+        frameon=False, fontsize=8, ncols=min(4, len(methods)), loc="outside upper left"
+    )
     return figure
 
 
@@ -173,6 +193,7 @@ def write_figures(
     Returns:
         The files written.
     """
+    graded = [found for method in methods if (found := method.graded()) is not None]
     makers: Mapping[str, Callable[[], Figure | None]] = {
         "learning_curves": lambda: learning_curves(methods),
         "performance_profiles": lambda: performance_profiles(methods),
@@ -180,6 +201,7 @@ def write_figures(
             improvement(methods, baseline) if baseline is not None else None
         ),
         "task_types": lambda: type_bars(methods),
+        "task_types_score": lambda: type_bars(graded, "Task score") if graded else None,
         "cost": lambda: cost_against_success(methods),
     }
     written = []

@@ -131,7 +131,7 @@ class Run:
 
         Columns: update, group, rollout, turn, position, token; and what the method has of:
         log_prob_gap (Δ), weight (w), group_advantage (A), advantage (Ã), behaviour_log_prob,
-        old_log_prob, teacher_log_prob (nats), in_span, is_scored.
+        old_log_prob, new_log_prob, teacher_log_prob, entropy (nats), in_span, is_scored.
         """
         return self._frame(
             [row for record in one.samples for row in _token_rows(record)] for one in self._trials

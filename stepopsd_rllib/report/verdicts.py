@@ -13,6 +13,8 @@ finished). The rule, in this order:
 3. the whole interval within ± the margin of the plan: no difference above the margin;
 4. else: no evidence of a difference. That is no evidence of equality.
 
+Where the environment grades, the same rule is applied to the task scores, corrected among themselves.
+
 The probability of improvement is that a run of the method beats a run of the baseline on a kind of
 task, a tie counting one half, as a mean over the kinds (Agarwal et al., arXiv:2108.13264).
 """
@@ -20,7 +22,7 @@ task, a tie counting one half, as a mean over the kinds (Agarwal et al., arXiv:2
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -182,8 +184,21 @@ def verdict_tables(
         base = next((method for method in found if method.name == baseline), None)
         if base is not None and len(found) > 1:
             judged = verdicts(found, base, planned=planned, margin=margin)
+            judged += _of_scores(found, base, planned=planned, margin=margin)
             tables.append(verdict_table(judged, base.name, name))
     return tables
+
+
+def _of_scores(
+    methods: Sequence[Method], base: Method, *, planned: int, margin: float
+) -> list[Verdict]:
+    """The verdicts on task scores; [] where the environment does not grade."""
+    graded = [found for method in methods if (found := method.graded()) is not None]
+    theirs = base.graded()
+    if theirs is None:
+        return []
+    judged = verdicts(graded, theirs, planned=planned, margin=margin)
+    return [replace(each, name=f"{each.name}, task score") for each in judged]
 
 
 def verdict_table(found: Sequence[Verdict], base: str, budget: str) -> str:

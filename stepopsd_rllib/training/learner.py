@@ -151,13 +151,12 @@ class TokenLearner(TorchLearner):
             torch.cuda.empty_cache()
 
     def take_credit_records(self) -> list[dict[str, Any]]:
-        """Records of `CreditTrace` since the last call."""
-        records: list[dict[str, Any]] = []
+        """Records of the last sample of `CreditTrace`, if they were not taken yet."""
+        return [record for trace in self._credit_traces() for record in trace.take_records()]
+
+    def _credit_traces(self) -> list[CreditTrace]:
         pipeline: Any = self._learner_connector
-        for piece in pipeline.connectors:
-            if isinstance(piece, CreditTrace):
-                records, piece.records = piece.records, []
-        return records
+        return [piece for piece in pipeline.connectors if isinstance(piece, CreditTrace)]
 
     @override(Learner)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -216,6 +215,8 @@ class TokenLearner(TorchLearner):
             is_last = i == len(parts) - 1
             with contextlib.nullcontext() if is_last or not self.distributed else module.no_sync():
                 fwd_out = module.forward_train(micro_batch)
+                for trace in self._credit_traces():
+                    trace.add_update(micro_batch, fwd_out)
                 part_loss: Any = self.compute_loss_for_module(
                     module_id=DEFAULT_MODULE_ID,
                     config=self.config,

@@ -22,7 +22,7 @@ def sample(
     advantage = round(rng.gauss(0, 1), 6)
     say = text or (lambda: words(rng))
     return {
-        "schema": 3,
+        "schema": 4,
         "update": update,
         "task_id": say() if text else f"task {group}",
         "task_type": say() if text else TYPES[group % 3],
@@ -57,6 +57,8 @@ def _turn(rng: random.Random, advantage: float, say: Callable[[], str]) -> dict[
         "tokens": tokens,
         "behaviour_log_prob": old,
         "old_log_prob": old,
+        "new_log_prob": [round(o - 0.01, 6) for o in old],
+        "entropy": [round(rng.expovariate(3), 6) for _ in range(size)],
         "teacher_log_prob": [round(o + d, 6) for o, d in zip(old, gap, strict=True)],
         "log_prob_gap": gap,
         "is_scored": [True] * size,

@@ -69,7 +69,7 @@ def test_nothing_on_the_page_is_written_by_no_method(run):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_leaves_a_trace(name, run):
     columns, records = run(name, "append")
-    assert json.loads(json.dumps(records))[0]["schema"] == 3
+    assert json.loads(json.dumps(records))[0]["schema"] == 4
     for record in records:
         assert record["won"] in (True, False) and record["final_observation"]
         for turn in record["turns"]:

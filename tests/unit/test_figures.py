@@ -14,6 +14,7 @@ from stepopsd_rllib.report import estimators, figures
 from stepopsd_rllib.report.comparison import read_methods
 from stepopsd_rllib.report.heatmap import cell_interval
 from tests.helpers.run_folders import write_run
+from tests.unit.test_comparison import write_run as graded_run
 from tests.unit.test_heatmap import trial
 
 # Two runs of two tasks, against three runs.
@@ -127,10 +128,24 @@ def test_what_is_drawn_is_what_was_measured(comparison):
     assert heights == pytest.approx(
         [np.mean(by_type[kind]) for by_type in rates for kind in sorted(by_type)]
     )
+    dots = [tuple(line.get_ydata()) for line in axes.lines]
+    assert dots == [tuple(by_type[kind]) for by_type in rates for kind in sorted(by_type)]
+    for line in axes.lines:  # three seeds of equal rates are three dots
+        assert len(set(np.asarray(line.get_xdata()))) == 3
     figure = figures.cost_against_success(methods)
     assert figure is not None
     hours = [x for line in figure.axes[0].lines for x in np.asarray(line.get_xdata())]
     assert set(hours) == {80.0 / 3600}
+
+
+def test_graded_tasks_have_bars_of_their_scores(tmp_path):
+    for seed in range(2):
+        graded_run(tmp_path, "GRPO", seed, "a", lost_score=0.2)
+        graded_run(tmp_path, "SDAR", seed, "ac", lost_score=0.6)
+    methods, _ = read_methods(tmp_path)
+    written = figures.write_figures(methods, "GRPO", tmp_path / "figures", "svg")
+    (file,) = [path for path in written if path.stem == "task_types_score"]
+    assert ">Task score, last evaluation</text>" in file.read_text()
 
 
 def test_a_baseline_that_is_no_method_is_one_line(comparison, capsys):

@@ -14,7 +14,15 @@ from tests.helpers.hostile_texts import hostile_texts
 from tests.helpers.run_folders import sample, write_lines, write_run
 
 SECONDS = 2.0
-FIELDS = ("log_prob_gap", "weight", "group_advantage", "advantage", "old_log_prob")
+FIELDS = (
+    "log_prob_gap",
+    "weight",
+    "group_advantage",
+    "advantage",
+    "old_log_prob",
+    "new_log_prob",
+    "entropy",
+)
 PERCENTILE, DEEPEST = 0.95, 0.7
 ABOVE, BELOW = (0, 114, 178), (213, 94, 0)
 

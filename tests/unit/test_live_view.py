@@ -20,6 +20,7 @@ from stepopsd_rllib.commands.progress import ProgressLines, StopConditions
 from stepopsd_rllib.commands.run_file import PlannedTrial
 from stepopsd_rllib.commands.time_left import TimeLeft
 
+GRADED = {"success_rate": 0.25, "task_score_mean": 0.615}
 ROOT = Path(__file__).parents[2]
 
 
@@ -90,6 +91,20 @@ def test_values_are_shown_with_what_went_before():
         progress.on_trial_result(0, [trial], trial, result(i))
     text = drawn(LiveView("house", list(progress.trials.values())))
     assert "success  80.0%  ▁▂▃▄▅▆▇█" in text
+
+
+def test_where_the_environment_grades_the_score_stands_beside_success():
+    for number in (1, 2):
+        trials = [
+            Followed(name=f"t{i}", stop={}, left=TimeLeft({}, {})) for i in range(number)
+        ]
+        for one in trials:
+            one.take({**result(1), **{f"env_runners/{key}": value for key, value in GRADED.items()}})
+        text = drawn(LiveView("shop", trials))
+        assert "success" in text and "score" in text and "61.5%" in text
+    plain = Followed(name="a", stop={}, left=TimeLeft({}, {}))
+    plain.take(result(1))
+    assert "score" not in drawn(LiveView("house", [plain, plain]))
 
 
 def test_a_grid_is_a_table_with_a_bar_for_all():

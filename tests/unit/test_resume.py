@@ -150,6 +150,17 @@ def test_runs_are_listed_with_state_iteration_and_checkpoint(run, capsys, tmp_pa
     assert "stepopsd train --resume RUN" in shown
 
 
+def test_an_alarm_that_another_has_set_is_not_the_end_of_a_grace():
+    heard: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: heard.append(number))
+    try:
+        with interruption.ending_early(StopConditions({}), 30.0, heard.append) as ended:
+            os.kill(os.getpid(), signal.SIGALRM)
+        assert heard == [signal.SIGALRM] and not ended.is_over
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_a_signal_asks_the_trials_to_end_and_the_grace_ends_the_rest():
     said = []
     stop = StopConditions({"training_iteration": 9})

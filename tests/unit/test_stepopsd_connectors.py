@@ -250,12 +250,13 @@ def test_the_trace_holds_what_the_shaping_did(context):
     columns["log_prob_gap"] = torch.randn(columns["advantages"].shape) * columns["response_mask"]
     columns["is_scored"] = columns["response_mask"]
     metrics = shaped(columns, episodes)
-    trace = CreditTrace(interval=10, num_episodes=2, decode=str)
+    trace = CreditTrace(interval=10, num_episodes=2, takes_one_step=True, decode=str)
     batch, shared = {DEFAULT_MODULE_ID: columns}, {AGENT_EPISODES: episodes}
     trace(rl_module=None, batch=batch, episodes=[], shared_data=shared)
-    assert [record["update"] for record in trace.records] == [21, 21]
+    records = trace.take_records()
+    assert [record["update"] for record in records] == [21, 21]
     changes = []
-    for record, episode in zip(trace.records, episodes, strict=True):
+    for record, episode in zip(records, episodes, strict=True):
         assert record["return"] == episode.return_
         for written, turn in zip(record["turns"], episode.turns, strict=True):
             assert len(written["tokens"]) == len(turn.response_ids)
@@ -281,15 +282,16 @@ def test_the_trace_is_taken_at_its_interval_and_off_at_zero():
         episodes = episodes_of_groups("fw")
         columns = columns_of(episodes, [-0.5, 0.5], version=version)
         columns["group_advantages"] = columns["advantages"]
-        trace = CreditTrace(interval=interval, num_episodes=1, decode=str)
+        trace = CreditTrace(interval=interval, num_episodes=1, takes_one_step=True, decode=str)
         trace(
             rl_module=None,
             batch={DEFAULT_MODULE_ID: columns},
             episodes=[],
             shared_data={AGENT_EPISODES: episodes},
         )
-        assert len(trace.records) == num_records
-        assert all("log_prob_gap" not in turn for r in trace.records for turn in r["turns"])
+        records = trace.take_records()
+        assert len(records) == num_records and trace.take_records() == []
+        assert all("log_prob_gap" not in turn for r in records for turn in r["turns"])
 
 
 def test_diagnostics_of_nothing_have_no_mean_weight():

@@ -106,6 +106,23 @@ def test_mlflow_has_the_numbers_of_the_results(real_run):
     require_equal(found, results_of(real_run))
 
 
+def test_aim_has_the_numbers_of_the_results(real_run):
+    pytest.importorskip("aim", reason="aim is not installed")
+    from aim import Repo
+
+    (repository,) = real_run.rglob(".aim")
+    repo = Repo(str(repository.parent))
+    (logged,) = repo.iter_runs()
+    assert logged.experiment == "houses"
+    by_step: dict[int, dict[str, float]] = {}
+    for metric in logged.metrics():
+        for step, value in zip(*metric.values.sparse_numpy(), strict=True):
+            by_step.setdefault(int(step), {})[metric.name.removeprefix("ray/tune/")] = float(value)
+    left_out = {"pid", "timestamp", "time_total_s", "training_iteration"}
+    rows = [{k: v for k, v in row.items() if k not in left_out} for row in results_of(real_run)]
+    require_equal([by_step[step] for step in sorted(by_step)], rows)
+
+
 def test_comet_offline_has_the_numbers_of_the_results(real_run):
     pytest.importorskip("comet_ml", reason="comet_ml is not installed")
     (file,) = real_run.glob("comet/*.zip")

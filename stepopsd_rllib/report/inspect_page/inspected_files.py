@@ -17,8 +17,10 @@ from stepopsd_rllib.report.run_files import EPISODES, RESULTS, Trial, trial_of
 ERRORS = "errors.jsonl"
 SAMPLES = "credit.jsonl"
 RUN_FILE = "run.json"
-SCHEMAS = (1, 2, 3)
+SCHEMAS = (1, 2, 3, 4)
 """Versions of the records of `credit.jsonl` that can be shown."""
+LACKS = dict.fromkeys((1, 2), "no prompts and no entropies") | {3: "no entropies"}
+"""What records of an older version do not have."""
 SAMPLE_BYTES = 16 * 2**20
 """Most bytes of `credit.jsonl` on a page; of a larger one, samples evenly spaced over the run."""
 
@@ -182,11 +184,11 @@ def _samples(path: Path, notes: list[str]) -> list[Row]:
             samples.append(row)
 
     _each_line(path, take)
-    old = {row.get("schema", 1) for row in samples} & {1, 2}
+    old = {row.get("schema", 1) for row in samples} & set(LACKS)
     if old:
         notes.append(
             f"{path.name} is of an older version (schema {', '.join(map(str, sorted(old)))}): it "
-            "has no prompts, and the page shows less."
+            f"has {LACKS[min(old)]}, and the page shows less."
         )
     return samples
 

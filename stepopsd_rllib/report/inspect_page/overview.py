@@ -22,6 +22,7 @@ from stepopsd_rllib.report.run_files import Evaluation, Wins
 LEARNER = "learners/default_policy"
 # Result key, title, how its values are written, lower end of the axis.
 PANELS = (
+    ("env_runners/task_score_mean", "Task score", charts.share, None),
     ("env_runners/episode_return_mean", "Return an episode", charts.plain, None),
     ("env_runners/valid_action_ratio", "Valid actions", charts.share, None),
     ("env_runners/turns_mean", "Turns an episode", charts.plain, None),

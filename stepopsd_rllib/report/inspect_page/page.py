@@ -132,7 +132,6 @@ def _data_blocks(trials: Sequence[InspectedTrial]) -> Iterable[tuple[str, Markup
 def _entry(trial: int, source: str, row: dict[str, Any]) -> dict[str, Any]:
     turns = row.get("turns", 0)
     listed = turns if isinstance(turns, list) else []
-    returned = row.get("return")
     return {
         "trial": trial,
         "source": source,
@@ -143,11 +142,16 @@ def _entry(trial: int, source: str, row: dict[str, Any]) -> dict[str, Any]:
         "type": str(row.get("task_type", "")),
         "status": str(row.get("status", "")),
         "won": bool(row.get("won", row.get("status") == "success")),
-        "return": returned if isinstance(returned, (int, float)) else None,
+        "return": _number(row.get("return")),
+        "score": _number(row.get("task_score")),
         "turns": len(listed) if isinstance(turns, list) else turns,
         "tokens": sum(len(turn.get("tokens", ())) for turn in listed) if listed else None,
         "invalid": sum(turn.get("is_action_valid") is False for turn in listed) if listed else None,
     }
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) else None
 
 
 def _facts(inspected: InspectedTrial, number: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ function drawEpisode(i, turnNumber) {
   view.replaceChildren(
     el("div", { class: "bar-top" }, [
       el("h2", { text: e.task }), el("span", { class: "muted", text: e.type }), outcome(e),
-      el("span", { class: "muted", text: `return ${written(e.return)} · iteration ${e.update} · rollout ${e.rollout}` }),
+      el("span", { class: "muted", text: `return ${written(e.return)}${e.score === null ? "" : ` · task score ${written(e.score)}`} · iteration ${e.update} · rollout ${e.rollout}` }),
       fieldButtons(fields, field, () => drawEpisode(i))]),
     el("div", { class: "two" }, [chat, aside(e, record, field, scale, numbers)]));
   chat.addEventListener("mouseover", (event) => {
@@ -102,8 +102,8 @@ function evaluationOnly(e) {
   return el("section", {}, [
     el("div", { class: "bar-top" }, [el("h2", { text: e.task }), el("span", { class: "muted", text: e.type })]),
     el("p", { class: "caption", text: "Evaluations record the outcome of every task, not its turns." }),
-    el("table", { class: "plain" }, [el("thead", {}, [el("tr", {}, ["run", "iteration", "outcome", "return", "turns"].map((text) => el("th", { text })))]),
-      el("tbody", {}, others.map((o) => el("tr", {}, [el("td", { text: INDEX.trials[o.trial] }), el("td", { text: String(o.update) }), el("td", {}, [outcome(o)]), el("td", { text: written(o.return) }), el("td", { text: written(o.turns) })])))]),
+    el("table", { class: "plain" }, [el("thead", {}, [el("tr", {}, ["run", "iteration", "outcome", "return", ...(IS_GRADED ? ["task score"] : []), "turns"].map((text) => el("th", { text })))]),
+      el("tbody", {}, others.map((o) => el("tr", {}, [el("td", { text: INDEX.trials[o.trial] }), el("td", { text: String(o.update) }), el("td", {}, [outcome(o)]), el("td", { text: written(o.return) }), IS_GRADED ? el("td", { text: written(o.score) }) : null, el("td", { text: written(o.turns) })])))]),
     sampled ? el("button", { class: "more", text: "sampled episodes of this task", onclick: () => { location.hash = `task=${encodeURIComponent(e.task)}`; } }) : null]);
 }
 

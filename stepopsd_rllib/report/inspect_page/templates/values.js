@@ -7,8 +7,12 @@ const FIELDS = [
   { key: "group_advantage", symbol: "A", name: "A, advantage of the group", unit: "", centre: 0 },
   { key: "advantage", symbol: "Ã", name: "Ã, advantage of the loss", unit: "", centre: 0 },
   { key: "old_log_prob", symbol: "log π old", name: "log-prob, policy before the update", unit: "nats", centre: 0 },
+  { key: "new_log_prob", symbol: "log π new", name: "log-prob, last pass of the update", unit: "nats", centre: 0 },
   { key: "behaviour_log_prob", symbol: "log π sampler", name: "log-prob, sampler", unit: "nats", centre: 0 },
   { key: "teacher_log_prob", symbol: "log π teacher", name: "log-prob, teacher", unit: "nats", centre: 0 },
+  { key: "episode_skill_log_prob", symbol: "log π skill", name: "log-prob, behind the episode's skill", unit: "nats", centre: 0 },
+  { key: "step_skill_log_prob", symbol: "log π turn skill", name: "log-prob, behind the turn's skill", unit: "nats", centre: 0 },
+  { key: "entropy", symbol: "H", name: "entropy of the policy", unit: "nats", centre: 0 },
   { key: "in_span", symbol: "span", name: "in the span of its turn", unit: "", centre: 0 },
   { key: "is_scored", symbol: "scored", name: "judged by the teacher", unit: "", centre: 0 },
 ];

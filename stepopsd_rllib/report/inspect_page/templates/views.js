@@ -15,6 +15,8 @@ const COLUMNS = [
   ["task type", (e) => e.type, ""], ["outcome", (e) => e.status, ""], ["return", (e) => e.return, "n"],
   ["turns", (e) => e.turns, "n"], ["tokens", (e) => e.tokens, "n"], ["invalid", (e) => e.invalid, "n"],
 ];
+const IS_GRADED = INDEX.episodes.some((e) => e.score !== null);
+if (IS_GRADED) COLUMNS.splice(8, 0, ["score", (e) => e.score, "n"]);
 if (INDEX.trials.length > 1) COLUMNS.unshift(["run", (e) => INDEX.trials[e.trial], ""]);
 
 const order = (a, b) => (a === b ? 0 : a === null ? -1 : b === null ? 1 : a < b ? -1 : 1);
