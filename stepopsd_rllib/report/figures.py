@@ -132,9 +132,7 @@ def type_bars(methods: Sequence[Method], outcome: str = "Success") -> Figure:
     _dress(axes, "", f"{outcome}, last evaluation")
     axes.yaxis.set_major_formatter(_PERCENT)
     axes.set_ylim(0, 1.03)  # a dot at 100 % is whole
-    figure.legend(
-        frameon=False, fontsize=8, ncols=min(4, len(methods)), loc="outside upper left"
-    )
+    figure.legend(frameon=False, fontsize=8, ncols=min(4, len(methods)), loc="outside upper left")
     return figure
 
 

@@ -95,11 +95,11 @@ def test_values_are_shown_with_what_went_before():
 
 def test_where_the_environment_grades_the_score_stands_beside_success():
     for number in (1, 2):
-        trials = [
-            Followed(name=f"t{i}", stop={}, left=TimeLeft({}, {})) for i in range(number)
-        ]
+        trials = [Followed(name=f"t{i}", stop={}, left=TimeLeft({}, {})) for i in range(number)]
         for one in trials:
-            one.take({**result(1), **{f"env_runners/{key}": value for key, value in GRADED.items()}})
+            one.take(
+                {**result(1), **{f"env_runners/{key}": value for key, value in GRADED.items()}}
+            )
         text = drawn(LiveView("shop", trials))
         assert "success" in text and "score" in text and "61.5%" in text
     plain = Followed(name="a", stop={}, left=TimeLeft({}, {}))
