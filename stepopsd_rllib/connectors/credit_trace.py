@@ -32,8 +32,8 @@ does not have:
 | `tokens` | the text of each token |
 | `behaviour_log_prob` | under the sampler, nats |
 | `old_log_prob` | under the learner's policy before the update, nats |
-| `new_log_prob` | under the policy of the update's last pass over the token, nats: the numerator of \
-the ratio. Only where an update takes several optimizer steps; of a single one it is the old |
+| `new_log_prob` | under the policy of the update's last pass over the token, nats, the numerator \
+of the ratio; only where an update takes several optimizer steps: of a single one it is the old |
 | `entropy` | of the policy's distribution in the update's first pass over the token, nats |
 | `teacher_log_prob`, `log_prob_gap` | under the teacher, nats; Δ, by which it exceeds the policy |
 | `episode_skill_log_prob`, `step_skill_log_prob` | under the policy that reads the skill of the \
