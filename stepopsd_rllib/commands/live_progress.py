@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from stepopsd_rllib.commands.live_view import ENDED, FAILED, STARTING, Followed, LiveView
 from stepopsd_rllib.commands.progress import ProgressLines, StopConditions
@@ -18,6 +21,7 @@ from stepopsd_rllib.commands.run_file import PlannedTrial
 from stepopsd_rllib.commands.time_left import TimeLeft
 
 REFRESHES_A_SECOND = 2
+_STDERR = 2
 
 
 class LiveProgress(ProgressLines):
@@ -47,7 +51,10 @@ class LiveProgress(ProgressLines):
             for folder, trial in trials.items()
         }
 
-    def starting(self, trial: Trial, label: str) -> None:
+    def setup(self, *args: Any, **info: Any) -> None:
+        """The view says it."""
+
+    def started(self, trial: Trial, label: str) -> None:
         """The view says it."""
         del label
         self.trials[str(trial.custom_dirname)].enter(STARTING)
@@ -98,5 +105,36 @@ def shown_progress(
     progress = LiveProgress(stop, write, trials)
     view = LiveView(title, list(progress.trials.values()), began=time.monotonic())
     # What is printed meanwhile, by Ray's workers too, goes above the view.
-    with Live(view, console=console, refresh_per_second=REFRESHES_A_SECOND):
+    with (
+        Live(view, console=console, refresh_per_second=REFRESHES_A_SECOND),
+        native_errors_above(console),
+    ):
         yield progress
+
+
+@contextmanager
+def native_errors_above(console: Console) -> Iterator[None]:
+    """Lets the console print what C and C++ libraries write to standard error.
+
+    A library knows nothing of the view: it would write over it, and leave torn lines behind.
+    Standard error that is no terminal stays as it is.
+    """
+    if not os.isatty(_STDERR):
+        yield
+        return
+    before, (reading, writing) = os.dup(_STDERR), os.pipe()
+    os.dup2(writing, _STDERR)
+    os.close(writing)
+
+    def pass_on() -> None:
+        with open(reading, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                console.print(Text(line.rstrip("\n")))
+
+    # Children that have inherited the pipe may keep it open: nobody waits for its end.
+    threading.Thread(target=pass_on, daemon=True).start()
+    try:
+        yield
+    finally:
+        os.dup2(before, _STDERR)
+        os.close(before)

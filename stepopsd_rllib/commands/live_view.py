@@ -21,7 +21,8 @@ from stepopsd_rllib.commands.progress import clock, evaluation_line
 from stepopsd_rllib.commands.time_left import TimeLeft
 
 BARS = "▁▂▃▄▅▆▇█"
-WAITING, STARTING, RUNNING, ENDED, FAILED = "waiting", "starting", "running", "ended", "failed"
+# Tune tells of a trial when its model is loaded: a pending one waits for its turn, or loads.
+WAITING, STARTING, RUNNING, ENDED, FAILED = "pending", "started", "running", "ended", "failed"
 # Result key, name, how the value is written.
 Column = tuple[str, str, Callable[[float], str]]
 SCORE: Column = ("env_runners/task_score_mean", "score", "{:.1%}".format)
@@ -60,7 +61,7 @@ class Followed:
         stop: Result key -> number that ends it.
         left: Foresees its end.
         rows: Its results, nested keys joined by "/".
-        state: Waiting, starting, running, ended or failed.
+        state: Pending, started, running, ended or failed.
         since: When the state or the last result came, seconds of the monotonic clock.
         more: Result key -> label, the key `progress_metrics`.
     """
@@ -173,8 +174,10 @@ def _one(title: str, trial: Followed, gone: str, width: int) -> RenderableType:
 
 
 def _ending(trial: Followed) -> str:
-    if trial.state == STARTING:
+    if trial.state == WAITING:
         return "loading the model and its engines"
+    if trial.state == STARTING:
+        return "first iteration"
     return f"{trial.ending()} left" if trial.seconds_left() is not None else trial.ending()
 
 

@@ -91,12 +91,16 @@ class ProgressLines(tune.Callback):
         self._shown_evaluation: dict[str, int] = {}
         self._started = time.monotonic()
 
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Says what takes the time before the first trial starts."""
+        self._write("loading the model and its engines ...")
+
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Says that a trial is being set up: engines and models load before the first line."""
+        """Says that a trial has loaded its model and engines, and works on its first iteration."""
         self._stop.num_running += 1
-        self.starting(trial, self._label(trial, trials))
+        self.started(trial, self._label(trial, trials))
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -127,10 +131,10 @@ class ProgressLines(tune.Callback):
             self._shown_evaluation[trial.trial_id] = made_at
             self._write(label + evaluation_line(flat))
 
-    def starting(self, trial: Trial, label: str) -> None:
-        """A line when a trial is being set up."""
+    def started(self, trial: Trial, label: str) -> None:
+        """A line when a trial works on its first iteration."""
         del trial
-        self._write(f"{label}starting: loading the model and its engines ...")
+        self._write(f"{label}loaded: first iteration ...")
 
     def result(self, trial: Trial, flat: dict[str, Any], label: str) -> None:
         """A line for a result, nested keys joined by "/"."""

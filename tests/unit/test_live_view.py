@@ -70,9 +70,10 @@ def test_the_first_time_left_does_not_count_the_first_evaluation():
         StopConditions({"training_iteration": 40}), lambda _: None, {"a": planned("a", "a")}
     )
     (trial,) = trials_of(progress, "a")
-    progress.on_trial_start(0, [trial], trial)
     view = LiveView("house", list(progress.trials.values()), began=time.monotonic())
     assert "loading the model and its engines" in drawn(view)
+    progress.on_trial_start(0, [trial], trial)  # Tune's word that it is loaded
+    assert "first iteration" in drawn(view)
     progress.on_trial_result(0, [trial], trial, result(1, evaluated=0))
     # 39 iterations of 10 s and four evaluations of 300 s are left; counting the first one's as
     # training would say three and a half hours.
@@ -124,8 +125,8 @@ def test_a_grid_is_a_table_with_a_bar_for_all():
     text = drawn(LiveView("sweep", list(progress.trials.values())), width=110)
     rows = {line.split()[0]: line for line in text.splitlines() if line.startswith("lr=")}
     assert "ended" in rows["lr=a"] and "4/4" in rows["lr=a"] and "1/4" in rows["lr=b"]
-    assert "starting" in rows["lr=c"] and "waiting" in rows["lr=d"]
-    assert "5/16" in text and "1 ended, 1 running, 1 starting, 1 waiting" in text
+    assert "started" in rows["lr=c"] and "pending" in rows["lr=d"]
+    assert "5/16" in text and "1 ended, 1 running, 1 started, 1 pending" in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -168,7 +169,7 @@ def test_without_a_terminal_there_are_lines(capsys):
 
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 sys.path[:0] = {paths!r}
 from types import SimpleNamespace
 from stepopsd_rllib.commands.live_progress import shown_progress
@@ -181,6 +182,7 @@ with shown_progress("house", {{"a": planned("a", "a")}}, stop, print) as progres
     for i in range(1, 6):
         progress.on_trial_result(0, [trial], trial, result(i, evaluated=0))
     print("a word of a worker")
+    os.write(2, b"a word of a library\n")
     time.sleep(1.2)
 print("the tables")
 """
@@ -209,4 +211,6 @@ def test_on_a_real_terminal_the_view_moves_and_words_stay_above_it():
     assert "\x1b[?25h" in text  # the cursor is back
     assert "5/40" in text and "evaluation after 0 iterations: 25.0%" in text
     assert text.index("a word of a worker") < text.index("the tables")
+    # In place of the view, which is erased before and drawn again below.
+    assert text[: text.index("a word of a library")].endswith("\x1b[2K")
     assert text.count("gone") >= 2  # drawn again while nothing came
