@@ -182,7 +182,7 @@ with shown_progress("house", {{"a": planned("a", "a")}}, stop, print) as progres
     for i in range(1, 6):
         progress.on_trial_result(0, [trial], trial, result(i, evaluated=0))
     print("a word of a worker")
-    os.write(2, b"a word of a library\n")
+    os.write(2, b"a word of a library" + bytes([10]))
     time.sleep(1.2)
 print("the tables")
 """
