@@ -29,6 +29,7 @@ Named variants: Dr.GRPO (arXiv:2503.20783) is `normalize_advantages=False` with
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Literal
 
 import torch
@@ -62,6 +63,8 @@ from stepopsd_rllib.objectives.surrogate import (
 from stepopsd_rllib.training.agent_algorithm import AgentAlgorithm
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.learner import TokenLearner
+
+_RATIO_SQUARED = "sampler_importance_ratio_squared"
 
 
 class GRPOConfig(AgentConfig):
@@ -149,6 +152,17 @@ class GRPOConfig(AgentConfig):
     credit_trace_episodes: int = key(
         8, whole(1), "episodes of a sample in `credit.jsonl`; groups with an advantage come first"
     )
+
+    @override(AgentConfig)
+    def validate(self) -> None:
+        """Checks the keys, and what a batch of older weights needs."""
+        super().validate()
+        if self.off_policy_steps and self.old_log_probs != "sampler":
+            self._value_error(
+                f"config.off_policy_steps=1 with old_log_probs={self.old_log_probs!r}: the "
+                "learner's weights are an update ahead of those that sampled, and the ratio to its "
+                "own log-probs would not correct for that. Set old_log_probs='sampler'."
+            )
 
     @override(AlgorithmConfig)
     def get_default_learner_class(self) -> type[TokenLearner]:
@@ -301,11 +315,20 @@ class GRPOLearner(TokenLearner):
     def _log_sampler_difference(self, batch: dict[str, Any], learner_BT: Tensor) -> None:
         mask_BT = batch[RESPONSE_MASK]
         difference_BT = learner_BT - batch[BEHAVIOUR_LOG_PROBS]
+        ratio_BT = difference_BT.clamp(-20, 20).exp()
         self.sums.add_mean("sampler_log_prob_difference_mean", difference_BT.abs(), mask_BT)
         self.sums.add_max("sampler_log_prob_difference_max", difference_BT.abs(), mask_BT)
-        self.sums.add_mean(
-            "sampler_importance_ratio_mean", difference_BT.clamp(-20, 20).exp(), mask_BT
-        )
+        self.sums.add_mean("sampler_importance_ratio_mean", ratio_BT, mask_BT)
+        self.sums.add_mean(_RATIO_SQUARED, ratio_BT.square(), mask_BT)
+
+    @override(TokenLearner)
+    def derived_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Adds the effective sample size, (Σ r)² / (N Σ r²): 1 where sampler and learner agree."""
+        squared = metrics.pop(_RATIO_SQUARED, None)
+        if squared is None:
+            return metrics
+        size = metrics["sampler_importance_ratio_mean"] ** 2 / squared if squared else math.nan
+        return metrics | {"effective_sample_size": size}
 
 
 class GRPO(AgentAlgorithm):

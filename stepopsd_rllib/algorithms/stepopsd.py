@@ -154,6 +154,13 @@ class StepOPSDConfig(GRPOConfig):
                 "log-probs are those of the truncated distribution, the teacher's are not. Set "
                 "student_log_probs='recomputed' or top_p=1.0."
             )
+        if self.off_policy_steps and self.student_log_probs == "rollout" and self.teacher == "live":
+            self._value_error(
+                "config.off_policy_steps=1 with student_log_probs='rollout' and teacher='live': "
+                "the teacher's weights would be an update ahead of the student's, and their gap "
+                "would hold the update. Set student_log_probs='recomputed', teacher='stale' or "
+                "off_policy_steps=0."
+            )
         self._check_span_mode()
 
     def _check_span_mode(self) -> None:

@@ -79,6 +79,11 @@ PLACES: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("sampler_log_prob_difference_mean", "nats", "learner against sampler"),
             Metric("sampler_log_prob_difference_max", "nats", "the largest of any token"),
             Metric("sampler_importance_ratio_mean", "ratio", "learner over sampler; 1 is equal"),
+            Metric(
+                "effective_sample_size",
+                "share",
+                "of the tokens, (Σ r)² / (N Σ r²) of that ratio; 1 is equal",
+            ),
             Metric("default_optimizer_learning_rate", "rate", "before warm-up"),
             Metric("weights_seq_no", "updates", "number of the weights"),
             Metric("num_trainable_parameters", "parameters", "that the optimizer steps on"),
@@ -144,7 +149,9 @@ PLACES: dict[str, tuple[str, tuple[Metric, ...]]] = {
     "timers": (
         "Seconds of the parts of the step, unsmoothed.",
         (
-            Metric("sample", "seconds", "all rollouts"),
+            Metric("sample", "seconds", "all rollouts; with `off_policy_steps` the wait for them"),
+            Metric("sample_ahead", "seconds", "rollouts beside the update, `off_policy_steps: 1`"),
+            Metric("sleep", "seconds", "engines that give their GPU to the learner"),
             Metric("update", "seconds", "connectors, scoring, optimizer steps"),
             Metric("weight_sync", "seconds", "weights to every sampler"),
         ),

@@ -181,11 +181,21 @@ def verdict_tables(
         budgets.append((f"equal {compute} ({budget:,.0f} a run)", limited))
     tables = []
     for name, found in budgets:
-        base = next((method for method in found if method.name == baseline), None)
-        if base is not None and len(found) > 1:
-            judged = verdicts(found, base, planned=planned, margin=margin)
-            judged += _of_scores(found, base, planned=planned, margin=margin)
+        if not any(method.name == baseline for method in found):
+            continue
+        untrained = [method.name for method in found if min(method.iterations) == 0]
+        trained = [method for method in found if method.name not in untrained]
+        base = next((method for method in trained if method.name == baseline), None)
+        if base is not None and len(trained) > 1:
+            judged = verdicts(trained, base, planned=planned, margin=margin)
+            judged += _of_scores(trained, base, planned=planned, margin=margin)
             tables.append(verdict_table(judged, base.name, name))
+        if untrained:
+            tables.append(
+                f"against {baseline}, {name}: no verdict on {', '.join(untrained)}, whose last "
+                "evaluation within that budget is the one before training (a smaller "
+                "evaluation_interval sees more)."
+            )
     return tables
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import ray
@@ -31,6 +33,7 @@ from stepopsd_rllib.evaluation.success import (
 )
 from stepopsd_rllib.rollout.callbacks import fire
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
+from stepopsd_rllib.sampling.sampler import NO_VERSION
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.checkpointed_algorithm import CheckpointedAlgorithm
 from stepopsd_rllib.training.episode_requests import EpisodeRequests, evenly_spaced
@@ -38,7 +41,8 @@ from stepopsd_rllib.training.first_prompt import TASKS_TRIED, check_first_prompt
 from stepopsd_rllib.training.group_sampling import Sampled, sample_groups
 from stepopsd_rllib.training.learner_calls import ask_learners
 from stepopsd_rllib.training.placement import sampler_dtype
-from stepopsd_rllib.training.runner_calls import Groups, Round
+from stepopsd_rllib.training.runner_calls import Groups, RolloutError, Round
+from stepopsd_rllib.training.sampling_ahead import SamplingAhead
 from stepopsd_rllib.training.usable_groups import enough_groups, is_flat
 from stepopsd_rllib.training.weight_sync import restart_runners, sync_weights
 
@@ -47,6 +51,25 @@ logger = logging.getLogger(__name__)
 EVALUATION_FILE = "evaluation.jsonl"
 ERRORS_FILE = "errors.jsonl"
 CREDIT_FILE = "credit.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Batch:
+    """What was sampled for one update.
+
+    Attributes:
+        groups: Usable groups.
+        episodes: All that were played.
+        counts: Groups that were left out, by reason.
+        metrics: What callbacks logged on the runners.
+        seconds: How long it took.
+    """
+
+    groups: Groups
+    episodes: list[AgentEpisode]
+    counts: dict[str, int]
+    metrics: list[Any]
+    seconds: float
 
 
 class AgentAlgorithm(CheckpointedAlgorithm):
@@ -89,6 +112,10 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         self._num_split_tasks = len(split_tasks)
         self._num_steps = 0  # training steps, whether they moved the weights or not
         self._num_updates = 0
+        self._synced_version = NO_VERSION
+        self._ahead = SamplingAhead[_Batch]()
+        self._learner_is_busy = threading.Lock()
+        self._is_ending = False
         self._lifetime: Counter[str] = Counter()
         self._samplers: dict[int, str] = {}
         self._evaluation_at_start: dict[str, Any] | None = None
@@ -108,10 +135,25 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         if self._num_steps == 0 and self.config.eval_at_start and self.config.evaluation_interval:
             self._evaluation_at_start = self.evaluate()
         with _Timer(self, "sample"):
-            groups = self._sample_step()
-        if self.config.engine_sleeps():
+            batch = self._ahead.take() or self._sample_step()
+        self._log_rollouts(batch)
+        groups = enough_groups(
+            batch.groups, batch.episodes, counts=batch.counts, config=self.config
+        )
+        if self.config.off_policy_steps:
+            self._sync_if_behind()
+            self._ahead.start(self._sample_step)
+        elif self.config.engine_sleeps():
             with _Timer(self, "sleep"):
                 self.env_runner_group.foreach_env_runner(lambda runner: runner.sleep())
+            self._synced_version = NO_VERSION  # an engine wakes up without weights
+        with self._learner_is_busy:
+            self._update(groups)
+        if not self.config.off_policy_steps:
+            self._sync_if_behind()
+        self._log_counts()
+
+    def _update(self, groups: Groups) -> None:
         with _Timer(self, "update"):
             results = self.learner_group.update(
                 episodes_refs=[ray.put(episodes) for episodes in groups.values()],
@@ -141,6 +183,8 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             `evaluation.jsonl`.
         """
         del parallel_train_future
+        self._ahead.wait()  # the runners are the same
+        self._sync_if_behind()
         requests = self._requests.for_evaluation(self._eval_tasks)
         self._fire("on_evaluate_start", metrics_logger=self.metrics)
         started = time.perf_counter()
@@ -164,29 +208,36 @@ class AgentAlgorithm(CheckpointedAlgorithm):
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """Brings dead runners back; they sample only after they have the current weights."""
+        if self._ahead.is_running and threading.current_thread() is threading.main_thread():
+            return []  # the thread that samples does
         restored = env_runner_group.probe_unhealthy_env_runners()
         return self._sync(runner_ids=restored) if restored else []
 
     @override(Algorithm)
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Adds task cursor and counters to RLlib's state."""
+        """Adds task cursor, counters and a batch that was sampled ahead to RLlib's state."""
+        ahead = self._ahead.wait()  # it moves the cursor
         return {
             **super().get_state(*args, **kwargs),
             **self._requests.get_state(),
             "num_steps": self._num_steps,
             "num_updates": self._num_updates,
             "lifetime": dict(self._lifetime),
+            "sampled_ahead": ahead,
         }
 
     @override(Algorithm)
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores task cursor and counters too, then syncs the restored weights, blocking."""
+        self._ahead.drop()
         super().set_state(state)
         if "tasks" in state:
             self._requests.set_state(state)
             self._num_updates = state["num_updates"]
             self._num_steps = state.get("num_steps", self._num_updates)
             self._lifetime = Counter(state.get("lifetime", {}))
+            if state.get("sampled_ahead") is not None:
+                self._ahead.hold(state["sampled_ahead"])
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -194,16 +245,24 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         super().restore_from_path(path, *args, **kwargs)
         self._sync()
 
+    @override(Algorithm)
+    def cleanup(self) -> None:
+        """Ends runners and learners; a batch that is being sampled is not waited for."""
+        self._is_ending = True
+        super().cleanup()
+
     @classmethod
     @override(Algorithm)
     def _should_create_evaluation_env_runners(cls, eval_config: Any) -> bool:
         """Never: evaluation runs on the training runners, whose engines are there already."""
         return False
 
-    def _sample_step(self) -> Groups:
-        """The groups of one update; what is broken or without signal is dropped and counted."""
+    def _sample_step(self) -> _Batch:
+        """The groups of one update; what is broken or without signal is left out and counted."""
+        started = time.perf_counter()
         kept: Groups = {}
         episodes: list[AgentEpisode] = []
+        metrics: list[Any] = []
         counts: dict[str, int] = dict.fromkeys(
             ("groups_lost", "groups_given_up", "groups_broken", "groups_without_signal"), 0
         )
@@ -211,8 +270,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         for round_ in range(rounds):
             missing = self.config.groups_per_step - len(kept)
             sampled = self._sample(self._requests.for_training(missing), explore=True)
-            if sampled.metrics:
-                self.metrics.aggregate(sampled.metrics, key=ENV_RUNNER_RESULTS)
+            metrics += sampled.metrics
             counts["groups_lost"] += sampled.num_lost
             counts["groups_given_up"] += len(sampled.given_up)
             self._requests.give_up(sampled.given_up)
@@ -231,9 +289,13 @@ class AgentAlgorithm(CheckpointedAlgorithm):
                     kept[number] = usable
             if len(kept) >= self.config.groups_per_step:
                 break
-        self._log_rollouts(episodes, counts)
-        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_steps))
-        return enough_groups(kept, episodes, counts=counts, config=self.config)
+        return _Batch(
+            groups=kept,
+            episodes=episodes,
+            counts=counts,
+            metrics=metrics,
+            seconds=time.perf_counter() - started,
+        )
 
     def _sample(self, requests: dict[int, list[EpisodeRequest]], *, explore: bool) -> Sampled:
         allowed = len(requests) - math.ceil(self.config.min_groups_fraction * len(requests))
@@ -241,11 +303,23 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             self.env_runner_group,
             requests,
             explore=explore,
-            version=self._num_updates,
+            version=lambda: self._synced_version,
             timeout_s=self.config.sample_timeout_s,
             max_given_up=allowed,
-            restore_runners=self._restore_or_wait,
+            restore_runners=self._restore_when_free,
         )
+
+    def _restore_when_free(self, lost: Round) -> None:
+        """Restores runners when the learners can be asked: after the update beside which they ran.
+
+        The weights are newer then than those of the runners that were not lost; these get them too,
+        so that what is left of the batch has one version.
+        """
+        with self._learner_is_busy:
+            if self._is_ending:
+                raise RolloutError("The algorithm was stopped.")
+            self._restore_or_wait(lost)
+            self._sync_if_behind()
 
     def _restore_or_wait(self, lost: Round) -> None:
         """Restores runners; where none is alive, waits for Ray to restart one."""
@@ -292,10 +366,24 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         changed = [i for i, name in names.items() if self._samplers.get(i, name) != name]
         self._lifetime["runners_restarted"] += len(changed)
         self._samplers |= names
+        if runner_ids is None:
+            self._synced_version = self._num_updates
         return list(names)
 
-    def _log_rollouts(self, episodes: list[AgentEpisode], counts: dict[str, int]) -> None:
-        metrics: dict[str, Any] = {**episode_metrics(episodes), **counts}
+    def _sync_if_behind(self) -> None:
+        """Hands the weights to the samplers where they have others, or none."""
+        if self._synced_version != self._num_updates:
+            with _Timer(self, "weight_sync"):
+                self._sync()
+
+    def _log_rollouts(self, batch: _Batch) -> None:
+        episodes = batch.episodes
+        if batch.metrics:
+            self.metrics.aggregate(batch.metrics, key=ENV_RUNNER_RESULTS)
+        self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_steps))
+        if self.config.off_policy_steps:
+            self._log_seconds("sample_ahead", batch.seconds)
+        metrics: dict[str, Any] = {**episode_metrics(episodes), **batch.counts}
         for errors in ("tool_error", "environment_error"):
             for kind, count in metrics.pop(errors, {}).items():
                 self._lifetime[f"{errors}/{kind}"] += count
@@ -312,14 +400,12 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         )
 
     def _count_update(self) -> None:
-        """Hands new weights to the samplers; an update that left them as they were is none."""
+        """The version of the weights now; an update that left them as they were is none."""
         version = max(ask_learners(self.learner_group, lambda learner: learner.num_updates))
-        is_unchanged = version == self._num_updates
-        self._lifetime["updates_left_out"] += is_unchanged
+        self._lifetime["updates_left_out"] += version == self._num_updates
         self._num_updates = version
-        if not is_unchanged or self.config.engine_sleeps():  # an engine wakes up without weights
-            with _Timer(self, "weight_sync"):
-                self._sync()
+
+    def _log_counts(self) -> None:
         counts = {
             "num_updates_lifetime": self._num_updates,
             "updates_left_out_lifetime": self._lifetime["updates_left_out"],
@@ -336,6 +422,9 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         """Appends the learners' samples of token credit, where the algorithm takes any."""
         records = ask_learners(self.learner_group, lambda learner: learner.take_credit_records())
         self._append_lines(CREDIT_FILE, [row for rows in records for row in rows])
+
+    def _log_seconds(self, name: str, seconds: float) -> None:
+        self.metrics.log_value(("timers", name), seconds, reduce="mean", window=1)
 
     def _append_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Appends rows to a JSON-lines file of the run folder."""
@@ -354,5 +443,4 @@ class _Timer:
         self._started = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        seconds = time.perf_counter() - self._started
-        self._algorithm.metrics.log_value(("timers", self._name), seconds, reduce="mean", window=1)
+        self._algorithm._log_seconds(self._name, time.perf_counter() - self._started)

@@ -92,10 +92,29 @@ class AgentConfig(AgentKeys):
                 "config.num_aggregator_actors_per_learner must be 0: an aggregator takes the "
                 "learner's connectors, which compute the advantages."
             )
+        self._check_overlap()
         check_placement(self)
         sampler_kind(self)
         self._check_context()
         check_model(self)
+
+    def _check_overlap(self) -> None:
+        """Refuses to sample beside the update where nothing can run beside it."""
+        if not self.off_policy_steps or self.in_evaluation:  # RLlib's copy has no runners
+            return
+        if not self.num_env_runners:
+            self._value_error(
+                "config.off_policy_steps=1 with num_env_runners=0: sampler and learner share a "
+                "process, so nothing can be sampled during the update. Set num_env_runners to 1 or "
+                "more, or off_policy_steps to 0."
+            )
+        if self.engine_sleeps():
+            self._value_error(
+                "config.off_policy_steps=1 with a sleeping engine: it gives its GPU to the learner "
+                "during the update and cannot sample then. Set sampler_config['enable_sleep_mode'] "
+                "to false, with placement 'split' or GPUs of their own for the runners, or "
+                "off_policy_steps to 0."
+            )
 
     def _check_context(self) -> None:
         try:

@@ -169,6 +169,13 @@ class AgentKeys(KeyedConfig):
         "and an engine on every GPU, the engine asleep during updates. 'split': half of the GPUs "
         "for learners, the others for engines. Without a GPU all run on the CPU",
     )
+    off_policy_steps: Literal[0, 1] = agent_key(
+        0,
+        Check(lambda v: is_int(v, 0) and v <= 1, "0 or 1"),
+        "updates between the weights that sampled a batch and those that it updates. 1: remote "
+        "runners sample the next batch during the update; the ratio corrects for it, so it needs "
+        "`old_log_probs: sampler`",
+    )
     gradient_checkpointing: bool | Literal["auto"] = agent_key(
         "auto",
         Check(lambda v: v == "auto" or isinstance(v, bool), "'auto', true or false"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -51,7 +50,7 @@ def sample_groups(
     groups: dict[int, list[EpisodeRequest]],
     *,
     explore: bool,
-    version: int,
+    version: Callable[[], int],
     timeout_s: float,
     max_given_up: int,
     restore_runners: Callable[[Round], Any],
@@ -63,7 +62,8 @@ def sample_groups(
             none.
         groups: Requests by group number.
         explore: Training temperature, or that of evaluation.
-        version: Weights to sample with; a runner on others samples nothing.
+        version: Gives the weights to sample with, which may be newer once runners were restored; a
+            runner on others samples nothing.
         timeout_s: Seconds to wait for the slowest runner.
         max_given_up: Groups that may be given up.
         restore_runners: Brings back the runners that a round lost, with verified weights.
@@ -73,9 +73,12 @@ def sample_groups(
             were lost for good than may be.
         ValueError: What a runner raised was a refusal of bad input.
     """
-    ask = partial(
-        sample_round, env_runner_group, explore=explore, version=version, timeout_s=timeout_s
-    )
+
+    def ask(wanted: dict[int, list[EpisodeRequest]]) -> Round:
+        return sample_round(
+            env_runner_group, wanted, explore=explore, version=version(), timeout_s=timeout_s
+        )
+
     found = ask(groups)
     done, metrics, given_up = found.groups, found.metrics, list[str]()
     waiting = [number for number in groups if number not in done]

@@ -102,12 +102,17 @@ class TokenLearner(TorchLearner):
         self._has_stepped = self.num_optimizer_steps > num_steps_before
         if not self._has_stepped:
             self._weights_seq_no -= 1
-        metrics = self.sums.reduce(self._all_reduce if self.distributed else None)
+        sums = self.sums.reduce(self._all_reduce if self.distributed else None)
+        metrics = self.derived_metrics(sums)
         for name, value in metrics.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
         self._check_sampler_difference(metrics)
         self._check_skipped_steps()
         return {}, {DEFAULT_MODULE_ID: loss}, {}
+
+    def derived_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics of all learners together, with those that are computed from others."""
+        return metrics
 
     def sampler_weights(self) -> dict[str, Tensor]:
         """Weights for the samplers, by checkpoint name."""
@@ -359,8 +364,9 @@ class TokenLearner(TorchLearner):
     def _check_weights_version(self, columns: dict[str, Tensor]) -> None:
         """Refuses episodes sampled with other weights than the ones about to be updated."""
         expected = self._weights_seq_no - 1
+        oldest = max(0, expected - self.config.off_policy_steps)
         versions = columns[WEIGHTS_VERSION].unique().tolist()
-        if versions not in ([], [expected]):
+        if not {*range(oldest, expected + 1)}.issuperset(versions):
             raise RuntimeError(
                 f"Episodes were sampled with weights of versions {versions}, the learner is at "
                 f"{expected}: a sampler missed a weight update."
@@ -378,6 +384,8 @@ class TokenLearner(TorchLearner):
     def _check_sampler_difference(self, metrics: dict[str, float]) -> None:
         difference = metrics.get("sampler_log_prob_difference_mean", 0.0)
         limit = self.config.sampler_difference_limit()
+        if self.config.off_policy_steps:
+            return  # an update lies between them; the versions were checked
         if limit is not None and self.config.top_p == 1.0 and difference > limit:
             raise RuntimeError(
                 f"config.max_sampler_difference={limit}: sampler and learner disagree by "

@@ -169,7 +169,8 @@ def test_a_method_of_twice_the_time_is_seen_half_way(run):
     tables = verdict_tables(list(named(run).values()), "GRPO", PLAN)
     assert "better by 28.3" in tables[0] and "equal iterations" in tables[0]
     assert "equal seconds (4 a run)" in tables[1] and "worse by" in tables[1]
-    assert "equal tokens (800 a run)" in tables[2]
+    assert "equal tokens (800 a run)" in tables[2] and "SDAR" not in tables[2]
+    assert tables[3].startswith("against GRPO, equal tokens (800 a run): no verdict on SDAR, whose")
     assert "8 (2.00x)" in compute_table(list(named(run).values()), "GRPO")
 
 
