@@ -153,9 +153,9 @@ def test_numbers_are_as_if_the_broken_episodes_had_not_been_there(build, fault):
     algo = build(odd("", seed=3))
     bad = next(i for i, task in enumerate(algo._requests.tasks.next(8)) if task == BAD)
     algo._requests.tasks.visited = 0
-    sound = algo._sample_step()
+    sound = algo._sample_step().groups
     broken = build(odd(fault, seed=3))
-    kept = broken._sample_step()
+    kept = broken._sample_step().groups
     assert kept.keys() == sound.keys() - {bad}
     for number, group in kept.items():
         for one, other in zip(group, sound[number], strict=True):
@@ -268,7 +268,7 @@ def test_dynamic_sampling_replaces_groups_without_signal(build):
     dropped = result["env_runners"]["groups_without_signal"]
     assert dropped > 0
     assert result["env_runners"]["num_episodes"] > 6
-    groups = algo._sample_step()
+    groups = algo._sample_step().groups
     assert len(groups) <= 2
     assert algo._requests.num_groups == algo._requests.tasks.visited
 
