@@ -96,12 +96,21 @@ class Plan:
         seconds: Of one iteration, by part.
         checkpoint: Bytes of one.
         together: Bytes on one GPU (or in a CPU's process) where learner and runner share it.
+        overlap: Whether rollouts run beside the update.
     """
 
     processes: tuple[Process, ...]
     seconds: dict[str, float]
     checkpoint: float
     together: float
+    overlap: bool
+
+    @property
+    def iteration_seconds(self) -> float:
+        """Seconds of one iteration: the sum of its parts, or the longer of what runs at once."""
+        total, rollout = sum(self.seconds.values()), self.seconds["rollout"]
+        sync = self.seconds["sync"]
+        return max(rollout, total - rollout - sync) + sync if self.overlap else total
 
     @property
     def largest(self) -> float:
@@ -139,6 +148,7 @@ def plan_of(config: AgentConfig, card: str = "H100") -> Plan:
         processes=(learner, runner),
         seconds=_seconds(config, sizes, card),
         checkpoint=_checkpoint_bytes(config, sizes),
+        overlap=bool(config.off_policy_steps),
         together=together,
     )
 
@@ -270,10 +280,11 @@ def _seconds(config: AgentConfig, sizes: ModelSizes, card: str) -> dict[str, flo
 
 
 def _checkpoint_bytes(config: AgentConfig, sizes: ModelSizes) -> float:
-    """Policy twice (state, and a model folder that stands on its own), AdamW, a teacher."""
+    """Policy (an adapter twice: in the state, and as a folder), AdamW, a teacher."""
     teacher = bool(config.module_options().get("with_teacher"))
-    number = FLOAT32 if config.lora_settings().rank else BYTES[config.learner_dtype()]
-    return float(_trained(config, sizes) * (4 * FLOAT32 + number * teacher))
+    is_lora = bool(config.lora_settings().rank)
+    number = FLOAT32 if is_lora else BYTES[config.learner_dtype()]
+    return float(_trained(config, sizes) * ((3 + is_lora) * FLOAT32 + number * teacher))
 
 
 def misfit(plan: Plan, cards: Cards) -> str | None:
@@ -359,7 +370,7 @@ def show(config: AgentConfig, plan: Plan, cards: Cards | None) -> str:
     if plan.together:
         lines.append(f"together    {_gb(plan.together)}: learner and runner share it")
     parts = ", ".join(f"{name} {_s(value)}" for name, value in plan.seconds.items())
-    lines.append(f"iteration   about {_s(sum(plan.seconds.values()))}: {parts}")
+    lines.append(f"iteration   about {_s(plan.iteration_seconds)}: {parts}")
     lines.append(f"checkpoint  {_gb(plan.checkpoint)}")
     return "\n".join(lines)
 
@@ -370,7 +381,7 @@ def one_line(config: AgentConfig) -> str:
     size = plan.together or sum(process.total * process.count for process in plan.processes)
     where = "GPU memory" if plan.processes[0].on_gpu else "memory"
     return (
-        f"about {_gb(size)} of {where}, {_s(sum(plan.seconds.values()))} an iteration, "
+        f"about {_gb(size)} of {where}, {_s(plan.iteration_seconds)} an iteration, "
         f"{_gb(plan.checkpoint)} a checkpoint (stepopsd plan says more)"
     )
 
