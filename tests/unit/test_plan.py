@@ -9,8 +9,9 @@ from transformers import Qwen2Config
 
 from stepopsd_rllib import GRPOConfig, StepOPSDConfig
 from stepopsd_rllib.commands import plan
-from stepopsd_rllib.commands.plan import Cards, misfit, plan_of, remedy
+from stepopsd_rllib.commands.plan import remedy
 from stepopsd_rllib.models import memory
+from stepopsd_rllib.training.resource_plan import Cards, misfit, plan_of
 from tests.helpers.agents import build_learner, small_config
 
 CARD = Cards.parse("1xH100-80GB")
