@@ -17,7 +17,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from stepopsd_rllib.commands import plan, tuned
+from stepopsd_rllib.commands import tuned
+from stepopsd_rllib.training import resource_plan
 from stepopsd_rllib.training.placement import place_on
 
 FOLDER = Path(__file__).parent
@@ -201,10 +202,10 @@ def header(method: str, environment: str, model: str, kind: str, text: str) -> s
         file = Path(folder) / "example.yaml"
         file.write_text(text)
         config: Any = tuned.configs(tuned.read(file, [f"model={small}"]))[0]
-        cards = plan.Cards.parse("1xH100-80GB" if kind == LORA else "4xH100-80GB")
+        cards = resource_plan.Cards.parse("1xH100-80GB" if kind == LORA else "4xH100-80GB")
         place_on(config, cards.count)
-        made = plan.plan_of(config)
-        problem = plan.misfit(made, cards)
+        made = resource_plan.plan_of(config)
+        problem = resource_plan.misfit(made, cards)
         assert problem is None, f"{method} {environment} {model}{kind}: {problem}"
     hours = 150 * sum(made.seconds.values()) / 3600
     learner = made.processes[0].total / 1e9

@@ -17,10 +17,10 @@ from stepopsd_rllib.training.resource_plan import (
     PEAK_FLOPS,
     Cards,
     Plan,
+    gigabytes,
     misfit,
     plan_of,
     trained_parameters,
-    gigabytes,
 )
 
 DEFAULT_CARD = "H100-80GB"
@@ -89,7 +89,8 @@ def show(config: AgentConfig, plan: Plan, cards: Cards | None) -> str:
             f"{name} {gigabytes(size)}" for name, size in process.memory.items() if size >= 5e6
         )
         lines.append(
-            f"{process.name:<11} {process.count} x {gigabytes(process.total)} on the {where}: {kinds}"
+            f"{process.name:<11} {process.count} x {gigabytes(process.total)} on the {where}: "
+            + kinds
         )
     if plan.together:
         lines.append(f"together    {gigabytes(plan.together)}: learner and runner share it")

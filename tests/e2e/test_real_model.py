@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, resource, sys, tempfile
 import ray
-from stepopsd_rllib.commands import plan, tuned
+from stepopsd_rllib.commands import tuned
+from stepopsd_rllib.training import resource_plan
 file, overrides = sys.argv[1], sys.argv[2:]
 example = tuned.read(file, ["evaluation_interval=null", "sampler=vllm", *overrides])
 config = tuned.configs(example)[0]
@@ -27,7 +28,7 @@ learner = results["learners"]["default_policy"]
 print(json.dumps({
     "difference": float(learner["sampler_log_prob_difference_max"]),
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    "planned": plan.plan_of(config).largest,
+    "planned": resource_plan.plan_of(config).largest,
 }))
 algorithm.stop()
 """
