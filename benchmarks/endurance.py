@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import statistics
 import tempfile
@@ -58,8 +59,10 @@ def held(processes: Sequence[psutil.Process]) -> dict[str, float]:
     }
 
 
-def run(*, iterations: int, every: int, official: bool, num_runners: int) -> list[dict[str, Any]]:
-    """Trains, and measures every so many iterations."""
+def run(
+    *, iterations: int, minutes: float, every: int, official: bool, num_runners: int, file: Path
+) -> list[dict[str, Any]]:
+    """Trains, and measures every so many iterations; each row is written to the file at once."""
     algorithm = GRPO(config=config(official=official, num_runners=num_runners))
     group = algorithm.env_runner_group
     pids: list[int] = group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)
@@ -67,16 +70,19 @@ def run(*, iterations: int, every: int, official: bool, num_runners: int) -> lis
     if pids:
         watched["runners"] = [psutil.Process(pid) for pid in pids]
     rows, began = [], time.perf_counter()
-    for iteration in range(1, iterations + 1):
-        algorithm.train()
-        if iteration % every == 0:
+    with file.open("w", buffering=1) as lines:
+        for iteration in range(1, iterations + 1):
+            algorithm.train()
             seconds = time.perf_counter() - began
-            for name, processes in watched.items():
-                rows.append(
-                    {"process": name, "iteration": iteration, "seconds": seconds, **held(processes)}
-                )
-        if iteration % 100 == 0:
-            print(json.dumps(rows[-1]), flush=True)
+            if iteration % every == 0:
+                for name, processes in watched.items():
+                    row = {"process": name, "iteration": iteration, "seconds": seconds}
+                    rows.append(row | held(processes))
+                    lines.write(json.dumps(rows[-1]) + "\n")
+            if iteration % 100 == 0:
+                print(json.dumps(rows[-1]), flush=True)
+            if seconds > 60 * minutes:
+                break
     algorithm.stop()
     return rows
 
@@ -106,7 +112,7 @@ def growth(rows: Sequence[dict[str, Any]]) -> str:
 
 def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """A picture a column, a line a process."""
-    matplotlib.use("agg")
+    matplotlib.use("svg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(COLUMNS), figsize=(11, 3))
@@ -117,29 +123,30 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
         axis.set(title=column, xlabel="iteration", ylim=(0, None))
     axes[0].legend()
     figure.tight_layout()
-    figure.savefig(file, dpi=110)
+    figure.savefig(file)
 
 
 def main() -> None:
-    """Trains, writes `<out>.jsonl` and `<out>.png`, prints the table."""
+    """Trains, writes `<out>.jsonl` and `<out>.svg`, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many")
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--runners", type=int, default=0)
     parser.add_argument("--official", action="store_true", help="games of ALFWORLD_DATA")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir(), "endurance"))
     arguments = parser.parse_args()
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     rows = run(
         iterations=arguments.iterations,
+        minutes=arguments.minutes,
         every=arguments.every,
         official=arguments.official,
         num_runners=arguments.runners,
+        file=arguments.out.with_suffix(".jsonl"),
     )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.with_suffix(".jsonl").open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    draw(rows, arguments.out.with_suffix(".png"))
+    draw(rows, arguments.out.with_suffix(".svg"))
     print(growth(rows))
 
 

@@ -65,7 +65,7 @@ def running_ray(
 
     Raises:
         ValueError: This machine has fewer GPUs than a trial asks for, or the cluster cannot be
-            joined.
+            joined, or Ray was not up in time.
     """
     configs = list(configs)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -95,14 +95,22 @@ def _start(
     is_one_process = all(
         config.num_env_runners == 0 and config.num_learners == 0 for config in configs
     )
-    ray.init(
-        address=LOCAL,
-        num_cpus=max(os.cpu_count() or 1, math.ceil(asked["CPU"])),
-        object_store_memory=ONE_PROCESS_STORE_BYTES if is_one_process else None,
-        include_dashboard=dashboard,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        ray.init(
+            address=LOCAL,
+            num_cpus=max(os.cpu_count() or 1, math.ceil(asked["CPU"])),
+            object_store_memory=ONE_PROCESS_STORE_BYTES if is_one_process else None,
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # Ray has no class for it
+        if "timed out during startup" not in str(error):
+            raise
+        raise ValueError(
+            "Ray was not up after 30 s, its own limit: this machine is too busy. Try again when it "
+            f"is less so, or start Ray before (`ray start --head`) and join it: {ADDRESS}=auto."
+        ) from error
     found = ray.cluster_resources().get("GPU", 0.0)
     if asked["GPU"] > found:
         raise ValueError(
