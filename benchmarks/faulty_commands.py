@@ -51,7 +51,7 @@ def kill_driver(kind: str, kills: int, iterations: int, ray: str, cost: Cost, fo
             break
         _kill(process)
         killed += 1
-        print(f"  {kind}: killed {where}, {_iteration(command)}", flush=True)
+        print(f"  {kind}: killed {where}, {_newest(command)}", flush=True)
         is_cut = (command.storage / "cut/run.json").exists()
         began, iterations = time.monotonic(), command.log().count("\niteration")
         process = command.start("cut", resume=is_cut)
@@ -184,9 +184,8 @@ def _command_line(process: psutil.Process) -> list[str]:
         return []
 
 
-def _iteration(command: Command) -> str:
-    lines = [line for line in command.log().splitlines() if line.startswith("iteration")]
-    return " ".join(lines[-1].split()[:2]) if lines else "no iteration yet"
+def _newest(command: Command) -> str:
+    return next((found.name for found in reversed(command.checkpoints("cut"))), "no checkpoint")
 
 
 def main() -> None:

@@ -210,7 +210,7 @@ def test_two_jobs_beside_each_other_are_stopped_and_gone_on_with(jobs, clone, pr
     log = jobs.wait_for("go on       stepopsd train --resume", a)
     assert "SIGTERM: ending after this iteration, with a checkpoint" in log
     (done,) = checkpoints(tmp_path / "runs/first")
-    assert "STOPPED" in jobs.ray_job("status", a)
+    assert "was stopped" in jobs.ray_job("status", a)
 
     # Both folders have moved on meanwhile: what Ray unpacks on the nodes is another package.
     for folder, name, iterations in ((clone, "first", done), (project, "own", 2)):
