@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,37 @@ def test_tensorboard_has_the_credit_of_a_real_run(real_run):
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
+def records_of(file: Path) -> list[bytes]:
+    """The records of a file of wandb, which its client has no reader for any more.
+
+    LevelDB's log behind a head of 7 bytes: blocks of 32 KiB, in them fragments with a checksum of 4
+    bytes, a length of 2 and a type: 1 whole, 2 first, 3 middle, 4 last of a record.
+    """
+    data, at, block = file.read_bytes(), 7, 32 * 2**10
+    assert data[:4] == b":W&B"
+    records, parts = [], []
+    while at + 7 <= len(data):
+        if block - at % block < 7:  # too little for a head: padding
+            at += block - at % block
+            continue
+        checksum, size, kind = struct.unpack_from("<IHB", data, at)
+        if checksum == size == kind == 0:
+            break
+        parts.append(data[at + 7 : at + 7 + size])
+        at += 7 + size
+        if kind in (1, 4):
+            records.append(b"".join(parts))
+            parts = []
+    return records
+
+
 def test_wandb_offline_has_the_numbers_of_the_results(real_run):
     pytest.importorskip("wandb", reason="wandb is not installed")
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     (file,) = real_run.glob("wandb/offline-run-*/*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(file))
     found = []
-    while (data := store.scan_data()) is not None:
+    for data in records_of(file):
         record = Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
@@ -106,23 +128,6 @@ def test_mlflow_has_the_numbers_of_the_results(real_run):
     require_equal(found, results_of(real_run))
 
 
-def test_aim_has_the_numbers_of_the_results(real_run):
-    pytest.importorskip("aim", reason="aim is not installed")
-    from aim import Repo
-
-    (repository,) = real_run.rglob(".aim")
-    repo = Repo(str(repository.parent))
-    (logged,) = repo.iter_runs()
-    assert logged.experiment == "houses"
-    by_step: dict[int, dict[str, float]] = {}
-    for metric in logged.metrics():
-        for step, value in zip(*metric.values.sparse_numpy(), strict=True):
-            by_step.setdefault(int(step), {})[metric.name.removeprefix("ray/tune/")] = float(value)
-    left_out = {"pid", "timestamp", "time_total_s", "training_iteration"}
-    rows = [{k: v for k, v in row.items() if k not in left_out} for row in results_of(real_run)]
-    require_equal([by_step[step] for step in sorted(by_step)], rows)
-
-
 def test_comet_offline_has_the_numbers_of_the_results(real_run):
     pytest.importorskip("comet_ml", reason="comet_ml is not installed")
     (file,) = real_run.glob("comet/*.zip")
@@ -130,7 +135,7 @@ def test_comet_offline_has_the_numbers_of_the_results(real_run):
     with zipfile.ZipFile(file) as archive:
         for line in archive.read("messages.json").decode().splitlines():
             metric = json.loads(line).get("payload", {}).get("metric")
-            if metric and metric.get("metricName"):
+            if metric and metric.get("step") is not None:  # others are of the machine
                 found[int(metric["step"]) - 1][metric["metricName"]] = metric["metricValue"]
     expected = [{k: v for k, v in row.items() if k != "pid"} for row in results_of(real_run)]
     require_equal(found, expected)

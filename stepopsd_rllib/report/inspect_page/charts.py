@@ -41,21 +41,25 @@ class Line:
     has_dots: bool = False
 
 
-def share(value: float) -> str:
+def share(value: float, digits: int = 3) -> str:
     """A share as per cent."""
-    return f"{100 * value:.3g}%"
+    return f"{100 * value:.{digits}g}%"
 
 
-def plain(value: float) -> str:
+def plain(value: float, digits: int = 3) -> str:
     """A number with the digits that an axis needs."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+Writer = Callable[..., str]
+"""Writes a number, and with more digits where these are asked for."""
 
 
 def chart(
     title: str,
     lines: Sequence[Line],
     *,
-    write: Callable[[float], str] = plain,
+    write: Writer = plain,
     limits: tuple[float, float] | None = None,
     floor: float | None = None,
 ) -> Markup:
@@ -139,23 +143,32 @@ class _Frame:
             - (y - self.y[0]) / (self.y[1] - self.y[0]) * (HEIGHT - _TOP - _BOTTOM),
         )
 
-    def axes(self, write: Callable[[float], str]) -> list[Markup]:
+    def axes(self, write: Writer) -> list[Markup]:
         parts: list[Markup] = []
-        for value in _ticks(self.y):
+        ticks = _ticks(self.y)
+        for value, label in zip(ticks, _labels(ticks, write), strict=True):
             _, y = self.at(self.x[0], value)
             parts.append(
                 Markup('<line x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>').format(
                     _LEFT, WIDTH - _RIGHT, y=y
                 )
             )
-            parts.append(_text(_LEFT - 5, y + 3, write(value), "tick", anchor="end"))
+            parts.append(_text(_LEFT - 5, y + 3, label, "tick", anchor="end"))
         for value in _ticks(self.x, integer=True):
             x, _ = self.at(value, self.y[0])
             parts.append(_text(x, HEIGHT - 8, plain(value), "tick", anchor="middle"))
         return parts
 
 
-def _drawn(line: Line, frame: _Frame, write: Callable[[float], str]) -> list[Markup]:
+def _labels(ticks: Sequence[float], write: Writer) -> list[str]:
+    """The ticks as written, with so many digits that no two are alike."""
+    written = ([write(value, digits) for value in ticks] for digits in range(3, 9))
+    return next(
+        (labels for labels in written if len(set(labels)) == len(labels)), [""] * len(ticks)
+    )
+
+
+def _drawn(line: Line, frame: _Frame, write: Writer) -> list[Markup]:
     colour = COLOURS[line.style % len(COLOURS)]
     points = [frame.at(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     parts: list[Markup] = []
@@ -167,6 +180,13 @@ def _drawn(line: Line, frame: _Frame, write: Callable[[float], str]) -> list[Mar
                 _points([*upper, *lower[::-1]]), colour
             )
         )
+        if len(points) == 1:  # one evaluation: the band would have no width
+            parts.append(
+                Markup(
+                    '<line x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}" stroke="{3}" '
+                    'stroke-width="2" stroke-opacity="0.4"/>'
+                ).format(points[0][0], upper[0][1], lower[0][1], colour)
+            )
     parts.append(
         Markup(
             '<polyline points="{}" fill="none" stroke="{}" stroke-width="{}" stroke-opacity="{}" '

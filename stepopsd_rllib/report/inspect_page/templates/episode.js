@@ -83,11 +83,12 @@ function ending(record, e) {
 function aside(e, record, field, scale, numbers) {
   numbers.append(el("tr", {}, [el("td", { class: "muted", text: "Point at a token." })]));
   const ramp = el("div", { class: "ramp" });
-  if (field) ramp.style.background = `linear-gradient(90deg, ${colourOf(field.centre - scale, field, scale)}, #fff, ${colourOf(field.centre + scale, field, scale)})`;
+  const ends = field ? [field.side === 1 ? field.centre : field.centre - scale, field.side === -1 ? field.centre : field.centre + scale] : [];
+  if (field) ramp.style.background = `linear-gradient(90deg, ${[...new Set([ends[0], field.centre, ends[1]])].map((v) => (v === field.centre ? "#fff" : colourOf(v, field, scale))).join(", ")})`;
   const members = membersOf(groupKey(e));
   return el("aside", {}, [
     field ? el("section", {}, [el("h3", { text: `Colour: ${field.name}${field.unit ? `, ${field.unit}` : ""}` }),
-      el("div", { class: "scale" }, [el("span", { text: (field.centre - scale).toPrecision(3) }), ramp, el("span", { text: (field.centre + scale).toPrecision(3) })])]) : null,
+      el("div", { class: "scale" }, [el("span", { text: shortly(ends[0]) }), ramp, el("span", { text: shortly(ends[1]) })])]) : null,
     el("section", {}, [el("h3", { text: "The token" }), el("table", { class: "numbers" }, [numbers])]),
     el("section", { class: "told" }, [el("h3", { text: "What the teacher was told" }),
       record.told ? el("pre", { text: record.told }) : el("p", { class: "caption", text: "Nothing beyond what the policy read." })]),

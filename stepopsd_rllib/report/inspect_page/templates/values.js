@@ -1,18 +1,19 @@
 "use strict";
 // What a token carries, and how a number becomes a colour. Blue and orange are told apart with any
-// colour vision; the sign stands in the underline too, solid above and dotted below the centre.
+// colour vision; the sign stands in the underline too, solid above and dotted below the centre. What
+// is never above its centre, or never below, has a side, and half a scale.
 const FIELDS = [
   { key: "log_prob_gap", symbol: "Δ", name: "Δ, teacher less policy", unit: "nats", centre: 0 },
   { key: "weight", symbol: "w", name: "w, weight of the advantage", unit: "", centre: 1 },
   { key: "group_advantage", symbol: "A", name: "A, advantage of the group", unit: "", centre: 0 },
   { key: "advantage", symbol: "Ã", name: "Ã, advantage of the loss", unit: "", centre: 0 },
-  { key: "old_log_prob", symbol: "log π old", name: "log-prob, policy before the update", unit: "nats", centre: 0 },
-  { key: "new_log_prob", symbol: "log π new", name: "log-prob, last pass of the update", unit: "nats", centre: 0 },
-  { key: "behaviour_log_prob", symbol: "log π sampler", name: "log-prob, sampler", unit: "nats", centre: 0 },
-  { key: "teacher_log_prob", symbol: "log π teacher", name: "log-prob, teacher", unit: "nats", centre: 0 },
-  { key: "episode_skill_log_prob", symbol: "log π skill", name: "log-prob, behind the episode's skill", unit: "nats", centre: 0 },
-  { key: "step_skill_log_prob", symbol: "log π turn skill", name: "log-prob, behind the turn's skill", unit: "nats", centre: 0 },
-  { key: "entropy", symbol: "H", name: "entropy of the policy", unit: "nats", centre: 0 },
+  { key: "old_log_prob", symbol: "log π old", name: "log-prob, policy before the update", unit: "nats", centre: 0, side: -1 },
+  { key: "new_log_prob", symbol: "log π new", name: "log-prob, last pass of the update", unit: "nats", centre: 0, side: -1 },
+  { key: "behaviour_log_prob", symbol: "log π sampler", name: "log-prob, sampler", unit: "nats", centre: 0, side: -1 },
+  { key: "teacher_log_prob", symbol: "log π teacher", name: "log-prob, teacher", unit: "nats", centre: 0, side: -1 },
+  { key: "episode_skill_log_prob", symbol: "log π skill", name: "log-prob, behind the episode's skill", unit: "nats", centre: 0, side: -1 },
+  { key: "step_skill_log_prob", symbol: "log π turn skill", name: "log-prob, behind the turn's skill", unit: "nats", centre: 0, side: -1 },
+  { key: "entropy", symbol: "H", name: "entropy of the policy", unit: "nats", centre: 0, side: 1 },
   { key: "in_span", symbol: "span", name: "in the span of its turn", unit: "", centre: 0 },
   { key: "is_scored", symbol: "scored", name: "judged by the teacher", unit: "", centre: 0 },
 ];
@@ -38,6 +39,8 @@ function written(value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
   return Number.isInteger(value) ? String(value) : value.toFixed(Math.abs(value) < 10 ? 4 : 2);
 }
+
+const shortly = (value) => (value === 0 ? "0" : value.toPrecision(3));
 
 /** An element; texts become text nodes and are never read as markup. */
 function el(tag, options = {}, children = []) {

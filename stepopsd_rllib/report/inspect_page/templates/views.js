@@ -10,9 +10,9 @@ const FILTERS = [
   ["status", "status", (e) => e.status],
 ];
 const COLUMNS = [
-  ["iteration", (e) => e.update, "n"], ["from", (e) => e.source, ""],
+  ["iteration", (e) => e.update, "n"], ["from", (e) => e.source, "short"],
   ["group", (e) => e.group, "n"], ["rollout", (e) => e.rollout, "n"], ["task", (e) => e.task, ""],
-  ["task type", (e) => e.type, ""], ["outcome", (e) => e.status, ""], ["return", (e) => e.return, "n"],
+  ["task type", (e) => e.type, "short"], ["outcome", (e) => e.status, "short"], ["return", (e) => e.return, "n"],
   ["turns", (e) => e.turns, "n"], ["tokens", (e) => e.tokens, "n"], ["invalid", (e) => e.invalid, "n"],
 ];
 const IS_GRADED = INDEX.episodes.some((e) => e.score !== null);
