@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stepopsd_rllib.commands.inspection import server_of
-from stepopsd_rllib.report.inspect_page import inspected_files, page_of, write_page
+from stepopsd_rllib.report.inspect_page import charts, inspected_files, page_of, write_page
 from stepopsd_rllib.report.inspect_page.inspected_files import inspected_folders, read_inspected
 from stepopsd_rllib.report.inspect_page.page import json_block
 from tests.helpers.hostile_texts import hostile_texts
@@ -147,6 +147,31 @@ def test_records_of_older_and_of_newer_versions(tmp_path):
     notes = " ".join(inspected.notes)
     assert "older version (schema 1)" in notes and "schema 9 are newer than this version" in notes
     assert blocks(page_of([folder]))["e0"] == old
+
+
+def test_records_without_entropies_are_shown_and_said_to_lack_them(tmp_path):
+    folder = write_run(tmp_path / "run", samples=8)
+    records = [json.loads(line) for line in (folder / "credit.jsonl").read_text().splitlines()]
+    for record in records:
+        record["schema"] = 3
+        for turn in record["turns"]:
+            del turn["entropy"], turn["new_log_prob"]
+    write_lines(folder / "credit.jsonl", records)
+    inspected = read_inspected(folder, "run")
+    assert inspected.samples == records
+    (note,) = [note for note in inspected.notes if "older version (schema 3)" in note]
+    assert "it has no entropies" in note
+
+
+def test_no_two_labels_of_an_axis_are_alike():
+    labels = charts._labels([0.9985, 0.999, 0.9995, 1.0], charts.share)
+    assert labels == ["99.85%", "99.9%", "99.95%", "100%"]
+    assert charts._labels([0.0, 0.5, 1.0], charts.plain) == ["0", "0.5", "1"]
+
+
+def test_a_single_evaluation_has_its_interval_in_the_chart():
+    line = charts.Line(x=[0], y=[0.5], low=[0.25], high=[0.75], has_dots=True)
+    assert 'stroke-opacity="0.4"' in charts.chart("Success", [line], limits=(0.0, 1.0))
 
 
 def test_a_nan_becomes_nothing_and_not_a_word_that_no_browser_reads(tmp_path):

@@ -21,7 +21,7 @@ SCHEMAS = (1, 2, 3, 4)
 """Versions of the records of `credit.jsonl` that can be shown."""
 LACKS = dict.fromkeys((1, 2), "no prompts and no entropies") | {3: "no entropies"}
 """What records of an older version do not have."""
-SAMPLE_BYTES = 16 * 2**20
+SAMPLE_BYTES = 20 * 2**20
 """Most bytes of `credit.jsonl` on a page; of a larger one, samples evenly spaced over the run."""
 
 _MARKS = (RESULTS, EPISODES, ERRORS, SAMPLES, "params.json")
