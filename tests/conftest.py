@@ -28,6 +28,20 @@ def local_ray():
     ray.shutdown()
 
 
+@pytest.fixture
+def build(local_ray):
+    """Builds algorithms of configs, and ends them after the test."""
+    algorithms = []
+
+    def make(config):
+        algorithms.append(config.build_algo())
+        return algorithms[-1]
+
+    yield make
+    for algorithm in algorithms:
+        algorithm.stop()
+
+
 @pytest.fixture(scope="session")
 def real_run(tmp_path_factory) -> Path:
     """The folder of one real run; see `tests.helpers.real_run`."""

@@ -36,19 +36,6 @@ def config_for(runners: int, learners: int, **changes):
     return config.learners(num_learners=learners, num_cpus_per_learner=0.5)
 
 
-@pytest.fixture
-def build(local_ray):
-    algorithms = []
-
-    def make(config):
-        algorithms.append(config.build_algo())
-        return algorithms[-1]
-
-    yield make
-    for algorithm in algorithms:
-        algorithm.stop()
-
-
 def learner_weights(algo) -> list[dict]:
     """The weights of every learner."""
     results = algo.learner_group.foreach_learner(

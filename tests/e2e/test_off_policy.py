@@ -19,19 +19,6 @@ def config_for(runners: int = 1, **changes):
     return config.agent(off_policy_steps=1)
 
 
-@pytest.fixture
-def build(local_ray):
-    algorithms = []
-
-    def make(config):
-        algorithms.append(config.build_algo())
-        return algorithms[-1]
-
-    yield make
-    for algorithm in algorithms:
-        algorithm.stop()
-
-
 def versions(batch) -> set[int]:
     """Weights that sampled a batch."""
     return {turn.weights_version for episode in batch.episodes for turn in episode.turns}

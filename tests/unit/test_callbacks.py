@@ -91,19 +91,6 @@ class Recorder(RLlibCallback):
         result["added"] = 1
 
 
-@pytest.fixture
-def build(local_ray):
-    algorithms = []
-
-    def make(config):
-        algorithms.append(config.build_algo())
-        return algorithms[-1]
-
-    yield make
-    for algorithm in algorithms:
-        algorithm.stop()
-
-
 def test_every_callback_of_a_class_fires_with_what_rllib_documents(build, monkeypatch):
     Recorder.fired.clear()
     config = small_config(**SETTINGS).callbacks(Recorder).evaluation(evaluation_interval=1)

@@ -30,19 +30,6 @@ ALWAYS_LEARNS = {"entropy_coeff": 0.01}
 TASKS = make_text_env("stepopsd/ALFWorld-v0", BARE).tasks("train")
 
 
-@pytest.fixture
-def build(local_ray):
-    algorithms = []
-
-    def make(config):
-        algorithms.append(config.build_algo())
-        return algorithms[-1]
-
-    yield make
-    for algorithm in algorithms:
-        algorithm.stop()
-
-
 def visited(algo, steps: int) -> list[str]:
     """The tasks of the next steps, in order; the cursor stays where it is."""
     before = algo._requests.tasks.visited
