@@ -238,11 +238,17 @@ def test_a_task_that_ends_its_runner_every_time_is_given_up_by_name_and_never_dr
     first = algo.train()["env_runners"]
     assert first["groups_given_up"] == 1 and first["num_episodes"] == 14
     assert first["environment_error_lifetime"] == {"LostWithRunner": 2}
-    assert first["runners_restarted_lifetime"] >= 2
     rows = (algo.run_folder() / "errors.jsonl").read_text().splitlines()
     assert {json.loads(row)["task_id"] for row in rows} == {BAD}
     second = algo.train()["env_runners"]
-    assert second["groups_lost"] == 0 and second["tasks_skipped_lifetime"] >= 1
+    assert second["groups_given_up"] == 0 and second["tasks_skipped_lifetime"] >= 1
+    assert second["num_episodes"] == 16
+    for _ in range(20):  # its runner ended twice; Ray restarts it in its own time
+        if second["runners_restarted_lifetime"] >= 2:
+            break
+        time.sleep(1)
+        second = algo.train()["env_runners"]
+    assert second["runners_restarted_lifetime"] == 2
 
 
 def test_a_stuck_environment_costs_its_own_place_in_a_runner(build):
@@ -283,8 +289,9 @@ def test_a_runner_that_hangs_is_restarted_and_the_run_goes_on(build, when):
 
 
 def test_a_refusal_in_a_runner_stays_a_refusal(build):
-    with pytest.raises(ValueError, match=r"Env runner \d: ValueError: .*9999"):
-        build(config_for(2, 0, max_context_tokens=9999))
+    refused = "tests.helpers.own_sampler:RefusingSampler"
+    with pytest.raises(ValueError, match=r"Env runner \d: ValueError: no such accelerator"):
+        build(config_for(2, 0, sampler=refused))
 
 
 def test_evaluation_on_remote_runners_plays_each_task_once(build):
