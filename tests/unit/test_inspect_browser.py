@@ -231,6 +231,21 @@ def test_two_runs_side_by_side(browser, run, tmp_path):
     page.close()
 
 
+def test_of_many_runs_each_has_its_part_of_the_columns(browser, run, tmp_path):
+    others = [write_run(tmp_path / f"run{i}", samples=16, seed=i) for i in range(1, 5)]
+    file = write_page([run, *others], tmp_path / "all.html")
+    page, watched = opened(browser, file, "#task=task%200")
+    page.wait_for_selector("#group thead th")
+    heads = page.evaluate(
+        "[...document.querySelectorAll('#group thead th')].map(h => h.textContent)"
+    )
+    for name in ("house", "run1", "run2", "run3", "run4"):
+        assert sum(head.startswith(name) for head in heads) == 4
+    assert "20 of 40 episodes" in page.text_content("#group h2")
+    assert not watched.complaints
+    page.close()
+
+
 def test_without_an_episode_the_page_still_opens(browser, tmp_path):
     (tmp_path / "params.json").write_text("{}")
     page, watched = opened(browser, write_page([tmp_path]), "#episodes")

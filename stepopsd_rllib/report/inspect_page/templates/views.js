@@ -111,7 +111,7 @@ function sideBySide(members, title, captions) {
       const mean = values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
       const td = el("td", { class: alike(record) ? "same" : before ? "parted" : "", title: turn.response || "",
         onclick: () => { location.hash = `episode=${members[m].i}&turn=${k}`; } }, [
-        el("span", { class: "value", text: mean === null ? "" : mean.toFixed(2) }),
+        el("span", { class: "value", text: mean === null ? "" : (Math.abs(mean) < 0.005 ? 0 : mean).toFixed(2) }),
         document.createTextNode(turn.action || "(no action)"),
         turn.is_action_valid === false ? el("span", { class: "badge bad", text: "invalid" }) : null]);
       td.style.backgroundColor = mean === null ? "" : colourOf(mean, field, scale);
@@ -141,10 +141,15 @@ function drawGroup(key) {
   view.replaceChildren(sideBySide(members, `${e.task}, iteration ${e.update}, group ${e.group}`));
 }
 
+const PRESENT = 24; // most columns side by side
+
 function drawTask(task) {
-  const members = INDEX.episodes.filter((e) => e.source === "sample" && e.task === task).slice(0, 24);
+  const found = INDEX.episodes.filter((e) => e.source === "sample" && e.task === task);
+  const each = Math.max(1, Math.floor(PRESENT / new Set(found.map((e) => e.trial)).size));
+  const members = found.filter((e) => found.filter((o) => o.trial === e.trial && o.i < e.i).length < each);
+  const title = members.length < found.length ? `${task}: ${members.length} of ${found.length} episodes, as many of each run` : task;
   document.getElementById("group").replaceChildren(members.length
-    ? sideBySide(members, task, (e) => `${INDEX.trials[e.trial]}, iteration ${e.update}, rollout ${e.rollout}`)
+    ? sideBySide(members, title, (e) => `${INDEX.trials[e.trial]}, iteration ${e.update}, rollout ${e.rollout}`)
     : el("section", { text: "No episode of this task was sampled." }));
 }
 
