@@ -92,7 +92,8 @@ def resume(run_folder: str, overrides: Sequence[str], *, dashboard: bool) -> int
             )
         configs = [config for trial in unfinished for config in tuned.configs(trial.example)]
         _require_same(where, unfinished, configs)
-        say(f"{run.example.run} on {run.example.env}: goes on with {where}")
+        methods = ", ".join(dict.fromkeys(trial.example.run for trial in unfinished))
+        say(f"{methods} on {run.example.env}: goes on with {where}")
         for trial in run.trials:
             say(f"  {trial.folder}: {standings[trial.folder]}")
         say(f"versions    {training_run.versions()}\n")
