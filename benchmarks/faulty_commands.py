@@ -30,7 +30,7 @@ from benchmarks.command_run import DYNAMIC, RUNS, SETTINGS, Command, ended
 from benchmarks.faults import Cost, table
 
 STORAGE_BYTES = 96 * 2**20
-START_S = 30.0  # a command takes about as long until it trains
+LOADED = "loaded:"  # printed when a trial begins to train
 LEFT_S = 120.0  # longest that Ray may take to end after its driver
 LEARNER = "_WrappedExecutable"  # title of the process of a learner, as RLlib starts it
 
@@ -40,13 +40,16 @@ def kill_driver(kind: str, kills: int, iterations: int, ray: str, cost: Cost, fo
     example, more = RUNS[kind]
     stop = f"stop.training_iteration={iterations}"
     command = Command(folder, example, (*SETTINGS, *more, stop), folder / "runs", ray)
-    assert ended(command.start("whole"), cost) == 0, command.log()
+    began, process = time.monotonic(), command.start("whole")
+    command.wait_for(LOADED, process)
+    start_s = time.monotonic() - began
+    assert ended(process, cost) == 0, command.log()
     weights = [(c / "model/model.safetensors").read_bytes() for c in command.checkpoints("whole")]
     assert len(set(weights)) == len(weights) > 1, "weights that never move would always be equal"
     is_cut, killed = False, 0
     process = command.start("cut")
     while killed < kills:
-        where = _wait_for_a_moment(command, process)
+        where = _wait_for_a_moment(command, process, start_s)
         if process.poll() is not None:  # it was quicker
             break
         _kill(process)
@@ -71,15 +74,15 @@ def kill_driver(kind: str, kills: int, iterations: int, ray: str, cost: Cost, fo
             print(f"  {name}: {cut[name]}\n  not {whole[name]}", flush=True)
 
 
-def _wait_for_a_moment(command: Command, process: subprocess.Popen) -> str:
+def _wait_for_a_moment(command: Command, process: subprocess.Popen, start_s: float) -> str:
     """Waits for a random moment: of the start, of an iteration, or of a checkpoint's writing."""
     log = command.log()
-    starts, iterations = log.count("starting:"), log.count("\niteration")
+    starts, iterations = log.count(LOADED), log.count("\niteration")
     aim = random.choices(("starting", "iterating", "writing"), (2, 6, 2))[0]
     if aim == "starting":
-        time.sleep(random.uniform(0.0, START_S))
+        time.sleep(random.uniform(0.0, start_s))
         return "while starting"
-    command.wait_for("starting:", process, starts + 1)
+    command.wait_for(LOADED, process, starts + 1)
     if aim == "iterating":
         command.wait_for("\niteration", process, iterations + random.randint(1, 2))
         time.sleep(random.uniform(0.0, 1.5 * _seconds(command)))
