@@ -19,6 +19,9 @@ FLAGS = (
     "--disable-sync",
 )
 
+LOAD_TIMEOUT_MS = 120_000
+"""Of a machine that is busy with other tests."""
+
 
 @dataclass
 class Watched:
@@ -50,5 +53,5 @@ def opened(browser: Any, file: Path, hash_: str = "") -> tuple[Any, Watched]:
     page.on("pageerror", lambda error: watched.complaints.append(str(error)))
     page.on("dialog", lambda dialog: watched.complaints.append(f"dialog {dialog.message}"))
     page.on("request", lambda request: watched.requests.append(request.url))
-    page.goto(f"file://{file}{hash_}")
+    page.goto(f"file://{file}{hash_}", timeout=LOAD_TIMEOUT_MS)
     return page, watched

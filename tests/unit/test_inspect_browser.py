@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stepopsd_rllib.report.inspect_page import write_page
-from tests.helpers.chromium import chromium, opened
+from tests.helpers.chromium import LOAD_TIMEOUT_MS, chromium, opened
 from tests.helpers.hostile_texts import hostile_texts
 from tests.helpers.run_folders import sample, write_lines, write_run
 
@@ -80,7 +80,7 @@ def test_two_thousand_episodes_open_within_two_seconds(browser, tmp_path):
         # Of its thread's processor: by the clock, it waits for whatever runs beside the browser.
         devtools = page.context.new_cdp_session(page)
         devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
-        page.goto(f"file://{file}#episodes")
+        page.goto(f"file://{file}#episodes", timeout=LOAD_TIMEOUT_MS)
         assert "2090 of 2090 episodes" in page.text_content("#episodes .count")
         assert len(rows_of(page)) == 200
         metrics = devtools.send("Performance.getMetrics")["metrics"]
@@ -145,7 +145,7 @@ def test_keys_walk_the_episodes_the_turns_and_the_colours(browser, page_file):
     page.keyboard.press("Enter")
     assert page.evaluate("location.hash") == "#episode=2"
     page.keyboard.press("k")
-    page.wait_for_function("location.hash === '#episode=1'")
+    page.wait_for_url(re.compile("#episode=1$"))
     page.wait_for_selector("#episode .turn.current[data-turn='0']")
     page.keyboard.press("n")
     assert page.get_attribute("#episode .turn.current", "data-turn") == "1"
