@@ -37,14 +37,15 @@ _STORAGE_ENDS = re.compile(r"\[Errno (28|30|122)\]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def users_mistake(error: BaseException) -> str | None:
+def users_mistake(error: BaseException | str) -> str | None:
     """The message, on one line, of an error that is a refusal of bad input; else None.
 
     Args:
-        error: Raised in this process, or a Ray error, whose text ends in the remote traceback.
+        error: Raised in this process, or a Ray error, whose text ends in the remote traceback; or
+            the text that Tune keeps of one, which has no traceback where a process died.
     """
     remote = _COLOURS.sub("", str(error))
-    is_remote = _FRAME.search(remote) is not None
+    is_remote = isinstance(error, str) or _FRAME.search(remote) is not None
     return refusal(remote if is_remote else "".join(traceback.format_exception(error)))
 
 
@@ -95,6 +96,6 @@ def one_line(message: str) -> str:
     return " ".join(message.split(VALIDATION_ADVICE)[0].split())
 
 
-def last_lines(error: BaseException, count: int) -> str:
+def last_lines(error: BaseException | str, count: int) -> str:
     """The end of an error's text, without terminal colours."""
     return "\n".join(_COLOURS.sub("", str(error)).rstrip().splitlines()[-count:])

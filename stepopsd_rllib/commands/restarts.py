@@ -23,12 +23,15 @@ TRACEBACK_LINES = 25
 _LOST = re.compile(
     r"\b(ActorDiedError|ActorUnavailableError|RayActorError|NodeDiedError|WorkerCrashedError"
     r"|OutOfMemoryError|LearnerLost)\b"
+    # What Ray says of a trial's own process, without the name of an exception.
+    r"|^The actor (died unexpectedly|is dead because)",
+    re.MULTILINE,
 )
 _OWN_ERROR = "raised in its creation task"
 """In Ray's text of an actor that died of its constructor's exception."""
 
 
-def lost_a_process(error: BaseException) -> bool:
+def lost_a_process(error: BaseException | str) -> bool:
     """Whether a trial ended since its process, a learner or their node died; not of a bug."""
     text = str(error)  # of an error in a task: with the traceback of that process
     is_lost = isinstance(error, RayActorError) or _LOST.search(text) is not None

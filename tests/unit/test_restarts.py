@@ -7,7 +7,7 @@ import pytest
 from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 
-from stepopsd_rllib.commands import restarts, run_file, storage, tuned
+from stepopsd_rllib.commands import failures, restarts, run_file, storage, tuned
 from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.training.learner_calls import LearnerLost, ask_learners
 from tests.unit.test_checkpoint_files import write_checkpoint
@@ -117,3 +117,14 @@ def test_a_learner_that_does_not_answer_is_an_error():
         ask_learners(Learners((True, 1), (False, LOST)), len)
     with pytest.raises(LearnerLost, match="1 of 2 learners are gone"):
         ask_learners(Learners((True, 1)), len)
+
+
+def test_the_text_that_tune_keeps_of_a_dead_trial_tells_that_it_lost_its_process():
+    kept = (
+        "Failure # 1 (occurred at 2026-01-01_00-00-00)\n"
+        "The actor died unexpectedly before finishing this task.\n\tclass_name: GRPO\n"
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
+    )
+    assert restarts.lost_a_process(kept)
+    assert failures.users_mistake(kept) is None
+    assert failures.last_lines(kept, 1).startswith("The actor is dead")
