@@ -45,8 +45,9 @@ def users_mistake(error: BaseException | str) -> str | None:
             the text that Tune keeps of one, which has no traceback where a process died.
     """
     remote = _COLOURS.sub("", str(error))
-    is_remote = isinstance(error, str) or _FRAME.search(remote) is not None
-    return refusal(remote if is_remote else "".join(traceback.format_exception(error)))
+    if isinstance(error, BaseException) and _FRAME.search(remote) is None:
+        remote = "".join(traceback.format_exception(error))
+    return refusal(remote)
 
 
 def refusal(text: str) -> str | None:

@@ -69,10 +69,11 @@ def test_a_comparison_runs_and_is_shown_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     ray.shutdown()
     path = tmp_path / "tiny.yaml"
-    small = "groups_per_step: 2, group_size: 3, evaluation_interval: 1, eval_num_tasks: 6"
+    small = "groups_per_step: 2, group_size: 3"
     path.write_text(
         "tiny:\n  base: tuned_examples/grpo/alfworld_tiny.yaml\n  seeds: [0, 1]\n"
-        "  stop: {training_iteration: 1}\n  methods:\n"
+        "  stop: {training_iteration: 1}\n"
+        "  config: {evaluation_interval: 1, eval_num_tasks: 6}\n  methods:\n"
         f"    GRPO: {{{small}}}\n    GiGPO: {{{small}}}\n"
         # Sampler and learner never agree to the last bit, so that this one dies.
         f"    broken: {{run: GRPO, max_sampler_difference: 0.0, {small}}}\n"
