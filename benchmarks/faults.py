@@ -233,6 +233,17 @@ def _errors(result: Mapping[str, Any]) -> int:
     return int(sum(status.get(f"{kind}_error", 0) for kind in ("environment", "tool", "sampler")))
 
 
+def start_ray() -> None:
+    """A Ray whose object store a fault can fill."""
+    ray.init(
+        num_cpus=4,
+        object_store_memory=STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
 def main() -> None:
     """Runs the faults and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -242,13 +253,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", help="only these; by default all")
     parser.add_argument("--save", type=Path, help="file for the costs, as JSON")
     arguments = parser.parse_args()
-    ray.init(
-        num_cpus=4,
-        object_store_memory=STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    start_ray()
     logging.getLogger("stepopsd_rllib").setLevel(logging.CRITICAL)
     costs = run(
         seed=arguments.seed,

@@ -208,9 +208,12 @@ class AgentAlgorithm(CheckpointedAlgorithm):
     @override(Algorithm)
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """Brings dead runners back; they sample only after they have the current weights."""
-        if self._ahead.is_running and threading.current_thread() is threading.main_thread():
+        if self._ahead.is_running:
             return []  # the thread that samples does
-        restored = env_runner_group.probe_unhealthy_env_runners()
+        return self._restore_dead_runners()
+
+    def _restore_dead_runners(self) -> list[int]:
+        restored = self.env_runner_group.probe_unhealthy_env_runners()
         return self._sync(runner_ids=restored) if restored else []
 
     @override(Algorithm)
@@ -328,10 +331,10 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         if lost.stale:
             self._sync(runner_ids=lost.stale)
         deadline = time.monotonic() + self.config.env_runner_restore_timeout_s
-        restored = self.restore_env_runners(self.env_runner_group)
+        restored = self._restore_dead_runners()
         while self._all_runners_are_dead() and time.monotonic() < deadline:
             time.sleep(1.0)
-            restored += self.restore_env_runners(self.env_runner_group)
+            restored += self._restore_dead_runners()
         restored += [index for index in lost.stale if index]  # 0 is the local one: the same object
         if restored:
             self._fire(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import ray
 
-from benchmarks.faults import Cost, run
-from benchmarks.faulty_run import STORE_BYTES
+from benchmarks.faults import Cost, run, start_ray
 
 pytestmark = pytest.mark.e2e
 
@@ -16,13 +13,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(scope="module")
 def small_store():
     """A Ray whose object store a fault can fill."""
-    ray.init(
-        num_cpus=4,
-        object_store_memory=STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    start_ray()
     yield
     ray.shutdown()
 

@@ -95,7 +95,7 @@ def test_every_callback_of_a_class_fires_with_what_rllib_documents(build, monkey
     Recorder.fired.clear()
     config = small_config(**SETTINGS).callbacks(Recorder).evaluation(evaluation_interval=1)
     algo = build(config)
-    monkeypatch.setattr(algo, "restore_env_runners", lambda group: [2])
+    monkeypatch.setattr(algo, "_restore_dead_runners", lambda: [2])
     algo._restore_or_wait(Round())
     monkeypatch.undo()
     result = algo.train()
