@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoTokenizer
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
 from stepopsd_rllib.episodes import AgentEpisode, Status, Turn
 from stepopsd_rllib.episodes.packing import micro_batches, pack_episodes
+from stepopsd_rllib.episodes.row_layout import RowLayout
 from stepopsd_rllib.episodes.segmentation import token_span, turn_targets
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.prompts.chat import ChatFormat
@@ -104,24 +105,30 @@ def action_columns(episodes: list[AgentEpisode], chat: ChatFormat) -> dict[str, 
     """Columns of the episodes with their actions as spans."""
     columns: dict[str, Any] = pack_episodes(episodes).columns()
     columns["step_index"] = torch.full_like(columns["turn_index"], -1)
-    for b, episode in enumerate(episodes):
+    first = 0  # of the turn's tokens
+    for episode in episodes:
         spans = turn_targets([turn.response for turn in episode.turns], "action_only")
         for k, (turn, span) in enumerate(zip(episode.turns, spans, strict=True)):
             assert span is not None
             start, stop = token_span(chat.text, turn.response_ids.tolist(), span)
-            positions = (columns["turn_index"][b] == k).nonzero()[:, 0]
-            columns["step_index"][b, positions[start:stop]] = k
+            columns["step_index"][first + start : first + stop] = k
+            first += len(turn.response_ids)
     return columns
 
 
 def rows_of(columns: dict[str, Any], hindsight: np.ndarray) -> list[TeacherRow]:
     """Every episode's row with the hindsight put into it."""
-    is_scored_BT = columns["step_index"] >= 0
-    position_BT = torch.arange(is_scored_BT.numel()).view_as(is_scored_BT)
-    token_BT = position_BT.masked_fill(~is_scored_BT, NOT_SCORED)
+    step_R, layout = columns["step_index"], RowLayout.of(columns)
+    token_R = torch.arange(len(step_R)).masked_fill(step_R < 0, NOT_SCORED)
     return [
-        TeacherRow(columns, b, tokens, hindsight, max_positions=None)
-        for b, tokens in enumerate(token_BT)
+        TeacherRow(
+            columns["input_ids"][layout.tokens_of(b)].numpy(),
+            layout.row(token_R, b, fill=NOT_SCORED).numpy(),
+            layout.row(step_R, b, fill=NOT_SCORED).numpy(),
+            hindsight,
+            max_positions=None,
+        )
+        for b in range(layout.num_rows)
     ]
 
 
@@ -129,12 +136,14 @@ def naive_sequences(
     rows: list[TeacherRow], columns: dict[str, Any], hindsight: np.ndarray
 ) -> dict[str, list[ScoredSequence]]:
     """Every turn of every episode with its whole history: teacher (after hindsight) and student."""
-    width = columns["input_ids"].shape[1]
+    layout = RowLayout.of(columns)
+    token_R = torch.arange(len(columns["step_index"]))
     out: dict[str, list[ScoredSequence]] = {"suffix": [], "prefix": [], "student": []}
     for b, row in enumerate(rows):
-        ids = columns["input_ids"][b].numpy()
+        ids = columns["input_ids"][layout.tokens_of(b)].long().numpy()
+        target_T = layout.row(token_R, b, fill=NOT_SCORED).numpy()
         for start, stop in row.spans:
-            target = b * width + np.arange(start, stop)
+            target = target_T[start:stop]
             for name, parts in (
                 ("suffix", (ids[:start], hindsight, ids[start:stop])),
                 ("prefix", (hindsight, ids[:start], ids[start:stop])),
@@ -183,7 +192,7 @@ def measure_passes(size: str, turns: int, episodes: int, module: CausalLMModule,
     rows = rows_of(columns, hindsight)
     student_rows = rows_of(columns, hindsight[:0])
     naive = naive_sequences(rows, columns, hindsight)
-    size_of_output = columns["input_ids"].numel()
+    size_of_output = len(columns["step_index"])
     scorer = Scorer(module, "policy", max_tokens=MICRO_BATCH_TOKENS)
 
     def scored(sequences: list[ScoredSequence] | list[BranchedSequence], out: torch.Tensor) -> int:

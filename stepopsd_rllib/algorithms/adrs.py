@@ -29,6 +29,7 @@ Departures:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -141,45 +142,46 @@ class ADRSConfig(SkillTeacherConfig):
 
     def shape(self, batch: LearnerBatch) -> Shaping:
         """Adds the reward to the outcome advantage in the updates that have it."""
-        columns, weight = batch.columns, self.teacher_weight(batch.update)
+        columns, weight = batch.turns, self.teacher_weight(batch.update)
         if weight == 0:
             metrics = {"teacher_reward_weight": weight}
-            return Shaping(advantages=columns[ADVANTAGES], metrics=metrics)
-        episode_B = columns[EPISODE_INDEX]
-        turn_BT, episode_S = turn_ids(columns[TURN_INDEX], episode_B)
+            return Shaping(advantages=batch.columns[ADVANTAGES], metrics=metrics)
+        turn_BT, episode_S = turn_ids(columns[TURN_INDEX], columns[EPISODE_INDEX])
+        episode_B = batch.columns[EPISODE_INDEX]
         scale_B = group_scales(
-            columns[SCORES],
+            batch.columns[SCORES],
             batch.group_N[episode_B],
             episode_B=episode_B if self.advantage_statistics == "episodes" else None,
             normalize=self.normalize_advantages,
             eps=self.advantage_eps,
         )
-        return adrs_shaping(
+        shaping = adrs_shaping(
             columns[ADVANTAGES],
             columns[TEACHER_LOG_PROBS],
             turn_BT,
-            scale_B,
+            scale_B[columns.batch_row],
             columns[RESPONSE_MASK],
             gate_BT=self._gate(batch, turn_BT, episode_S),
             num_turns=len(episode_S),
             per_turn=self.reward_deviation == "turn",
             eta=weight,
         )
+        return replace(shaping, advantages=columns.flat(shaping.advantages))
 
     def _gate(self, batch: LearnerBatch, turn_BT: Tensor, episode_S: Tensor) -> Tensor | None:
         """Gate of every token, float64 [B, T]; None without one."""
-        teacher_BT = batch.columns[TEACHER_LOG_PROBS]
+        teacher_BT = batch.turns[TEACHER_LOG_PROBS]
         if self.usefulness == "none":
             return None
         if self.usefulness == "tokens":
-            reference_BT = batch.columns[REFERENCE_LOG_PROBS]
+            reference_BT = batch.turns[REFERENCE_LOG_PROBS]
             return token_gate(teacher_BT, reference_BT, turn_BT, tau=self.gate_sharpness)
         if self.usefulness == "tasks":
             return_N = torch.tensor([episode.return_ for episode in batch.episodes])
             judged = (return_N[episode_S], batch.group_N[episode_S])
         else:
             states = turn_states(
-                batch.columns,
+                batch.tokens,
                 batch.episodes,
                 penalty=self.invalid_action_penalty,
                 discount=self.step_discount,

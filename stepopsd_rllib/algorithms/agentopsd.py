@@ -24,6 +24,7 @@ The paper's ablations: `uses_belief=False` (the raw evidence), `signed_moves=Fal
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from ray.rllib.connectors.connector_v2 import ConnectorV2
@@ -34,8 +35,16 @@ from stepopsd_rllib.algorithms.shared.keys import LARGEST_RETURN
 from stepopsd_rllib.algorithms.shared.returns import largest_return
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
 from stepopsd_rllib.config_keys import FLAG, key, number, one_of
-from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
-from stepopsd_rllib.connectors.columns import EPISODE_INDEX, SCORES, TURN_INDEX
+from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping
+from stepopsd_rllib.connectors.columns import (
+    ADVANTAGES,
+    EPISODE_INDEX,
+    IS_SCORED,
+    LOG_PROB_GAP,
+    RESPONSE_MASK,
+    SCORES,
+    TURN_INDEX,
+)
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.objectives.agentopsd import agentopsd_advantages, group_priors
 from stepopsd_rllib.objectives.shaping import Shaping, gap_shaping
@@ -94,14 +103,18 @@ class AgentOPSDConfig(SkillTeacherConfig):
 
     def shape(self, batch: LearnerBatch) -> Shaping:
         """Ã of a batch."""
-        columns = batch.columns
-        advantages_BT, gap_BT, mask_BT, is_scored_BT = gap_columns(batch)
+        columns = batch.turns
+        advantages_BT, gap_BT, mask_BT, is_scored_BT = (
+            columns[name] for name in (ADVANTAGES, LOG_PROB_GAP, RESPONSE_MASK, IS_SCORED)
+        )
         largest = largest_return(self, "AgentOPSD")
         shaped_BT = agentopsd_advantages(
             advantages_BT,
             gap_BT,
             *turn_ids(columns[TURN_INDEX], columns[EPISODE_INDEX]),
-            group_priors(batch.first_rows(columns[SCORES]), batch.group_N, max_return=largest),
+            group_priors(
+                batch.first_rows(batch.columns[SCORES]), batch.group_N, max_return=largest
+            ),
             level=self.credit_level,
             gamma=self.belief_decay,
             mixing=self.lambda_mix,
@@ -109,9 +122,10 @@ class AgentOPSDConfig(SkillTeacherConfig):
             uses_belief=self.uses_belief,
             signed=self.signed_moves,
         )
-        return gap_shaping(
+        shaping = gap_shaping(
             shaped_BT, advantages_BT, gap_BT, mask_BT, is_scored_BT, mixing=self.lambda_mix
         )
+        return replace(shaping, advantages=columns.flat(shaped_BT))
 
 
 class AgentOPSD(GRPO):

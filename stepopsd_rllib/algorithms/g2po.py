@@ -97,11 +97,11 @@ class G2POConfig(StatesConfig):
             eps=self.advantage_eps,
         )
         return g2po_shaping(
-            batch.columns[ADVANTAGES],
+            batch.tokens[ADVANTAGES],
             step_S,
             values,
             states.anchor_S,
-            states.turn_BT,
+            states.turn_R1,
             step_weight=self.step_weight,
         )
 

@@ -58,10 +58,10 @@ class GiGPOConfig(StatesConfig):
             batch, discount=self.step_discount, similarity=self.anchor_similarity
         )
         return gigpo_shaping(
-            batch.columns[ADVANTAGES],
+            batch.tokens[ADVANTAGES],
             states.return_S,
             states.anchor_S,
-            states.turn_BT,
+            states.turn_R1,
             step_weight=self.step_weight,
             scale=self.normalize_advantages,
             eps=self.advantage_eps,

@@ -107,11 +107,11 @@ class GraphGPOConfig(StatesConfig):
             paper_form=self.return_form == "paper",
         )
         return graphgpo_shaping(
-            batch.columns[ADVANTAGES],
+            batch.tokens[ADVANTAGES],
             distances,
             penalised(return_S, states.is_valid_S, penalty=self.invalid_action_penalty),
             graph.state_S if self.step_groups == "node" else states.anchor_S,
-            states.turn_BT,
+            states.turn_R1,
             step_weight=self.step_weight,
             outcome_weight=self.outcome_weight,
             scale=self.normalize_advantages,

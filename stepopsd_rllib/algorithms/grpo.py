@@ -51,6 +51,7 @@ from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.row_log_probs import RowLogProbs
 from stepopsd_rllib.connectors.token_batch import TokenBatch
+from stepopsd_rllib.episodes import RowLayout
 from stepopsd_rllib.models.causal_lm import View
 from stepopsd_rllib.objectives.divergence import KL_ESTIMATORS, KLEstimator, kl_divergence
 from stepopsd_rllib.objectives.reduction import AGGREGATIONS, Aggregation, weighted_sum
@@ -303,14 +304,14 @@ class GRPOLearner(TokenLearner):
         """Rows with an advantage; all rows where KL or entropy have a gradient everywhere."""
         if self.config.kl_coeff > 0 or self.config.entropy_coeff > 0:
             return super().rows_with_gradient(columns)
-        return (columns[ADVANTAGES] != 0).any(dim=1).nonzero()[:, 0].cpu()
+        return RowLayout.of(columns).any(columns[ADVANTAGES] != 0).nonzero()[:, 0]
 
     @override(TokenLearner)
-    def has_signal(self, columns: dict[str, Tensor]) -> bool:
-        """Whether a term with a weight above 0 has a gradient somewhere."""
+    def rows_with_signal(self, columns: dict[str, Tensor]) -> Tensor:
+        """Rows on which a term with a weight above 0 has a gradient."""
         if self.config.policy_coeff == 0:
             columns = columns | {"advantages": torch.zeros_like(columns["advantages"])}
-        return super().has_signal(columns)
+        return super().rows_with_signal(columns)
 
     def _log_sampler_difference(self, batch: dict[str, Any], learner_BT: Tensor) -> None:
         mask_BT = batch[RESPONSE_MASK]

@@ -112,7 +112,7 @@ class GRSDConfig(AnalyzedEpisodesConfig):
 
     def shape(self, batch: LearnerBatch) -> Shaping:
         """Ã of a batch, in the updates whose λ is not 0."""
-        columns, mixing = batch.columns, self.lambda_at(batch.update)
+        columns, mixing = batch.tokens, self.lambda_at(batch.update)
         advantages_BT, gap_BT, mask_BT, is_scored_BT = gap_columns(batch)
         shaped_BT = advantages_BT
         if mixing != 0:
@@ -121,7 +121,7 @@ class GRSDConfig(AnalyzedEpisodesConfig):
                 gap_BT,
                 *turn_ids(columns[TURN_INDEX], columns[EPISODE_INDEX]),
                 batch.group_N,
-                batch.first_rows(columns[HAS_GUIDANCE]),
+                batch.first_rows(batch.columns[HAS_GUIDANCE]),
                 level=self.credit_level,
                 mixing=mixing,
                 threshold=self.gain_threshold,

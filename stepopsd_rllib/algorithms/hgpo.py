@@ -69,11 +69,11 @@ class HGPOConfig(StatesConfig):
         """Compares every turn of a batch at every level of shared history."""
         states = self.turn_states(batch, discount=self.step_discount)
         return hgpo_shaping(
-            batch.columns[ADVANTAGES],
+            batch.tokens[ADVANTAGES],
             states.return_S,
             states.anchor_S,
             states.episode_S,
-            states.turn_BT,
+            states.turn_R1,
             mixing=self.lambda_mix,
             past_states=self.past_states,
             weight_power=self.weight_power,

@@ -132,7 +132,7 @@ class OPIDConfig(AnalyzedEpisodesConfig):
 
     def shape(self, batch: LearnerBatch) -> Shaping:
         """Adds the weighted shifts of both kinds of skills to the outcome advantage."""
-        columns = batch.columns
+        columns = batch.tokens
 
         def shift(skill_log_probs: str, has_skill: str) -> Tensor:
             return skill_shift(

@@ -48,7 +48,7 @@ from stepopsd_rllib.algorithms.shared.skill_teacher import require_room, text_co
 from stepopsd_rllib.config_keys import key, number, one_of, whole
 from stepopsd_rllib.connectors.action_tokens import ActionTokens
 from stepopsd_rllib.connectors.advantage_shaping import AdvantageShaping, gap_columns
-from stepopsd_rllib.connectors.columns import STEP_INDEX
+from stepopsd_rllib.connectors.columns import IS_SCORED, STEP_INDEX
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.connectors.told_turns import ToldTurns
 from stepopsd_rllib.connectors.turn_feedback import TurnFeedback
@@ -150,12 +150,14 @@ class SERLConfig(GRPOConfig):
     def shape(self, batch: LearnerBatch) -> Shaping:
         """Ã of a batch."""
         advantages_BT, gap_BT, mask_BT, is_scored_BT = gap_columns(batch)
+        layout = batch.layout
         return serl_shaping(
             advantages_BT,
             gap_BT,
             mask_BT,
-            batch.columns[STEP_INDEX] >= 0,
+            batch.tokens[STEP_INDEX] >= 0,
             is_scored_BT,
+            layout.any(batch.columns[IS_SCORED])[layout.row_R],
             mixing=self.lambda_at(batch.update),
             clip_range=self.weight_clip,
         )

@@ -229,7 +229,7 @@ class StepOPSDConfig(GRPOConfig):
 
     def shape(self, batch: LearnerBatch) -> Shaping:
         """Ã of a batch, from the gap on the tokens of the spans."""
-        columns, mixing = batch.columns, self.lambda_at(batch.update)
+        columns, mixing = batch.tokens, self.lambda_at(batch.update)
         tokens = (columns[ADVANTAGES], columns[LOG_PROB_GAP], columns[RESPONSE_MASK])
         steps = StepTokens.from_index(columns[STEP_INDEX], columns[EPISODE_INDEX])
         shaped = stepopsd_advantages(
@@ -242,14 +242,15 @@ class StepOPSDConfig(GRPOConfig):
             eps=self.step_normalization_eps,
             coefficient_clip=self.step_normalization_clip,
         )
-        episodes = [batch.episodes[n] for n in columns[EPISODE_INDEX].tolist()]
+        won_N = torch.tensor([float(episode.won) for episode in batch.episodes])
+        types = [episode.task_type for episode in batch.episodes]
         return stepopsd_shaping(
             shaped,
             *tokens,
             columns[IS_SCORED],
             steps=steps,
-            won_B=torch.tensor([float(episode.won) for episode in episodes]),
-            task_types=[episode.task_type for episode in episodes],
+            won_B=won_N[columns[EPISODE_INDEX]],
+            task_types=[types[n] for n in columns[EPISODE_INDEX].tolist()],
             lambda_mix=mixing,
             alpha_clip=self.alpha_clip,
         )

@@ -15,7 +15,7 @@ from stepopsd_rllib.episodes.segmentation import token_span
 
 
 class ActionTokens(LearnerConnector):
-    """Writes `step_index` int64 [B, T]: the turn of every action token, -1 elsewhere.
+    """Writes `step_index` int64 [R]: the turn of every action token, -1 elsewhere.
 
     Requires the columns of `TokenBatch`. A token that overlaps a span of `action_spans` is an
     action token, by the sampled tokens' own offsets; nothing is encoded again. A turn may have
@@ -38,26 +38,23 @@ class ActionTokens(LearnerConnector):
     @override(LearnerConnector)
     def fill(self, batch: LearnerBatch) -> None:
         """Finds the tokens of every turn's action; logs how many there are."""
-        turn_BT = batch.columns[TURN_INDEX]
-        step_BT = torch.full_like(turn_BT, -1)
-        row = num_turns = num_acting = 0
+        step_R = torch.full_like(batch.columns[TURN_INDEX], -1)
+        # The turns of a batch lie end to end; `first` is of this turn's tokens.
+        first = num_turns = num_acting = 0
         for episode in batch.episodes:
             for k, turn in enumerate(episode.turns):
                 ids = turn.response_ids.tolist()
                 spans = action_spans(self.decode(ids), self.action_tags, calls=self.action_calls)
-                positions = (turn_BT[row] == k).nonzero()[:, 0]
                 for span in spans:
                     start, stop = token_span(self.decode, ids, span)
-                    step_BT[row, positions[start:stop]] = k
+                    step_R[first + start : first + stop] = k
                 num_turns += 1
                 num_acting += bool(spans)
-                row += episode.context == "window"
-            row += episode.context == "append"
-        batch.columns[STEP_INDEX] = step_BT
-        is_action_BT, is_sampled_BT = step_BT >= 0, turn_BT >= 0
+                first += len(ids)
+        batch.columns[STEP_INDEX] = step_R
         batch.log(
             {
-                "action_token_share": is_action_BT.sum() / is_sampled_BT.sum().clamp(min=1),
+                "action_token_share": (step_R >= 0).sum() / max(1, len(step_R)),
                 "action_turn_share": num_acting / max(1, num_turns),
             }
         )

@@ -21,7 +21,10 @@ from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerCon
 from stepopsd_rllib.objectives.shaping import Shaping
 
 Shape = Callable[[LearnerBatch], Shaping]
-"""A method: from the batch, whose `advantages` are A, to Ã and what there is to say of it."""
+"""A method: from the batch, whose `advantages` are A, to Ã and what there is to say of it.
+
+It reads `batch.tokens`, and gives Ã back in their order.
+"""
 
 
 class AdvantageShaping(LearnerConnector):
@@ -41,10 +44,10 @@ class AdvantageShaping(LearnerConnector):
     def fill(self, batch: LearnerBatch) -> None:
         """Shapes, and logs."""
         shaped = self.shape(batch)
-        batch.columns[GROUP_ADVANTAGES] = batch.columns[ADVANTAGES]
-        batch.columns[ADVANTAGES] = shaped.advantages
+        group_R = batch.columns[GROUP_ADVANTAGES] = batch.columns[ADVANTAGES]
+        batch.columns[ADVANTAGES] = _a_token_each(shaped.advantages, group_R)
         if shaped.weights is not None:
-            batch.columns[TOKEN_WEIGHTS] = shaped.weights
+            batch.columns[TOKEN_WEIGHTS] = _a_token_each(shaped.weights, group_R)
         batch.log(shaped.metrics)
         for task_type, metrics in shaped.task_type_metrics.items():
             batch.log(metrics, "task_type", task_type)
@@ -56,8 +59,16 @@ class AdvantageShaping(LearnerConnector):
 
 
 def gap_columns(batch: LearnerBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What every method reads that shapes by the gap: A, Δ, response mask, `is_scored`."""
-    advantages_BT, gap_BT, mask_BT, is_scored_BT = (
-        batch.columns[name] for name in (ADVANTAGES, LOG_PROB_GAP, RESPONSE_MASK, IS_SCORED)
-    )
-    return advantages_BT, gap_BT, mask_BT, is_scored_BT
+    """What every method reads that shapes by the gap: A, Δ, response mask, `is_scored`, [R, 1]."""
+    tokens = batch.tokens
+    return tokens[ADVANTAGES], tokens[LOG_PROB_GAP], tokens[RESPONSE_MASK], tokens[IS_SCORED]
+
+
+def _a_token_each(values: Tensor, advantages_R: Tensor) -> Tensor:
+    """What a method returned, [R]; refuses what is not of the sampled tokens."""
+    if values.numel() != len(advantages_R):
+        raise ValueError(
+            f"A shaping gave {list(values.shape)} for {len(advantages_R)} sampled tokens. It reads "
+            "`batch.tokens`, where every sampled token is a row, and returns as many."
+        )
+    return values.reshape(-1)

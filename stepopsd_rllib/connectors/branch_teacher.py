@@ -14,7 +14,7 @@ from stepopsd_rllib.connectors.columns import (
     BEHAVIOUR_LOG_PROBS,
     INPUT_IDS,
     IS_SCORED,
-    LENGTHS,
+    RESPONSE_MASK,
     TAUGHT_TOKEN,
     TAUGHT_TOP_IDS,
     TAUGHT_TOP_LOG_PROBS,
@@ -23,7 +23,7 @@ from stepopsd_rllib.connectors.columns import (
 )
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.connectors.turn_states import TurnStates, turn_states
-from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.episodes import AgentEpisode, RowLayout
 from stepopsd_rllib.objectives.turns import spread_turns, turn_spans
 from stepopsd_rllib.objectives.ucob import BranchTeachers, branch_teachers, branch_weights
 from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
@@ -37,11 +37,11 @@ class BranchTeacher(LearnerConnector):
 
     Episodes with a preamble are the informed branch. The old policy reads the teacher's history up
     to and including its prompt of the state (with a growing chat all of its chat before, with
-    rebuilt prompts that prompt alone), then the student's response. Writes, over token rows,
+    rebuilt prompts that prompt alone), then the student's response. Writes, over sampled tokens,
 
-        taught_token         int64 [B, T], number of each taught token, -1 elsewhere
-        is_scored            bool [B, T], whether it is one
-        teacher_log_probs    float32 [B, T], of the sampled token under the teacher
+        taught_token         int64 [R], number of each taught token, -1 elsewhere
+        is_scored            bool [R], whether it is one
+        teacher_log_probs    float32 [R], of the sampled token under the teacher
 
     and over the P taught tokens alone, so that nothing is as large as [B, T, K],
 
@@ -91,26 +91,27 @@ class BranchTeacher(LearnerConnector):
         module = batch.module
         columns = batch.columns
         episodes = batch.episodes
-        turns = turn_states(columns, episodes, **self.states)
+        turns = turn_states(batch.tokens, episodes, **self.states)
         is_informed_N = self._informed(episodes)
         is_informed_S = is_informed_N[turns.episode_S]
         teachers = branch_teachers(turns.return_S, turns.anchor_S, is_informed_S)
         weight_S = branch_weights(teachers.gap_S, **self.weighting).float()
 
-        is_taught_BT = spread_turns(weight_S > 0, turns.turn_BT)
-        token_BT = torch.full_like(turns.turn_BT, NOT_SCORED)
-        token_BT[is_taught_BT] = torch.arange(int(is_taught_BT.sum()))
+        turn_R = turns.turn_R1[:, 0]
+        is_taught_R = spread_turns(weight_S > 0, turn_R)
+        token_R = torch.full_like(turn_R, NOT_SCORED)
+        token_R[is_taught_R] = torch.arange(int(is_taught_R.sum()))
         scores = Scorer(module, "policy", max_tokens=self.max_tokens).score(
-            _sequences(columns, turns, teachers, weight_S, token_BT),
-            num_tokens=int(is_taught_BT.sum()),
+            _sequences(columns, turns, teachers, weight_S, token_R),
+            num_tokens=int(is_taught_R.sum()),
             top=self.top_tokens,
         )
-        columns[TAUGHT_TOKEN] = token_BT
-        columns[IS_SCORED] = is_taught_BT
+        columns[TAUGHT_TOKEN] = token_R
+        columns[IS_SCORED] = is_taught_R
         columns[TEACHER_LOG_PROBS] = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS]).masked_scatter(
-            is_taught_BT, scores.log_probs
+            is_taught_R, scores.log_probs
         )
-        columns[TAUGHT_WEIGHTS] = spread_turns(weight_S, turns.turn_BT)[is_taught_BT]
+        columns[TAUGHT_WEIGHTS] = spread_turns(weight_S, turn_R)[is_taught_R]
         assert scores.top is not None
         columns[TAUGHT_TOP_LOG_PROBS] = scores.top.log_probs
         columns[TAUGHT_TOP_IDS] = scores.top.ids
@@ -137,21 +138,22 @@ def _sequences(
     turns: TurnStates,
     teachers: BranchTeachers,
     weight_S: Tensor,
-    token_BT: Tensor,
+    token_R: Tensor,
 ) -> list[BranchedSequence]:
     """The teachers' rows as histories, and on each the responses that it is to score."""
-    ids_BT, width = columns[INPUT_IDS], columns[INPUT_IDS].shape[1]
-    ids, targets = ids_BT.flatten().numpy(), token_BT.flatten().numpy()
-    first_S, length_S = (x.tolist() for x in turn_spans(turns.turn_BT, len(weight_S)))
+    layout = RowLayout.of(columns)
+    sampled = columns[INPUT_IDS][columns[RESPONSE_MASK]].long().numpy()
+    targets = token_R.numpy()
+    first_S, length_S = (x.tolist() for x in turn_spans(turns.turn_R1, len(weight_S)))
     branches: dict[int, list[tuple[int, ScoredSequence]]] = defaultdict(list)
     for student in (weight_S > 0).nonzero()[:, 0].tolist():
-        end = first_S[int(teachers.teacher_S[student])]
+        end = first_S[int(teachers.teacher_S[student])]  # the teacher's prompt ends before it
         response = slice(first_S[student], first_S[student] + length_S[student])
-        branch = ScoredSequence(ids=ids[response], target=targets[response])
-        branches[end // width].append((end % width, branch))
+        branch = ScoredSequence(ids=sampled[response], target=targets[response])
+        branches[int(layout.row_R[end])].append((int(layout.position_R[end]), branch))
     return [
         BranchedSequence(
-            history=ids_BT[row, : int(columns[LENGTHS][row])].numpy(),
+            history=columns[INPUT_IDS][layout.tokens_of(row)].long().numpy(),
             branches=tuple(row_branches),
         )
         for row, row_branches in branches.items()

@@ -143,7 +143,7 @@ class CreditTrace(LearnerConnector):
         if self.interval == 0 or (batch.update - 1) % self.interval:
             return
         columns = batch.columns
-        has_credit_B = (columns.get(GROUP_ADVANTAGES, columns[ADVANTAGES]) != 0).any(dim=1)
+        has_credit_B = batch.layout.any(columns.get(GROUP_ADVANTAGES, columns[ADVANTAGES]) != 0)
         credited = columns[EPISODE_INDEX][has_credit_B].unique().tolist()
         others = [n for n in range(len(batch.episodes)) if n not in set(credited)]
         num_tokens = 0
@@ -186,13 +186,14 @@ class CreditTrace(LearnerConnector):
     def _record(self, batch: LearnerBatch, n: int) -> dict[str, Any]:
         episode = batch.episodes[n]
         rows = (batch.columns[EPISODE_INDEX] == n).nonzero()[:, 0].tolist()
+        layout = batch.layout
         told, told_turns = self._told(batch, n)
         turns, prompt = [], ""
         for k in range(len(episode.turns)):
             before, prompt = prompt, self.decode(episode.turns[k].prompt_ids.tolist())
             kept = _num_shared(before, prompt) if episode.context == "window" else 0
             b = rows[k] if episode.context == "window" else rows[0]
-            turn = self._turn(batch, n, k, b)
+            turn = self._turn(batch, n, k, layout.sampled_of(b))
             turns.append(turn | {"prompt": _shortened(prompt[kept:]), "prompt_kept": kept})
             if told_turns.get(k):
                 turns[-1]["told"] = told_turns[k]
@@ -221,16 +222,17 @@ class CreditTrace(LearnerConnector):
         skills = batch.shared.get(EPISODE_SKILLS, {n: None})[n]
         return (skills.episode_skill, dict(skills.step_skills)) if skills else ("", {})
 
-    def _turn(self, batch: LearnerBatch, n: int, k: int, b: int) -> dict[str, Any]:
+    def _turn(self, batch: LearnerBatch, n: int, k: int, row: slice) -> dict[str, Any]:
+        """The record of a turn, whose tokens are among those of a row."""
         columns, turn = batch.columns, batch.episodes[n].turns[k]
-        is_here_T = columns[TURN_INDEX][b] == k
+        is_here = columns[TURN_INDEX][row] == k
         credit = {
-            field: _judged(columns, found[0], b, is_here_T)
+            field: _judged(columns, found[0], row, is_here)
             for field, names in TOKEN_FIELDS.items()
             if (found := [name for name in names if name in columns])
         }
         if STEP_INDEX in columns:
-            credit["in_span"] = _listed(columns[STEP_INDEX][b][is_here_T] == k)
+            credit["in_span"] = _listed(columns[STEP_INDEX][row][is_here] == k)
         return {
             "observation": turn.observation,
             "response": turn.response,
@@ -249,13 +251,14 @@ class CreditTrace(LearnerConnector):
         return self._texts[token]
 
 
-def _judged(columns: Mapping[str, Tensor], name: str, b: int, is_here_T: Tensor) -> list[Any]:
+def _judged(columns: Mapping[str, Tensor], name: str, row: slice, is_here: Tensor) -> list[Any]:
     """What a column says of the tokens of a turn; null where it has nothing to say."""
-    values = _listed(columns[name][b][is_here_T])
+    values = _listed(columns[name][row][is_here])
     if name not in JUDGED:
         return values
-    is_judged_T = columns[JUDGED[name]][b] & bool(columns[name][b].any())  # zeros: not forwarded
-    judged = is_judged_T[is_here_T].tolist()
+    # Zeros alone: the row was not forwarded.
+    is_judged = columns[JUDGED[name]][row] & bool(columns[name][row].any())
+    judged = is_judged[is_here].tolist()
     return [value if known else None for value, known in zip(values, judged, strict=True)]
 
 

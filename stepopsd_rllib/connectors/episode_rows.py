@@ -8,63 +8,58 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepopsd_rllib.connectors.columns import INPUT_IDS, RESPONSE_MASK
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.objectives.opid import SkillRoute
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeSkills
 
-Columns = dict[str, Tensor]
 Sequences = list[ScoredSequence | BranchedSequence]
 Insert = Callable[..., str]
 
 
 class EpisodeRows:
-    """The token rows of one episode, and where its turns stand in them."""
+    """The token rows of an episode, and the places of its tokens among those of the batch."""
 
     def __init__(
         self,
-        columns: Columns,
         episode: AgentEpisode,
-        first_row: int,
+        first: int,
+        num_sampled: int,
         chat: ChatFormat,
         insert: Insert,
     ):
-        """Finds the turns in the rows.
+        """Finds the turns.
 
         Args:
-            columns: `input_ids` and `response_mask`, [B, T].
             episode: The episode.
-            first_row: First row of the episode.
+            first: Place of its first sampled token among those of the batch.
+            num_sampled: Sampled tokens of the batch, R.
             chat: The chat format.
             insert: Puts `episode_skill` or `step_skill` into a user message.
         """
-        self._num_places, self._width = columns[INPUT_IDS].numel(), columns[INPUT_IDS].shape[1]
+        self._num_sampled = num_sampled
         self._episode = episode
-        self._row = first_row
         self._chat = chat
         self._insert = insert
         self._grows = episode.context == "append"
-        self._starts: list[int] = []
+        self._starts: list[int] = []  # of the turns in their rows
+        self._first: list[int] = []  # sampled token of each turn, among those of the batch
         end = 0
         for turn in episode.turns:
             self._starts.append(end if self._grows else 0)
+            self._first.append(first)
             end += len(turn.prompt_ids) + len(turn.response_ids)
-        self._ids = columns[INPUT_IDS][first_row, :end].numpy()
-        self._is_sampled = columns[RESPONSE_MASK][first_row, :end].numpy()
+            first += len(turn.response_ids)
 
     @property
     def turns(self) -> range:
         """The turns of the episode, by number."""
         return range(len(self._episode.turns))
 
-    def has_token(self, k: int, is_marked_BT: Tensor) -> bool:
+    def has_token(self, k: int, is_marked_R: Tensor) -> bool:
         """Whether a token of a turn's response is marked."""
-        turn = self._episode.turns[k]
-        start = self._starts[k] + len(turn.prompt_ids)
-        row = self._row if self._grows else self._row + k
-        return bool(is_marked_BT[row, start : start + len(turn.response_ids)].any())
+        return bool(is_marked_R[torch.from_numpy(self._targets(k))].any())
 
     def with_episode_skill(
         self, skills: EpisodeSkills, routes: list[SkillRoute]
@@ -87,7 +82,7 @@ class EpisodeRows:
         """One prompt a turn that has a skill; in a growing chat on the shared history.
 
         With `scores_history` the history's own targets lie in the second half of the result, behind
-        a place for every token of the batch.
+        a place for every sampled token of the batch.
         """
         changed = {
             k: self._turn(k, {"step_skill": skills.step_skills[k]})
@@ -100,11 +95,13 @@ class EpisodeRows:
         branches = tuple((self._starts[k], sequence) for k, sequence in changed.items())
         if not branches:
             return alone
+        own = [self._turn(k, {}) for k in self.turns]
+        history = np.concatenate([turn.ids for turn in own])
         if not scores_history:
-            return [*alone, BranchedSequence(history=self._ids, branches=branches)]
-        own = self._num_places + self._row * self._width + np.arange(len(self._ids))
-        own[~self._is_sampled] = NOT_SCORED
-        return [*alone, BranchedSequence(history=self._ids, branches=branches, target=own)]
+            return [*alone, BranchedSequence(history=history, branches=branches)]
+        target = np.concatenate([turn.target for turn in own])
+        target[target != NOT_SCORED] += self._num_sampled
+        return [*alone, BranchedSequence(history=history, branches=branches, target=target)]
 
     def _turn(
         self, k: int, skill: dict[str, str], route: SkillRoute | None = None
@@ -117,15 +114,17 @@ class EpisodeRows:
                 prompt_ids.tolist(), lambda message: self._insert(message, **skill)
             )
             prompt_ids = np.asarray(changed)
-        start = self._starts[k] + len(turn.prompt_ids)
-        row = self._row if self._grows else self._row + k
-        target = row * self._width + start + np.arange(len(turn.response_ids))
+        target = self._targets(k)
         if route is not None and not route.episode_skill:
             target = np.full(len(target), NOT_SCORED)
         return ScoredSequence(
             ids=np.concatenate((prompt_ids, turn.response_ids)).astype(np.int64),
             target=np.concatenate((np.full(len(prompt_ids), NOT_SCORED), target)),
         )
+
+    def _targets(self, k: int) -> np.ndarray:
+        """Where the sampled tokens of a turn stand among those of the batch."""
+        return self._first[k] + np.arange(len(self._episode.turns[k].response_ids))
 
 
 def marked(sequences: Sequences, num_places: int) -> Tensor:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 from ray.rllib.utils.annotations import override
 
-from stepopsd_rllib.connectors.columns import ADVANTAGES, EPISODE_INDEX, RESPONSE_MASK, SCORES
+from stepopsd_rllib.connectors.columns import ADVANTAGES, EPISODE_INDEX, SCORES
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.objectives.advantages import group_advantages, invalid_action_penalties
 
 
 class GroupAdvantages(LearnerConnector):
-    """Writes `advantages` float32 [B, T]: one number a row, 0 outside the response mask.
+    """Writes `advantages` float32 [R]: one number a row, on each of its sampled tokens.
 
     Writes also `scores` float32 [B], what was compared: the return less the penalties.
 
@@ -66,4 +66,4 @@ class GroupAdvantages(LearnerConnector):
             normalize=self.normalize,
             eps=self.eps,
         )
-        columns[ADVANTAGES] = advantages_B[:, None] * columns[RESPONSE_MASK]
+        columns[ADVANTAGES] = advantages_B[batch.layout.row_R]

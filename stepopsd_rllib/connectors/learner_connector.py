@@ -15,7 +15,8 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from torch import Tensor
 
 from stepopsd_rllib.connectors.columns import EPISODE_INDEX, WEIGHTS_VERSION
-from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.connectors.token_columns import TokenColumns
+from stepopsd_rllib.episodes import AgentEpisode, RowLayout
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 
 AGENT_EPISODES = "agent_episodes"
@@ -65,6 +66,21 @@ class LearnerBatch:
     def group_N(self) -> Tensor:
         """Group (task) of each episode, int64 [N]."""
         return torch.tensor([episode.group for episode in self.episodes], dtype=torch.int64)
+
+    @property
+    def layout(self) -> RowLayout:
+        """Where the tokens of the rows stand; found anew by every call."""
+        return RowLayout.of(self.columns)
+
+    @property
+    def tokens(self) -> TokenColumns:
+        """What `objectives` take: every sampled token as a row of its own, [R, 1]."""
+        return TokenColumns(self.columns)
+
+    @property
+    def turns(self) -> TokenColumns:
+        """The same for functions that walk along a turn: every turn as a padded row, [S, K]."""
+        return TokenColumns(self.columns, by_turn=True)
 
     def first_rows(self, column_B: Tensor) -> Tensor:
         """What a column has in the first row of each episode, [N]."""

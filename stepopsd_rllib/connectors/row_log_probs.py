@@ -12,7 +12,7 @@ from stepopsd_rllib.scoring.scorer import Scorer
 
 
 class RowLogProbs(LearnerConnector):
-    """Writes a column of log-probs, float32 [B, T], of one view of the module.
+    """Writes a column of log-probs, float32 [R], of one view of the module.
 
     `old_log_probs` is the policy's, before the first update of the step. It is left out where one
     optimizer step is taken on the whole batch: there the old policy is the current one.

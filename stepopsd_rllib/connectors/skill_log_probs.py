@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from stepopsd_rllib.connectors.columns import (
+    BEHAVIOUR_LOG_PROBS,
     EPISODE_SKILL_LOG_PROBS,
     HAS_EPISODE_SKILL,
     HAS_STEP_SKILL,
-    INPUT_IDS,
-    LENGTHS,
     OLD_LOG_PROBS,
     PLAIN_LOG_PROBS,
-    RESPONSE_MASK,
     STEP_SKILL_LOG_PROBS,
 )
 from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
-from stepopsd_rllib.connectors.episode_rows import Columns, EpisodeRows, Insert, Sequences, marked
+from stepopsd_rllib.connectors.episode_rows import EpisodeRows, Insert, Sequences, marked
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
+from stepopsd_rllib.episodes import RowLayout
 from stepopsd_rllib.objectives.opid import SkillRoute
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.scoring.scorer import Scorer
@@ -32,8 +32,8 @@ Route = Callable[[str], SkillRoute]
 class SkillLogProbs(LearnerConnector):
     """Writes the log-probs under both kinds of skills, and the policy's own before the update.
 
-    `episode_skill_log_probs`, `step_skill_log_probs`, `plain_log_probs`, float32 [B, T], and
-    `has_episode_skill`, `has_step_skill`, bool [B, T]: which tokens were scored. Requires
+    `episode_skill_log_probs`, `step_skill_log_probs`, `plain_log_probs`, float32 [R], and
+    `has_episode_skill`, `has_step_skill`, bool [R]: which tokens were scored. Requires
     `shared_data[EPISODE_SKILLS]`. The old policy scores. Each skill stands in its turn's user
     message; with a growing chat the episode's skill stands in the first message, where the task is,
     and a step's in the message that the step answers.
@@ -63,37 +63,35 @@ class SkillLogProbs(LearnerConnector):
         columns = batch.columns
         scorer = Scorer(batch.module, "policy", max_tokens=self.max_tokens)
         episode_skill, step_skill = self._sequences(batch)
-        shape, size = columns[INPUT_IDS].shape, columns[INPUT_IDS].numel()
+        size = len(columns[BEHAVIOUR_LOG_PROBS])
         episode = scorer.score(episode_skill, num_tokens=size)
         # The second half is the policy's own, on the histories that step skills branch off.
         step = scorer.score(step_skill, num_tokens=2 * size)
-        columns[EPISODE_SKILL_LOG_PROBS] = episode.log_probs.view(shape)
-        columns[HAS_EPISODE_SKILL] = marked(episode_skill, size).view(shape)
-        step_P, plain_P = step.log_probs.split(size)
-        has_step_P, is_known_P = marked(step_skill, 2 * size).split(size)
-        columns[STEP_SKILL_LOG_PROBS] = step_P.view(shape)
-        columns[HAS_STEP_SKILL] = has_step_P.view(shape)
-        columns[PLAIN_LOG_PROBS] = self._plain(
-            scorer, columns, plain_P.view(shape), is_known_P.view(shape).any(dim=1)
-        )
+        columns[EPISODE_SKILL_LOG_PROBS] = episode.log_probs
+        columns[HAS_EPISODE_SKILL] = marked(episode_skill, size)
+        step_R, plain_R = step.log_probs.split(size)
+        has_step_R, is_known_R = marked(step_skill, 2 * size).split(size)
+        columns[STEP_SKILL_LOG_PROBS] = step_R.clone()
+        columns[HAS_STEP_SKILL] = has_step_R
+        columns[PLAIN_LOG_PROBS] = self._plain(scorer, columns, plain_R, is_known_R)
         self._log(batch, episode.num_forwarded + step.num_forwarded)
 
     def _sequences(self, batch: LearnerBatch) -> tuple[Sequences, Sequences]:
         """What is read with the episode's skill, and with a step's skill."""
         episode_skill: Sequences = []
         step_skill: Sequences = []
-        first_row = 0
+        first, num_sampled = 0, len(batch.columns[BEHAVIOUR_LOG_PROBS])
         for episode, skills in zip(batch.episodes, batch.shared[EPISODE_SKILLS], strict=True):
             if skills is not None:
-                view = EpisodeRows(batch.columns, episode, first_row, self.chat, self.insert)
+                view = EpisodeRows(episode, first, num_sampled, self.chat, self.insert)
                 routes = [self.route(skills.step_skills.get(k, "")) for k in view.turns]
                 episode_skill += view.with_episode_skill(skills, routes)
                 step_skill += view.with_step_skills(skills, routes)
-            first_row += 1 if episode.context == "append" else len(episode.turns)
+            first += episode.num_response_tokens
         return episode_skill, step_skill
 
     def _plain(
-        self, scorer: Scorer, columns: Columns, plain_BT: Tensor, is_known_B: Tensor
+        self, scorer: Scorer, columns: dict[str, Tensor], plain_R: Tensor, is_known_R: Tensor
     ) -> Tensor:
         """The policy's log-probs before the update, on rows with a skill.
 
@@ -101,12 +99,11 @@ class SkillLogProbs(LearnerConnector):
         """
         if OLD_LOG_PROBS in columns:
             return columns[OLD_LOG_PROBS]
-        has_skill_B = (columns[HAS_EPISODE_SKILL] | columns[HAS_STEP_SKILL]).any(dim=1)
-        rows = (has_skill_B & ~is_known_B).nonzero()[:, 0]
-        if len(rows):
-            names = (INPUT_IDS, LENGTHS, RESPONSE_MASK)
-            plain_BT[rows] = scorer.score_rows({name: columns[name][rows] for name in names})
-        return plain_BT
+        layout = RowLayout.of(columns)
+        has_skill_B = layout.any(columns[HAS_EPISODE_SKILL] | columns[HAS_STEP_SKILL])
+        missing_R = (has_skill_B & ~layout.any(is_known_R))[layout.row_R]
+        found_R, _ = scorer.score_some(columns, missing_R)
+        return torch.where(missing_R, found_R, plain_R)
 
     def _log(self, batch: LearnerBatch, num_forwarded: int) -> None:
         batch.log({"teacher_tokens_forwarded": num_forwarded})

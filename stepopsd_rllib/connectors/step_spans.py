@@ -21,7 +21,7 @@ from stepopsd_rllib.episodes.segmentation import (
 
 
 class StepSpans(LearnerConnector):
-    """Writes `step_index` int64 [B, T]: the turn of every token of a turn's span, -1 elsewhere.
+    """Writes `step_index` int64 [R]: the turn of every token of a turn's span, -1 elsewhere.
 
     Requires the columns of `TokenBatch`. Spans come from the recorded turns, never from searching
     the text of an episode: `clean_step_no_observation` is all that the policy wrote in the turn,
@@ -56,15 +56,15 @@ class StepSpans(LearnerConnector):
     @override(LearnerConnector)
     def fill(self, batch: LearnerBatch) -> None:
         """Finds the span of every turn."""
-        turn_BT = batch.columns[TURN_INDEX]
+        turn_R = batch.columns[TURN_INDEX]
         if self.mode == "clean_step_no_observation":
-            batch.columns[STEP_INDEX] = turn_BT.clone()
+            batch.columns[STEP_INDEX] = turn_R.clone()
         else:
-            batch.columns[STEP_INDEX] = self._spans(turn_BT, batch.episodes)
+            batch.columns[STEP_INDEX] = self._spans(turn_R, batch.episodes)
 
-    def _spans(self, turn_BT: Tensor, episodes: list[AgentEpisode]) -> Tensor:
-        step_BT = torch.full_like(turn_BT, -1)
-        row = 0
+    def _spans(self, turn_R: Tensor, episodes: list[AgentEpisode]) -> Tensor:
+        step_R = torch.full_like(turn_R, -1)
+        first = 0  # of the turn's tokens: the turns of a batch lie end to end
         for episode in episodes:
             targets = turn_targets(
                 [turn.response for turn in episode.turns],
@@ -75,8 +75,6 @@ class StepSpans(LearnerConnector):
             for k, (turn, target) in enumerate(zip(episode.turns, targets, strict=True)):
                 if target is not None:
                     start, stop = token_span(self.decode, turn.response_ids.tolist(), target)
-                    positions = (turn_BT[row] == k).nonzero()[:, 0]
-                    step_BT[row, positions[start:stop]] = k
-                row += episode.context == "window"
-            row += episode.context == "append"
-        return step_BT
+                    step_R[first + start : first + stop] = k
+                first += len(turn.response_ids)
+        return step_R

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
-from stepopsd_rllib.connectors.columns import INPUT_IDS, LENGTHS, STEP_INDEX
 from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
 
 
@@ -23,9 +21,9 @@ class TeacherRow:
 
     def __init__(
         self,
-        columns: dict[str, Tensor],
-        row: int,
-        token_T: Tensor,
+        ids: np.ndarray,
+        target: np.ndarray,
+        step: np.ndarray,
         hindsight: np.ndarray,
         *,
         max_positions: int | None,
@@ -33,20 +31,18 @@ class TeacherRow:
         """Finds the spans.
 
         Args:
-            columns: `input_ids` and `step_index` [B, T], `lengths` [B].
-            row: Which row.
-            token_T: int64 [T], where the score of each token goes, -1 where it is not scored.
+            ids: Tokens of the row, [T].
+            target: int64 [T], where the score of each token goes, -1 where it is not scored.
+            step: int64 [T], step of each token, -1 outside all of them.
             hindsight: Token ids, int64 [H].
             max_positions: Positions of the model; None where it has no limit.
         """
-        length = int(columns[LENGTHS][row])
-        self._ids = columns[INPUT_IDS][row, :length].numpy()
-        self._target = token_T[:length].numpy()
+        self._ids = ids.astype(np.int64)
+        self._target = target
         self._hindsight = hindsight
         self._max_positions = max_positions
         self.num_cut = self.num_lost = 0
-        is_context_T = token_T[:length] == NOT_SCORED
-        step_T = columns[STEP_INDEX][row, :length].masked_fill(is_context_T, NOT_SCORED).numpy()
+        step_T = np.where(target == NOT_SCORED, NOT_SCORED, step)
         edges = np.flatnonzero(np.diff(step_T, prepend=NOT_SCORED, append=NOT_SCORED))
         ranges = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
         self.spans = [(start, stop) for start, stop in ranges if step_T[start] != NOT_SCORED]

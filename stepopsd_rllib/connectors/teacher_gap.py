@@ -17,10 +17,8 @@ from stepopsd_rllib.connectors.columns import (
     EPISODE_INDEX,
     INPUT_IDS,
     IS_SCORED,
-    LENGTHS,
     LOG_PROB_GAP,
     OLD_LOG_PROBS,
-    RESPONSE_MASK,
     STEP_INDEX,
     TAUGHT_TOKEN,
     TAUGHT_TOP_IDS,
@@ -30,6 +28,7 @@ from stepopsd_rllib.connectors.columns import (
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch, LearnerConnector
 from stepopsd_rllib.connectors.teacher_contexts import TeacherRow
+from stepopsd_rllib.episodes import RowLayout
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.objectives.stepopsd import log_prob_gap
 from stepopsd_rllib.scoring.scored_sequences import NOT_SCORED, BranchedSequence, ScoredSequence
@@ -43,13 +42,13 @@ Counts = dict[str, float]
 
 
 class TeacherGap(LearnerConnector):
-    """Writes `log_prob_gap`, `teacher_log_probs`, float32 [B, T], and `is_scored`, bool [B, T].
+    """Writes `log_prob_gap`, `teacher_log_probs`, float32 [R], and `is_scored`, bool [R].
 
     All three are on the tokens of the spans. Requires `step_index`, `advantages` and a `Hindsight`
     for every episode. With `position="suffix"` the hindsight stands right before each span, after
     its causal prefix; with "prefix" once in front of the row. With `top_tokens` = K it also writes,
     over the P tokens that the teacher forwards, its most likely tokens, `taught_top_log_probs`
-    float32 and `taught_top_ids` int64 [P, K], and `taught_token` int64 [B, T], the number of each
+    float32 and `taught_top_ids` int64 [P, K], and `taught_token` int64 [R], the number of each
     token, -1 elsewhere.
 
     Not scored (gap 0) is what cannot matter: everything when `effect(update)`, the largest relative
@@ -92,27 +91,26 @@ class TeacherGap(LearnerConnector):
         hindsights: list[Hindsight] = batch.shared[HINDSIGHT]
         row_hindsights = [hindsights[n] for n in columns[EPISODE_INDEX].tolist()]
         matters_B = self._rows_that_matter(columns, batch.update)
-        is_scored_BT = matters_B[:, None] & (columns[STEP_INDEX] >= 0)
+        row_R = batch.layout.row_R
+        is_scored_R = matters_B[row_R] & (columns[STEP_INDEX] >= 0)
         is_snapshot_new = module.teacher_version == batch.update - 1
         has_gap_B = self._rows_with_gap(row_hindsights, is_snapshot_new=is_snapshot_new)
-        is_forwarded_BT = is_scored_BT & has_gap_B[:, None]
-        teacher_BT, counts = self._teacher_log_probs(
-            module, columns, row_hindsights, is_forwarded_BT
+        is_forwarded_R = is_scored_R & has_gap_B[row_R]
+        teacher_R, counts = self._teacher_log_probs(module, columns, row_hindsights, is_forwarded_R)
+        student_R, counts["student_tokens_forwarded"] = self._student_log_probs(
+            module, columns, is_scored_R if self.every_row else is_forwarded_R
         )
-        student_BT, counts["student_tokens_forwarded"] = self._student_log_probs(
-            module, columns, is_scored_BT if self.every_row else is_forwarded_BT
-        )
-        columns[IS_SCORED] = is_scored_BT
-        columns[TEACHER_LOG_PROBS] = torch.where(is_forwarded_BT, teacher_BT, student_BT)
-        columns[LOG_PROB_GAP] = log_prob_gap(teacher_BT, student_BT, is_forwarded_BT)
+        columns[IS_SCORED] = is_scored_R
+        columns[TEACHER_LOG_PROBS] = torch.where(is_forwarded_R, teacher_R, student_R)
+        columns[LOG_PROB_GAP] = log_prob_gap(teacher_R, student_R, is_forwarded_R)
         batch.log(counts)
 
     def _rows_that_matter(self, columns: Columns, update: int) -> Tensor:
         """Bool [B]: rows whose gap can change an advantage."""
         if self.score_all:
-            return torch.ones(len(columns[LENGTHS]), dtype=torch.bool)
+            return torch.ones(len(columns[EPISODE_INDEX]), dtype=torch.bool)
         can_change = self.effect(update) > 0
-        has_advantage_B = (columns[ADVANTAGES] != 0).any(dim=1)
+        has_advantage_B = RowLayout.of(columns).any(columns[ADVANTAGES] != 0)
         return (has_advantage_B | self.every_row) & can_change
 
     def _rows_with_gap(self, hindsights: list[Hindsight], *, is_snapshot_new: bool) -> Tensor:
@@ -126,32 +124,33 @@ class TeacherGap(LearnerConnector):
         module: CausalLMModule,
         columns: Columns,
         hindsights: list[Hindsight],
-        is_forwarded_BT: Tensor,
+        is_forwarded_R: Tensor,
     ) -> tuple[Tensor, Counts]:
-        num_tokens = int(is_forwarded_BT.sum())
-        token_BT = torch.full(is_forwarded_BT.shape, NOT_SCORED)
-        token_BT[is_forwarded_BT] = torch.arange(num_tokens)
+        num_tokens = int(is_forwarded_R.sum())
+        token_R = torch.full(is_forwarded_R.shape, NOT_SCORED)
+        token_R[is_forwarded_R] = torch.arange(num_tokens)
+        layout = RowLayout.of(columns)
         rows = [
             TeacherRow(
-                columns,
-                b,
-                token_BT[b],
+                columns[INPUT_IDS][layout.tokens_of(b)].numpy(),
+                layout.row(token_R, b, fill=NOT_SCORED).numpy(),
+                layout.row(columns[STEP_INDEX], b, fill=NOT_SCORED).numpy(),
                 np.asarray(hindsights[b].ids, dtype=np.int64),
                 max_positions=module.max_positions,
             )
-            for b in is_forwarded_BT.any(dim=1).nonzero()[:, 0].tolist()
+            for b in layout.any(is_forwarded_R).nonzero()[:, 0].tolist()
         ]
         view = "policy" if self.teacher == "live" else "teacher"
         scores = Scorer(module, view, max_tokens=self.max_tokens).score(
             [self._told(row) for row in rows], num_tokens=num_tokens, top=self.top_tokens or None
         )
         if scores.top is not None:
-            columns[TAUGHT_TOKEN] = token_BT
+            columns[TAUGHT_TOKEN] = token_R
             columns[TAUGHT_TOP_LOG_PROBS] = scores.top.log_probs
             columns[TAUGHT_TOP_IDS] = scores.top.ids
         counts = self._context_counts(rows) | {"teacher_tokens_forwarded": scores.num_forwarded}
-        zeros_BT = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS])
-        return zeros_BT.masked_scatter(is_forwarded_BT, scores.log_probs), counts
+        zeros_R = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS])
+        return zeros_R.masked_scatter(is_forwarded_R, scores.log_probs), counts
 
     def _told(self, row: TeacherRow) -> ScoredSequence | BranchedSequence:
         """The row as the teacher reads it."""
@@ -179,37 +178,29 @@ class TeacherGap(LearnerConnector):
         }
 
     def _student_log_probs(
-        self, module: CausalLMModule, columns: Columns, is_needed_BT: Tensor
+        self, module: CausalLMModule, columns: Columns, is_needed_R: Tensor
     ) -> tuple[Tensor, float]:
-        """What the teacher's are compared with, [B, T], and the tokens forwarded for it."""
+        """What the teacher's are compared with, [R], and the tokens forwarded for it."""
         if self.student == "rollout":
             return columns[BEHAVIOUR_LOG_PROBS], 0
-        return policy_log_probs(columns, module, is_needed_BT, max_tokens=self.max_tokens)
+        return policy_log_probs(columns, module, is_needed_R, max_tokens=self.max_tokens)
 
 
 def policy_log_probs(
-    columns: Columns, module: CausalLMModule, is_needed_BT: Tensor, *, max_tokens: int
+    columns: Columns, module: CausalLMModule, is_needed_R: Tensor, *, max_tokens: int
 ) -> tuple[Tensor, float]:
     """The policy's log-probs before the update, and how many tokens were forwarded for them.
 
     Args:
         columns: Columns of `TokenBatch`, and `old_log_probs` where there are any.
         module: The language model.
-        is_needed_BT: Bool [B, T], tokens whose log-probs are wanted.
+        is_needed_R: Bool [R], tokens whose log-probs are wanted.
         max_tokens: Budget of a forward pass.
 
     Returns:
-        Float32 [B, T], nats; of the wanted tokens at least.
+        Float32 [R], nats; of the wanted tokens at least.
     """
     if OLD_LOG_PROBS in columns:
         return columns[OLD_LOG_PROBS], 0
-    rows = is_needed_BT.any(dim=1).nonzero()[:, 0]
-    policy_BT = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS])
-    if len(rows) == 0:
-        return policy_BT, 0
-    part = {INPUT_IDS: columns[INPUT_IDS][rows], RESPONSE_MASK: is_needed_BT[rows]}
-    # A row is forwarded up to its last scored token.
-    position_T = torch.arange(is_needed_BT.shape[1])
-    part[LENGTHS] = (position_T * part[RESPONSE_MASK]).amax(dim=1) + 1
-    policy_BT[rows] = Scorer(module, "policy", max_tokens=max_tokens).score_rows(part)
-    return policy_BT, int(part[LENGTHS].sum())
+    scorer = Scorer(module, "policy", max_tokens=max_tokens)
+    return scorer.score_some(columns, is_needed_R)

@@ -12,7 +12,6 @@ from torch import Tensor
 from stepopsd_rllib.connectors.columns import (
     ADVANTAGES,
     BEHAVIOUR_LOG_PROBS,
-    INPUT_IDS,
     IS_SCORED,
     LOG_PROB_GAP,
     STEP_INDEX,
@@ -32,7 +31,7 @@ Told = Literal["episode", "turns"]
 
 
 class ToldTurns(LearnerConnector):
-    """Writes `teacher_log_probs`, float32 [B, T], and `is_scored`, bool [B, T].
+    """Writes `teacher_log_probs`, float32 [R], and `is_scored`, bool [R].
 
     Requires `shared_data[EPISODE_SKILLS]`. With `told="episode"` the text is the episode's skill,
     in every prompt of its turns, or in the first message of a growing chat; with "turns" it is each
@@ -80,34 +79,32 @@ class ToldTurns(LearnerConnector):
     def fill(self, batch: LearnerBatch) -> None:
         """Builds the teacher's prompts and scores the responses behind them."""
         columns, module = batch.columns, batch.module
-        shape, size = columns[INPUT_IDS].shape, columns[INPUT_IDS].numel()
+        size = len(columns[BEHAVIOUR_LOG_PROBS])
         sequences = self._sequences(batch) if self.effect(batch.update) > 0 else []
         scores = Scorer(module, self.view, max_tokens=self.max_tokens).score(
             sequences, num_tokens=size
         )
-        is_scored_BT = marked(sequences, size).view(shape)
-        teacher_BT = scores.log_probs.view(shape)
-        zeros_BT = torch.zeros_like(columns[BEHAVIOUR_LOG_PROBS])
-        columns[IS_SCORED] = is_scored_BT
-        columns[TEACHER_LOG_PROBS] = torch.where(is_scored_BT, teacher_BT, zeros_BT)
+        is_scored_R = marked(sequences, size)
+        columns[IS_SCORED] = is_scored_R
+        columns[TEACHER_LOG_PROBS] = torch.where(is_scored_R, scores.log_probs, 0.0)
         counts: dict[str, float] = {"teacher_tokens_forwarded": scores.num_forwarded}
         if self.shapes:
-            policy_BT, counts["student_tokens_forwarded"] = policy_log_probs(
-                columns, module, is_scored_BT, max_tokens=self.max_tokens
+            policy_R, counts["student_tokens_forwarded"] = policy_log_probs(
+                columns, module, is_scored_R, max_tokens=self.max_tokens
             )
-            columns[LOG_PROB_GAP] = log_prob_gap(teacher_BT, policy_BT, is_scored_BT)
+            columns[LOG_PROB_GAP] = log_prob_gap(scores.log_probs, policy_R, is_scored_R)
         batch.log(counts)
 
     def _sequences(self, batch: LearnerBatch) -> Sequences:
         columns = batch.columns
-        matters_BT: Tensor | None = None
+        matters_R: Tensor | None = None
         if self.shapes:
-            matters_BT = (columns[ADVANTAGES] != 0) & (columns[STEP_INDEX] >= 0)
+            matters_R = (columns[ADVANTAGES] != 0) & (columns[STEP_INDEX] >= 0)
         sequences: Sequences = []
-        first_row = 0
+        first, num_sampled = 0, len(batch.columns[BEHAVIOUR_LOG_PROBS])
         for episode, skills in zip(batch.episodes, batch.shared[EPISODE_SKILLS], strict=True):
             if skills is not None:
-                view = EpisodeRows(columns, episode, first_row, self.chat, self.insert)
+                view = EpisodeRows(episode, first, num_sampled, self.chat, self.insert)
                 if self.told == "episode":
                     routes = [SkillRoute(episode_skill=True, step_skill=False) for _ in view.turns]
                     sequences += view.with_episode_skill(skills, routes)
@@ -116,10 +113,10 @@ class ToldTurns(LearnerConnector):
                         SkillRoute(
                             episode_skill=False,
                             step_skill=k in skills.step_skills
-                            and (matters_BT is None or view.has_token(k, matters_BT)),
+                            and (matters_R is None or view.has_token(k, matters_R)),
                         )
                         for k in view.turns
                     ]
                     sequences += view.with_step_skills(skills, routes, scores_history=False)
-            first_row += 1 if episode.context == "append" else len(episode.turns)
+            first += episode.num_response_tokens
         return sequences

@@ -24,7 +24,7 @@ class TurnStates:
     """The S turns of a batch, sorted by episode and time.
 
     Attributes:
-        turn_BT: int64 [B, T], turn of each sampled token, -1 elsewhere.
+        turn_R1: int64 [R, 1], turn of each sampled token.
         episode_S: int64 [S], episode of each turn, position in the batch.
         group_S: int64 [S], group (task) of each turn.
         anchor_S: int64 [S], equal for turns of a group that were taken from the same state.
@@ -32,7 +32,7 @@ class TurnStates:
         is_valid_S: Bool [S], whether the turn's response followed the action format.
     """
 
-    turn_BT: Tensor
+    turn_R1: Tensor
     episode_S: Tensor
     group_S: Tensor
     anchor_S: Tensor
@@ -41,7 +41,7 @@ class TurnStates:
 
 
 def turn_states(
-    columns: dict[str, Tensor],
+    tokens: Mapping[str, Tensor],
     episodes: Sequence[AgentEpisode],
     *,
     penalty: float,
@@ -51,7 +51,7 @@ def turn_states(
     """Reads states and returns off the recorded turns.
 
     Args:
-        columns: `turn_index` [B, T] and `episode_index` [B].
+        tokens: `turn_index` [R, 1] and `episode_index` [R], of `LearnerBatch.tokens`.
         episodes: The batch's episodes.
         penalty: Taken from the return of a turn for its own invalid action alone.
         discount: γ a turn.
@@ -66,14 +66,14 @@ def turn_states(
             "config.env: a turn has no anchor, so states cannot be compared. The environment must "
             "write the text of the state as info['anchor']."
         )
-    turn_BT, episode_S = turn_ids(columns[TURN_INDEX], columns[EPISODE_INDEX])
+    turn_R1, episode_S = turn_ids(tokens[TURN_INDEX], tokens[EPISODE_INDEX])
     group_S = torch.tensor([episode.group for episode in episodes])[episode_S]
     return_S = discounted_returns(
         torch.tensor([turn.reward for turn in turns]), episode_S, gamma=discount
     )
     is_valid_S = torch.tensor([turn.is_action_valid for turn in turns], dtype=torch.bool)
     return TurnStates(
-        turn_BT=turn_BT,
+        turn_R1=turn_R1,
         episode_S=episode_S,
         group_S=group_S,
         anchor_S=anchor_groups([turn.anchor for turn in turns], group_S, similarity=similarity),

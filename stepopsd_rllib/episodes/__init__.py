@@ -1,14 +1,16 @@
-"""The record of what an agent did, and its views: RLlib episodes and padded token rows."""
+"""The record of what an agent did, and its views: RLlib episodes and token rows."""
 
 from stepopsd_rllib.episodes.agent_episode import AgentEpisode, from_rllib, to_rllib
 from stepopsd_rllib.episodes.packing import TokenRows, pack_episodes
 from stepopsd_rllib.episodes.policy_reply import PolicyReply
+from stepopsd_rllib.episodes.row_layout import RowLayout
 from stepopsd_rllib.episodes.status import Status
 from stepopsd_rllib.episodes.turn import Turn
 
 __all__ = [
     "AgentEpisode",
     "PolicyReply",
+    "RowLayout",
     "Status",
     "TokenRows",
     "Turn",

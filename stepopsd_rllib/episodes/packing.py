@@ -1,4 +1,4 @@
-"""Turns to padded token rows: the only file that pads, and that shifts by one token.
+"""Turns to token rows, end to end, and the split of rows into passes.
 
 Two layouts, decided by the context policy of the episodes:
 
@@ -6,8 +6,9 @@ Two layouts, decided by the context policy of the episodes:
   context.
 - `window`: one row a turn. `prompt_k response_k`.
 
-Every `[B, T]` column is aligned to token positions: `log_probs[b, t]` is the log-probability of
-`input_ids[b, t]` given everything before it in the row. Padding stands on the right.
+B rows have L tokens, of which R were sampled; nothing is padded (see `row_layout`). What stands
+for a token is of the token itself: `log_probs[r]` is the log-probability of the r-th sampled token
+given everything before it in its row.
 """
 
 from __future__ import annotations
@@ -29,20 +30,19 @@ PASS_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRows:
-    """Padded rows of a batch of episodes.
+    """Rows of a batch of episodes.
 
     Attributes:
-        input_ids: int64 [B, T], 0 where padded.
-        lengths: int64 [B], number of real tokens of each row.
-        response_mask: bool [B, T], True where the policy sampled the token.
-        behaviour_log_probs: float32 [B, T], 0 outside the response mask.
-        turn_index: int64 [B, T], 0-based turn of each sampled token within its episode; -1
-            elsewhere.
+        lengths: int64 [B], number of tokens of each row.
+        input_ids: int32 [L], the tokens of the rows, row after row.
+        response_mask: bool [L], True where the policy sampled the token.
+        behaviour_log_probs: float32 [R].
+        turn_index: int64 [R], 0-based turn of each sampled token within its episode.
         episode_index: int64 [B], position of the row's episode in the batch of episodes.
     """
 
-    input_ids: Tensor
     lengths: Tensor
+    input_ids: Tensor
     response_mask: Tensor
     behaviour_log_probs: Tensor
     turn_index: Tensor
@@ -64,27 +64,27 @@ def pack_episodes(episodes: Sequence[AgentEpisode]) -> TokenRows:
     lengths = [
         sum(len(turn.prompt_ids) + len(turn.response_ids) for _, turn in turns) for _, turns in rows
     ]
-    shape = (len(rows), max(lengths, default=0))
-    input_ids = np.zeros(shape, dtype=np.int64)
-    response_mask = np.zeros(shape, dtype=bool)
-    behaviour_log_probs = np.zeros(shape, dtype=np.float32)
-    turn_index = np.full(shape, -1, dtype=np.int64)
-    for b, (_, turns) in enumerate(rows):
-        end = 0
-        for k, turn in turns:
-            start = end + len(turn.prompt_ids)
-            input_ids[b, end:start] = turn.prompt_ids
-            end = start + len(turn.response_ids)
-            input_ids[b, start:end] = turn.response_ids
-            response_mask[b, start:end] = True
-            behaviour_log_probs[b, start:end] = turn.behaviour_log_probs
-            turn_index[b, start:end] = k
+    in_order = [(k, turn) for _, turns in rows for k, turn in turns]
+    input_ids = np.empty(sum(lengths), dtype=np.int32)
+    response_mask = np.zeros(len(input_ids), dtype=bool)
+    end = 0
+    for _, turn in in_order:
+        start = end + len(turn.prompt_ids)
+        input_ids[end:start] = turn.prompt_ids
+        end = start + len(turn.response_ids)
+        input_ids[start:end] = turn.response_ids
+        response_mask[start:end] = True
+    log_probs = [turn.behaviour_log_probs for _, turn in in_order]
+    num_sampled = [len(turn.response_ids) for _, turn in in_order]
+    turn_of_each = np.repeat(np.asarray([k for k, _ in in_order], dtype=np.int64), num_sampled)
     return TokenRows(
-        input_ids=torch.from_numpy(input_ids),
         lengths=torch.tensor(lengths, dtype=torch.int64),
+        input_ids=torch.from_numpy(input_ids),
         response_mask=torch.from_numpy(response_mask),
-        behaviour_log_probs=torch.from_numpy(behaviour_log_probs),
-        turn_index=torch.from_numpy(turn_index),
+        behaviour_log_probs=torch.from_numpy(
+            np.concatenate([np.empty(0, dtype=np.float32), *log_probs]).astype(np.float32)
+        ),
+        turn_index=torch.from_numpy(turn_of_each),
         episode_index=torch.tensor([index for index, _ in rows], dtype=torch.int64),
     )
 

@@ -4,6 +4,8 @@ Axes, as the suffix of a tensor's name:
 
     B  rows of the batch: an episode, or one turn of it
     T  token positions of a row, padded
+    L  tokens of all rows, end to end
+    R  tokens that the policy sampled, of all rows, end to end
     V  vocabulary
     N  episodes
     P  tokens picked from all rows

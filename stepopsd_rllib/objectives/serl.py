@@ -133,6 +133,7 @@ def serl_shaping(
     response_mask_BT: Tensor,
     action_mask_BT: Tensor,
     is_scored_BT: Tensor,
+    told_B: Tensor,
     *,
     mixing: float,
     clip_range: float,
@@ -146,10 +147,10 @@ def serl_shaping(
         action_mask_BT: Bool [B, T], tokens of the action.
         is_scored_BT: Bool [B, T], response tokens of the turns that were told something; a row may
             hold several turns, of which some were not.
+        told_B: Bool [B], whether a turn of the row was told something.
         mixing: λ.
         clip_range: ε.
     """
-    told_B = is_scored_BT.any(dim=1)
     chosen_BT = action_mask_BT & is_scored_BT
     shaped = serl_advantages(
         advantages_BT,

@@ -120,9 +120,11 @@ def stepopsd_shaping(
 
     correlation = gap_outcome_correlation(gap_BT, is_scored_BT, steps, won_B)
     by_task_type = {}
-    for task_type in sorted(set(task_types)):
-        rows = torch.tensor([b for b, name in enumerate(task_types) if name == task_type])
-        part = diagnostics(rows)
+    rows_by_type: dict[str, list[int]] = {}
+    for b, task_type in enumerate(task_types):
+        rows_by_type.setdefault(task_type, []).append(b)
+    for task_type in sorted(rows_by_type):
+        part = diagnostics(torch.tensor(rows_by_type[task_type]))
         by_task_type[task_type] = {name: part[name] for name in TASK_TYPE_METRICS if name in part}
     return Shaping(
         advantages=shaped.advantages,

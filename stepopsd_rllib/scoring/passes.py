@@ -69,8 +69,8 @@ class PaddedRows:
     def of(cls, rows: Sequence[ScoredSequence]) -> PaddedRows:
         """Pads the sequences to the longest of them."""
         return cls(
-            ids_BT=_padded([row.ids for row in rows], 0),
-            target_BT=_padded([row.target for row in rows], NOT_SCORED),
+            ids_BT=padded([row.ids for row in rows], 0),
+            target_BT=padded([row.target for row in rows], NOT_SCORED),
         )
 
     def forward(self, model: PreTrainedModel, *, keep: bool) -> tuple[Tensor, Any]:
@@ -120,7 +120,7 @@ class PaddedBranches:
 
         def column(of: Callable[[int, int, ScoredSequence], np.ndarray], padding: int) -> Tensor:
             """A value of each token, of its branch's number in the row, start and tokens."""
-            return _padded(
+            return padded(
                 [
                     np.concatenate([of(i, start, b) for i, (start, b) in enumerate(row.branches)])
                     for row in rows
@@ -239,7 +239,7 @@ def _dealt(
     yield row
 
 
-def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:
+def padded(rows: Sequence[np.ndarray], value: int = 0) -> Tensor:
     """Right-padded int64 [B, T]."""
     out = np.full((len(rows), max((len(row) for row in rows), default=0)), value, dtype=np.int64)
     for b, row in enumerate(rows):

@@ -8,16 +8,22 @@ of a batch behind the text that they all begin with. `passes` lays them out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.episodes import RowLayout
 from stepopsd_rllib.models.causal_lm import CausalLMModule, View
 from stepopsd_rllib.models.shared_attention import keeps_all_keys
-from stepopsd_rllib.scoring.passes import branched_passes, row_passes, with_shared_beginnings
+from stepopsd_rllib.scoring.passes import (
+    branched_passes,
+    padded,
+    row_passes,
+    with_shared_beginnings,
+)
 from stepopsd_rllib.scoring.scored_sequences import (
     NOT_SCORED,
     BranchedSequence,
@@ -91,33 +97,68 @@ class Scorer:
             num_forwarded += self._score_branched(model, branched, scores)
         return replace(scores, num_forwarded=num_forwarded)
 
-    def score_rows(self, columns: dict[str, Tensor]) -> Tensor:
-        """Log-probs of the response tokens of token rows.
+    def score_rows(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """Log-probs of all sampled tokens of token rows.
 
         Args:
-            columns: `input_ids` int64 and `response_mask` bool [B, T], and `lengths` int64 [B].
+            columns: `input_ids` int32 and `response_mask` bool [L], and `lengths` int64 [B].
 
         Returns:
-            Float32 [B, T] on the CPU, 0 outside the response mask, nats.
+            Float32 [R] on the CPU, nats. The first token of a row cannot be scored: 0.
 
         Raises:
             ValueError: The module has no such view.
         """
-        log_probs_BT = torch.zeros(columns["input_ids"].shape)
+        layout = RowLayout.of(columns)
+        every_R = torch.ones(len(layout.row_R), dtype=torch.bool)
+        return self._score_rows(columns, layout, every_R, torch.arange(layout.num_rows), None)
+
+    def score_some(self, columns: Mapping[str, Tensor], is_wanted_R: Tensor) -> tuple[Tensor, int]:
+        """Log-probs of some of the sampled tokens; a row is forwarded up to the last of them.
+
+        Args:
+            columns: As in `score_rows`.
+            is_wanted_R: Bool [R].
+
+        Returns:
+            Float32 [R], 0 where not wanted, and the number of tokens that were forwarded.
+
+        Raises:
+            ValueError: The module has no such view.
+        """
+        layout = RowLayout.of(columns)
+        end_B = torch.zeros(layout.num_rows, dtype=torch.int64).scatter_reduce(
+            0, layout.row_R[is_wanted_R], layout.position_R[is_wanted_R] + 1, "amax"
+        )
+        rows = end_B.nonzero()[:, 0]
+        return self._score_rows(columns, layout, is_wanted_R, rows, end_B), int(end_B.sum())
+
+    def _score_rows(
+        self,
+        columns: Mapping[str, Tensor],
+        layout: RowLayout,
+        is_wanted_R: Tensor,
+        rows: Tensor,
+        end_B: Tensor | None,
+    ) -> Tensor:
+        """Scores the wanted tokens of rows, each forwarded up to its end."""
+        log_probs_R = torch.zeros(len(is_wanted_R))
+        ids = [columns["input_ids"][layout.tokens_of(b)].cpu().numpy() for b in rows.tolist()]
+        if end_B is not None:
+            ids = [row[:end] for row, end in zip(ids, end_B[rows].tolist(), strict=True)]
         with self.module.view(self.view) as model, torch.no_grad():
             device = next(model.parameters()).device
-            for rows, shared in row_micro_batches(
-                columns["input_ids"],
-                columns["lengths"],
-                max_tokens=self.max_tokens,
-                share=self.module.shares_prefixes,
+            for pass_ in row_micro_batches(
+                ids, max_tokens=self.max_tokens, share=self.module.shares_prefixes
             ):
-                longest = int(columns["lengths"][rows].max())
-                ids_BT = columns["input_ids"][rows, :longest].to(device)
-                mask_BT = columns["response_mask"][rows, :longest].to(device)
-                part_BT, _ = self.module.score(model, ids_BT, mask_BT, shared=shared)
-                log_probs_BT[rows, :longest] = part_BT.to(log_probs_BT.device)
-        return log_probs_BT
+                chosen = [ids[i] for i in pass_.rows.tolist()]
+                ids_BT, of_batch = padded(chosen), rows[pass_.rows]
+                shared = pass_.shared(ids_BT, torch.tensor([len(row) for row in chosen]))
+                mask_BT = layout.padded(is_wanted_R, of_batch)[:, : ids_BT.shape[1]].to(device)
+                part_BT, _ = self.module.score(model, ids_BT.to(device), mask_BT, shared=shared)
+                place = layout.sampled(of_batch)
+                log_probs_R[place[is_wanted_R[place]]] = part_BT[mask_BT].cpu()
+        return log_probs_R
 
     def _score_plain(
         self, model: PreTrainedModel, sequences: list[ScoredSequence], scores: Scores

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,41 +18,54 @@ from stepopsd_rllib.scoring.shared_prefixes import shared_prefixes
 PAIRS_PER_TOKEN = 1024
 
 
-def row_micro_batches(
-    ids_BT: Tensor, lengths_B: Tensor, *, max_tokens: int, share: bool
-) -> Iterator[tuple[Tensor, SharedRows | None]]:
-    """The forward passes over token rows, within a budget.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowPass:
+    """Rows that are forwarded together.
+
+    Attributes:
+        rows: Row indices, int64 [b].
+        sets: (tokens shared, rows of the pass) of the sets that share their beginnings; empty where
+            none does.
+    """
+
+    rows: Tensor
+    sets: tuple[tuple[int, Sequence[int]], ...] = ()
+
+    def shared(self, ids_bT: Tensor, lengths_b: Tensor) -> SharedRows | None:
+        """How the padded rows of the pass share their beginnings; None where they do not."""
+        return SharedRows.of(ids_bT, lengths_b, self.sets) if self.sets else None
+
+
+def row_micro_batches(rows: Sequence[np.ndarray], *, max_tokens: int, share: bool) -> list[RowPass]:
+    """The forward passes over token rows, within a budget; nothing is padded yet.
 
     Args:
-        ids_BT: int64 [B, T], right-padded.
-        lengths_B: int64 [B].
+        rows: Ids of each row, whole numbers [length].
         max_tokens: Most tokens of a pass: padded ones of rows by themselves, forwarded ones of rows
             that share their beginnings. A row that is longer has a pass of its own.
         share: Whether beginnings are shared where that pays.
 
-    Yields:
-        Row indices, int64, and how these rows share their beginnings; None where they do not, which
-        is every pass without `share`. Every row appears once.
+    Returns:
+        The passes; every row appears once. Without `share` none shares anything.
     """
-    lengths_B = lengths_B.cpu()
-    packed = _packed(_paying_sets(ids_BT, lengths_B) if share else [], lengths_B, max_tokens)
+    lengths_B = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    packed = _packed(_paying_sets(rows) if share else [], lengths_B, max_tokens)
     is_alone_B = torch.ones(len(lengths_B), dtype=torch.bool)
+    passes = []
     for sets in packed:
-        rows = torch.tensor([row for _, members in sets for row in members])
-        is_alone_B[rows] = False
-        place = {row: i for i, row in enumerate(rows.tolist())}
-        within = [(length, [place[row] for row in members]) for length, members in sets]
-        longest = int(lengths_B[rows].max())
-        yield rows, SharedRows.of(ids_BT[rows, :longest], lengths_B[rows], within)
+        chosen = torch.tensor([row for _, members in sets for row in members])
+        is_alone_B[chosen] = False
+        place = {row: i for i, row in enumerate(chosen.tolist())}
+        within = tuple((length, [place[row] for row in members]) for length, members in sets)
+        passes.append(RowPass(rows=chosen, sets=within))
     alone = is_alone_B.nonzero()[:, 0]
-    for part in micro_batches(lengths_B[alone], max_tokens=max_tokens):
-        yield alone[part], None
+    parts = micro_batches(lengths_B[alone], max_tokens=max_tokens)
+    return passes + [RowPass(rows=alone[part]) for part in parts]
 
 
-def _paying_sets(ids_BT: Tensor, lengths_B: Tensor) -> list[tuple[int, tuple[int, ...]]]:
+def _paying_sets(rows: Sequence[np.ndarray]) -> list[tuple[int, tuple[int, ...]]]:
     """(tokens shared, rows) of the sets that save more than attention over a mask costs."""
-    lengths = lengths_B.tolist()
-    rows = [row[:n] for row, n in zip(ids_BT.cpu().numpy(), lengths, strict=True)]
+    lengths = [len(row) for row in rows]
     found = shared_prefixes(rows, [n - 1 for n in lengths], least_saved=PASS_TOKENS)
     return [(s.length, s.rows) for s in found if _saved(s.length, s.rows, lengths) > 0]
 

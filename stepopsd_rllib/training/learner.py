@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +25,11 @@ from torch import Tensor
 
 from stepopsd_rllib.connectors.columns import INPUT_IDS, LENGTHS, RESPONSE_MASK, WEIGHTS_VERSION
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
+from stepopsd_rllib.connectors.row_batch import RowBatch
+from stepopsd_rllib.episodes import RowLayout
 from stepopsd_rllib.models.causal_lm import CausalLMModule
 from stepopsd_rllib.objectives.reduction import LossCounts, token_weights
-from stepopsd_rllib.scoring.shared_rows import row_micro_batches
+from stepopsd_rllib.scoring.shared_rows import RowPass, row_micro_batches
 from stepopsd_rllib.training.metric_sums import MetricSums
 
 if TYPE_CHECKING:
@@ -214,8 +217,12 @@ class TokenLearner(TorchLearner):
         whole: Any = self.module
         module = whole[DEFAULT_MODULE_ID]
         loss = torch.zeros((), device=self._device)
-        parts = list(self._micro_batches(columns, rows, is_on_policy=is_on_policy))
-        for i, micro_batch in enumerate(parts):
+        batch = RowBatch(columns)
+        counts = self._global_counts(batch.layout, rows)
+        parts = self._passes(batch, rows)
+        for i, part in enumerate(parts):
+            micro_batch = self._micro_batch(batch, part, counts, is_padding=len(rows) == 0)
+            micro_batch["is_on_policy"] = is_on_policy
             # Gradients cross learners once a step, whatever each learner's number of micro-batches.
             is_last = i == len(parts) - 1
             with contextlib.nullcontext() if is_last or not self.distributed else module.no_sync():
@@ -233,8 +240,9 @@ class TokenLearner(TorchLearner):
                 (part_loss * self._world_size).backward()
             loss += part_loss.detach()
         loss = self._all_reduce(loss, "sum") if self.distributed else loss
-        minibatch = {name: column[rows] for name, column in columns.items()}
-        has_signal = self._all_reduce(torch.tensor(int(self.has_signal(minibatch))), "max")
+        has_signal_B = torch.zeros(batch.layout.num_rows, dtype=torch.bool)
+        has_signal_B[self.rows_with_signal(columns)] = True
+        has_signal = self._all_reduce(has_signal_B[rows].any().int(), "max")
         self._clip_and_step(optimizer, loss, has_signal=bool(has_signal))
         self.sums.count_step()
         return loss
@@ -278,51 +286,44 @@ class TokenLearner(TorchLearner):
         for group, lr in zip(optimizer.param_groups, scheduled, strict=True):
             group["lr"] = lr
 
-    def _micro_batches(
-        self, columns: dict[str, Tensor], rows: Tensor, *, is_on_policy: bool
-    ) -> Iterator[dict[str, Any]]:
-        """Micro-batches on the device, cut to their longest row, with their share of the weights.
+    def _passes(self, batch: RowBatch, rows: Tensor) -> list[RowPass]:
+        """The passes over the rows of a minibatch that can have a gradient.
 
         Always at least one, so that every learner takes part in the exchange of gradients.
         """
-        counts = self._global_counts(columns[RESPONSE_MASK][rows])
-        is_padding = len(rows) == 0
-        rows = torch.zeros(1, dtype=torch.int64) if is_padding else rows
-        weights_BT = token_weights(
-            columns[RESPONSE_MASK][rows], self.config.loss_aggregation, counts
-        )
-        weights_BT = weights_BT * (not is_padding)
-        kept = self.rows_with_gradient({name: column[rows] for name, column in columns.items()})
-        kept = kept if len(kept) else torch.zeros(1, dtype=torch.int64)
-        for part, shared in row_micro_batches(
-            columns[INPUT_IDS][rows[kept]],
-            columns[LENGTHS][rows[kept]],
+        has_gradient_B = torch.zeros(batch.layout.num_rows, dtype=torch.bool)
+        has_gradient_B[self.rows_with_gradient(batch.columns)] = True
+        kept = rows[has_gradient_B[rows]]
+        kept = kept if len(kept) else (rows if len(rows) else torch.zeros(1, dtype=torch.int64))[:1]
+        passes = row_micro_batches(
+            batch.ids(kept),
             max_tokens=self.config.micro_batch_tokens,
             share=self.language_module.shares_prefixes,
-        ):
-            index = rows[kept[part]]
-            longest = int(columns[LENGTHS][index].max())
-            micro_batch: dict[str, Any] = {
-                name: (column[index, :longest] if column.dim() > 1 else column[index]).to(
-                    self._device
-                )
-                for name, column in columns.items()
-            }
-            micro_batch["loss_weights"] = weights_BT[kept[part], :longest].to(self._device)
-            micro_batch["is_on_policy"] = is_on_policy
-            micro_batch["shared_rows"] = shared
-            forwarded = columns[LENGTHS][index].sum() if shared is None else shared.ids.numel()
-            # Summed over micro-batches and learners, as a loss is.
-            self.sums.add_loss(
-                "update_tokens_forwarded", torch.as_tensor(float(forwarded), device=self._device)
-            )
-            yield micro_batch
+        )
+        return [replace(part, rows=kept[part.rows]) for part in passes]
+
+    def _micro_batch(
+        self, batch: RowBatch, part: RowPass, counts: LossCounts, *, is_padding: bool
+    ) -> dict[str, Any]:
+        """The rows of a pass on the device, cut to the longest, with their share of the weights."""
+        micro_batch: dict[str, Any] = batch.padded(part.rows, self._device)
+        lengths_b = batch.layout.lengths_B[part.rows]
+        shared = part.shared(micro_batch[INPUT_IDS], lengths_b)
+        weights_bT = token_weights(micro_batch[RESPONSE_MASK], self.config.loss_aggregation, counts)
+        micro_batch["loss_weights"] = weights_bT * (not is_padding)
+        micro_batch["shared_rows"] = shared
+        forwarded = lengths_b.sum() if shared is None else shared.ids.numel()
+        # Summed over micro-batches and learners, as a loss is.
+        self.sums.add_loss(
+            "update_tokens_forwarded", torch.as_tensor(float(forwarded), device=self._device)
+        )
+        return micro_batch
 
     def rows_with_gradient(self, columns: dict[str, Tensor]) -> Tensor:
-        """Rows of a minibatch that can have a gradient; the others are not forwarded.
+        """Rows that can have a gradient; the others are not forwarded.
 
         Args:
-            columns: Columns of the minibatch.
+            columns: Columns of the batch.
 
         Returns:
             Int64 indices. All rows by default; a loss with advantages alone needs only rows that
@@ -330,24 +331,27 @@ class TokenLearner(TorchLearner):
         """
         return torch.arange(len(columns[LENGTHS]))
 
-    def has_signal(self, columns: dict[str, Tensor]) -> bool:
-        """Whether a minibatch can have a gradient at all; a subclass knows terms that are off.
+    def rows_with_signal(self, columns: dict[str, Tensor]) -> Tensor:
+        """Rows that have a gradient at all; a subclass knows terms that are off.
 
         Args:
-            columns: Columns of the minibatch.
+            columns: Columns of the batch.
         """
-        return len(self.rows_with_gradient(columns)) > 0
+        return self.rows_with_gradient(columns)
 
-    def _global_counts(self, mask_BT: Tensor) -> LossCounts:
-        counts = LossCounts.of(mask_BT, constant_divisor=float(self.config.max_context_tokens))
+    def _global_counts(self, layout: RowLayout, rows: Tensor) -> LossCounts:
+        num_sampled_b = layout.num_sampled_B[rows]
+        counts = LossCounts(
+            num_tokens=int(num_sampled_b.sum()),
+            num_rows=int((num_sampled_b > 0).sum()),
+            constant_divisor=float(self.config.max_context_tokens),
+        )
         if not self.distributed:
             return counts
         tokens, rows = self._all_reduce(
             torch.tensor([counts.num_tokens, counts.num_rows]), "sum"
         ).tolist()
-        return LossCounts(
-            num_tokens=tokens, num_rows=rows, constant_divisor=counts.constant_divisor
-        )
+        return replace(counts, num_tokens=tokens, num_rows=rows)
 
     @property
     def _world_size(self) -> int:

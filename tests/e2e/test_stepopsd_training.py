@@ -16,6 +16,7 @@ from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from stepopsd_rllib import GRPOConfig, StepOPSDConfig
+from tests.helpers.dense import dense
 from tests.helpers.houses import BARE
 
 NUM_UPDATES = 3
@@ -225,7 +226,7 @@ def test_two_learners_have_one_teacher_and_one_policy(tmp_path):
 def test_spans_are_exact_on_sampled_tokens(tmp_path, context, mode):
     config = config_of(StepOPSDConfig, tmp_path, context=context, span_mode=mode)
     trained(config, 1)
-    columns, decode = Spy.columns, config.chat_format().text
+    columns, decode = dense(Spy.columns), config.chat_format().text
     spans = responses = 0
     for b in range(len(columns["lengths"])):
         for k in columns["turn_index"][b].unique().tolist():

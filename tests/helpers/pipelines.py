@@ -17,6 +17,7 @@ from stepopsd_rllib.episodes import AgentEpisode, to_rllib
 from stepopsd_rllib.prompts.chat import ChatFormat
 from stepopsd_rllib.training.learner import TokenLearner
 from tests.helpers.agents import SMALL, build_learner, random_groups
+from tests.helpers.dense import dense
 from tests.helpers.houses import BARE
 
 TEMPERATURE = 0.7
@@ -48,7 +49,7 @@ def recorded_groups(context: str, *, version: int = 4, seed: int = 0) -> list[li
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """What the connectors of a config made of a batch."""
+    """What the connectors of a config made of a batch, its columns as padded rows."""
 
     config: Any
     learner: TokenLearner
@@ -151,7 +152,7 @@ def run_pipeline(
             episodes=[to_rllib(episode) for episode in episodes],
             shared_data=shared,
         )
-    columns = batch[DEFAULT_MODULE_ID]
+    columns = dense(batch[DEFAULT_MODULE_ID])
     return Pipeline(
         config=config, learner=learner, episodes=episodes, columns=columns, shared=shared
     )

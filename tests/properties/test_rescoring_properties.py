@@ -16,6 +16,7 @@ from stepopsd_rllib.connectors.teacher_gap import TeacherGap
 from stepopsd_rllib.episodes import AgentEpisode
 from stepopsd_rllib.episodes.packing import pack_episodes
 from stepopsd_rllib.models.causal_lm import CausalLMModule
+from tests.helpers.dense import sampled_rows
 from tests.helpers.token_episodes import VOCABULARY, random_episode, random_module
 
 TOLERANCE = 1e-5  # nats, float32
@@ -41,21 +42,20 @@ class Case:
         self.columns: dict[str, Any] = pack_episodes(self.episodes).columns()
         num_rows = len(self.columns["lengths"])
         self.columns["weights_version"] = torch.full((num_rows,), 3)
-        self.columns["advantages"] = self.columns["response_mask"] * 1.0
+        self.columns["advantages"] = torch.ones_like(self.columns["behaviour_log_probs"])
+        episode_R = self.columns["episode_index"][sampled_rows(self.columns)]
         self.spans: dict[tuple[int, int], tuple[int, int]] = {}
-        step_BT = torch.full_like(self.columns["turn_index"], -1)
+        step_R = torch.full_like(self.columns["turn_index"], -1)
         for n, episode in enumerate(self.episodes):
             for k, turn in enumerate(episode.turns):
                 start, stop = sorted(rng.integers(0, len(turn.response_ids) + 1, 2).tolist())
                 if start == stop:
                     continue
                 self.spans[n, k] = (start, stop)
-                is_turn_BT = (self.columns["turn_index"] == k) & (
-                    self.columns["episode_index"][:, None] == n
-                )
-                row, position = is_turn_BT.nonzero()[0].tolist()
-                step_BT[row, position + start : position + stop] = k
-        self.columns["step_index"] = step_BT
+                is_turn_R = (self.columns["turn_index"] == k) & (episode_R == n)
+                first = int(is_turn_R.nonzero()[0])
+                step_R[first + start : first + stop] = k
+        self.columns["step_index"] = step_R
         self.hindsights = [
             Hindsight(
                 ids=tuple(
@@ -82,14 +82,12 @@ class Case:
         connector(
             rl_module=_MultiModule(module), batch=batch, shared_data={HINDSIGHT: self.hindsights}
         )
-        gap_BT = self.columns["log_prob_gap"]
-        assert (gap_BT[self.columns["step_index"] < 0] == 0).all()
+        gap_R = self.columns["log_prob_gap"]
+        assert (gap_R[self.columns["step_index"] < 0] == 0).all()
+        episode_R = self.columns["episode_index"][sampled_rows(self.columns)]
         out = {}
         for n, k in self.spans:
-            is_span_BT = (self.columns["step_index"] == k) & (
-                self.columns["episode_index"][:, None] == n
-            )
-            out[n, k] = gap_BT[is_span_BT]
+            out[n, k] = gap_R[(self.columns["step_index"] == k) & (episode_R == n)]
         return out
 
     def naive(self, module: CausalLMModule, *, position: str, max_positions: int = 1024) -> dict:

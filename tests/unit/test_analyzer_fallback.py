@@ -14,6 +14,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
 from tests.helpers.agents import largest_difference, small_config, weights_of
+from tests.helpers.dense import dense
 from tests.helpers.faulty_endpoint import GOOD, completion, hang, serving, status
 from tests.helpers.houses import BARE
 from tests.helpers.methods import SHARED
@@ -47,7 +48,8 @@ class Record(ConnectorV2):
 
     def __call__(self, *, batch, shared_data=None, **kwargs):
         names = ("advantages", "episode_index", "response_mask")
-        columns = {name: batch[DEFAULT_MODULE_ID][name].clone() for name in names}
+        padded = dense(batch[DEFAULT_MODULE_ID])
+        columns = {name: padded[name] for name in names}
         self.batches.append((columns, (shared_data or {}).get(EPISODE_SKILLS, [])))
         return batch
 

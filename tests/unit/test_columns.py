@@ -50,9 +50,12 @@ def run() -> Any:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_column_is_on_the_page_with_its_dtype_and_axes(name, context, run):
     columns, _ = run(name, context)
-    num_rows, num_tokens = columns["input_ids"].shape
     taught = columns.get("taught_top_ids")
-    sizes = {"B": num_rows, "T": num_tokens}
+    sizes = {
+        "B": len(columns["lengths"]),
+        "L": int(columns["lengths"].sum()),
+        "R": int(columns["response_mask"].sum()),
+    }
     if taught is not None:
         sizes |= {"P": taught.shape[0], "K": taught.shape[1]}
     for column, values in columns.items():

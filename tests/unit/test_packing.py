@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepopsd_rllib.episodes import pack_episodes, packing
+from stepopsd_rllib.episodes import TokenRows, pack_episodes, packing
 from stepopsd_rllib.episodes.packing import micro_batches
 from tests.helpers.agents import random_groups
+from tests.helpers.dense import dense
 
 
 def token_by_token(episodes):
@@ -29,7 +30,8 @@ def token_by_token(episodes):
 @pytest.mark.parametrize("context", ["append", "window"])
 def test_rows_hold_what_a_loop_over_tokens_says(context):
     episodes = [e for group in random_groups(context=context) for e in group]
-    packed = pack_episodes(episodes)
+    columns = pack_episodes(episodes).columns()
+    packed = TokenRows(**dense(columns))
     rows, owners = token_by_token(episodes)
     assert packed.episode_index.tolist() == owners
     assert packed.lengths.tolist() == [len(row) for row in rows]
@@ -45,7 +47,7 @@ def test_rows_hold_what_a_loop_over_tokens_says(context):
 
 def test_no_episodes_make_no_rows():
     packed = pack_episodes([])
-    assert packed.input_ids.shape == (0, 0) and len(packed.lengths) == 0
+    assert packed.input_ids.shape == packed.turn_index.shape == packed.lengths.shape == (0,)
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30), budget=st.integers(1, 120))

@@ -52,6 +52,13 @@ def rows_with_beginnings(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return ids_BT, torch.tensor([40, 30, 22, 40, 40, 40, 40, 33, 40, 20, 15, 40])
 
 
+def passes_of(ids_BT, lengths_B, **options):
+    """(rows, how they share) of every pass over padded rows."""
+    ids = [row[:n].numpy() for row, n in zip(ids_BT, lengths_B.tolist(), strict=True)]
+    passes = row_micro_batches(ids, **options)
+    return [(p.rows, p.shared(ids_BT[p.rows], lengths_B[p.rows])) for p in passes]
+
+
 def loss_and_gradients(model, ids_BT, lengths_B, *, share: bool, max_tokens: int = 200):
     """Of a function of all hidden states, and the number of tokens forwarded."""
     generator = torch.Generator().manual_seed(1)
@@ -59,7 +66,7 @@ def loss_and_gradients(model, ids_BT, lengths_B, *, share: bool, max_tokens: int
     weight_BTH = torch.randn(*ids_BT.shape, size, generator=generator, dtype=torch.float64)
     model.zero_grad()
     total, forwarded = 0.0, 0
-    for rows, shared in row_micro_batches(ids_BT, lengths_B, max_tokens=max_tokens, share=share):
+    for rows, shared in passes_of(ids_BT, lengths_B, max_tokens=max_tokens, share=share):
         longest = int(lengths_B[rows].max())
         part_BT = ids_BT[rows, :longest]
         if shared is None:
@@ -132,7 +139,7 @@ def test_every_row_is_forwarded_once_and_each_token_behind_its_own_history(seed,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_rows, "PASS_TOKENS", 0)
         patch.setattr(shared_rows, "PAIRS_PER_TOKEN", 1e9)
-        passes = list(row_micro_batches(ids_BT, lengths_B, max_tokens=max_tokens, share=True))
+        passes = passes_of(ids_BT, lengths_B, max_tokens=max_tokens, share=True)
     assert sorted(itertools.chain(*(part.tolist() for part, _ in passes))) == list(range(len(rows)))
     for part, shared in passes:
         if shared is None:
@@ -150,7 +157,7 @@ def test_sharing_is_left_where_it_costs_more_than_it_saves():
         ids_BT = torch.randint(0, 97, (8, 100 + own), generator=torch.Generator().manual_seed(0))
         ids_BT[1:, :100] = ids_BT[0, :100]
         lengths_B = torch.full((8,), 100 + own)
-        passes = list(row_micro_batches(ids_BT, lengths_B, max_tokens=16384, share=True))
+        passes = passes_of(ids_BT, lengths_B, max_tokens=16384, share=True)
         assert any(shared is not None for _, shared in passes) == pays
 
 

@@ -15,6 +15,7 @@ from stepopsd_rllib.objectives.opid import route_skills
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeSkills
 from stepopsd_rllib.teachers.skill_insertion import insert_skills
 from tests.helpers.agents import build_learner, random_episode, small_config
+from tests.helpers.dense import dense
 
 EPISODE_SKILL, STEP_SKILL = "Open the fridge first.", "Go to the fridge now."
 SKILLS = EpisodeSkills(
@@ -53,7 +54,8 @@ def test_shared_history_scores_as_prompts_written_out(context, routing):
         insert=insert_skills,
         max_tokens=4096,
     )
-    columns = piece(rl_module=learner.module, batch=batch, shared_data=shared)[DEFAULT_MODULE_ID]
+    written = piece(rl_module=learner.module, batch=batch, shared_data=shared)
+    columns = dense(written[DEFAULT_MODULE_ID])
 
     def alone(k: int, **skill: str) -> torch.Tensor:
         """Log-probs of turn k's response behind its own prompt, all text before it included."""

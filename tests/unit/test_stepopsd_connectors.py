@@ -18,9 +18,10 @@ from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.hindsight import HINDSIGHT, Hindsight, HindsightContext
 from stepopsd_rllib.connectors.learner_connector import AGENT_EPISODES
 from stepopsd_rllib.connectors.teacher_gap import TeacherGap
-from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.episodes import AgentEpisode, RowLayout
 from stepopsd_rllib.episodes.packing import pack_episodes
 from stepopsd_rllib.objectives.shaping import histogram_points
+from tests.helpers.dense import at_sampled, dense, sampled_rows
 from tests.helpers.token_episodes import random_episode, random_module
 
 
@@ -44,7 +45,7 @@ def columns_of(episodes: list[AgentEpisode], advantages: list[float], version: i
     columns["weights_version"] = torch.full((len(columns["lengths"]),), version)
     columns["step_index"] = columns["turn_index"].clone()
     advantages_B = torch.tensor(advantages)[columns["episode_index"]]
-    columns["advantages"] = advantages_B[:, None] * columns["response_mask"]
+    columns["advantages"] = advantages_B[sampled_rows(columns)]
     return columns
 
 
@@ -154,12 +155,14 @@ def test_rows_without_advantage_are_left_out_unless_asked_for(module, context):
     columns = columns_of(episodes, [-1.0, 0.0])
     sparse = gap(module, columns, [TOLD, TOLD])
     is_first_B = columns["episode_index"] == 0
-    assert (columns["log_prob_gap"] != 0).any(dim=1).tolist() == is_first_B.tolist()
-    partial_BT = columns["log_prob_gap"]
+    layout = RowLayout.of(columns)
+    assert torch.equal(layout.any(columns["log_prob_gap"] != 0), is_first_B)
+    partial_R = columns["log_prob_gap"]
     everything = gap(module, columns, [TOLD, TOLD], score_all=True)
-    assert (columns["log_prob_gap"] != 0).any(dim=1).all()
+    assert layout.any(columns["log_prob_gap"] != 0).all()
     assert everything["teacher_tokens_forwarded"] > sparse["teacher_tokens_forwarded"]
-    assert (columns["log_prob_gap"][is_first_B] - partial_BT[is_first_B]).abs().max() < 1e-5
+    is_first_R = is_first_B[layout.row_R]
+    assert (columns["log_prob_gap"] - partial_R)[is_first_R].abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def test_a_teacher_that_is_the_policy_and_knows_no_more_is_not_asked(
     columns = columns_of(episodes_of_groups("fw"), [-1.0, 1.0], version=version)
     metrics = gap(module, columns, [TOLD, Hindsight()], teacher=teacher)
     row = columns["episode_index"].tolist().index(1)
-    assert bool(columns["log_prob_gap"][row].any()) == is_forwarded
+    assert bool(columns["log_prob_gap"][sampled_rows(columns) == row].any()) == is_forwarded
     assert (columns["is_scored"] == (columns["step_index"] >= 0)).all()
     assert metrics["teacher_tokens_forwarded"] > 0
 
@@ -187,22 +190,24 @@ def test_a_teacher_that_is_the_policy_and_knows_no_more_is_not_asked(
 def test_scores_of_the_rollout_and_of_the_old_policy_replace_the_students_pass(module):
     columns = columns_of(episodes_of_groups("fw"), [-1.0, 1.0], version=5)
     gap(module, columns, [TOLD, Hindsight()])
-    recomputed_BT = columns["log_prob_gap"]
-    student_BT = torch.randn_like(recomputed_BT)
+    recomputed_R = columns["log_prob_gap"]
+    student_R = torch.randn_like(recomputed_R)
     for options, name in (({"student": "rollout"}, "behaviour_log_probs"), ({}, "old_log_probs")):
-        given = columns_of(episodes_of_groups("fw"), [-1.0, 1.0], version=5) | {name: student_BT}
+        given = columns_of(episodes_of_groups("fw"), [-1.0, 1.0], version=5) | {name: student_R}
         metrics = gap(module, given, [TOLD, Hindsight()], **options)
         assert metrics["student_tokens_forwarded"] == 0
-        differs_BT = given["log_prob_gap"] + student_BT - recomputed_BT
-        spread = differs_BT[columns["is_scored"]] - _student(module, columns)[columns["is_scored"]]
+        differs_R = given["log_prob_gap"] + student_R - recomputed_R
+        spread = differs_R[columns["is_scored"]] - _student(module, columns)[columns["is_scored"]]
         assert spread.abs().max() < 1e-5
 
 
 def _student(module: Any, columns: dict) -> torch.Tensor:
+    padded = dense(columns)
     with torch.no_grad():
-        return module.score(module.language_model, columns["input_ids"], columns["response_mask"])[
-            0
-        ]
+        scores_BT, _ = module.score(
+            module.language_model, padded["input_ids"], padded["response_mask"]
+        )
+    return at_sampled(columns, scores_BT)
 
 
 @pytest.mark.parametrize(("position", "share"), [("prefix", 1.0), ("suffix", 2 / 3)])
@@ -247,8 +252,8 @@ def test_the_trace_holds_what_the_shaping_did(context):
     episodes = episodes_of_groups("fw", context=context)
     columns = columns_of(episodes, [-0.5, 1.5], version=20)
     torch.manual_seed(0)
-    columns["log_prob_gap"] = torch.randn(columns["advantages"].shape) * columns["response_mask"]
-    columns["is_scored"] = columns["response_mask"]
+    columns["log_prob_gap"] = torch.randn(columns["advantages"].shape)
+    columns["is_scored"] = torch.ones_like(columns["advantages"], dtype=torch.bool)
     metrics = shaped(columns, episodes)
     trace = CreditTrace(interval=10, num_episodes=2, takes_one_step=True, decode=str)
     batch, shared = {DEFAULT_MODULE_ID: columns}, {AGENT_EPISODES: episodes}
@@ -298,7 +303,7 @@ def test_diagnostics_of_nothing_have_no_mean_weight():
     episodes = episodes_of_groups("fw")
     columns = columns_of(episodes, [-0.5, 1.5])
     columns["log_prob_gap"] = torch.zeros_like(columns["advantages"])
-    columns["is_scored"] = torch.zeros_like(columns["response_mask"])
+    columns["is_scored"] = torch.zeros_like(columns["advantages"], dtype=torch.bool)
     metrics = shaped(columns, episodes, lambda_mix=0.0)
     assert metrics["num_scored_tokens"] == metrics["effect_size"] == metrics["lambda"] == 0
     assert "weight_mean" not in metrics

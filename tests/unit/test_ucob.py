@@ -15,6 +15,7 @@ from stepopsd_rllib.connectors.token_batch import TokenBatch
 from stepopsd_rllib.episodes import AgentEpisode, to_rllib
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
 from tests.helpers.agents import NO_REGULARISATION, SMALL, build_learner, random_groups, update
+from tests.helpers.dense import dense
 from tests.helpers.houses import BARE
 
 TOP, GAMMA, PENALTY, TEMPERATURE = 5, 0.9, 0.1, 0.8
@@ -201,7 +202,8 @@ def columns_of(groups, config: UCOBConfig, **settings):
             **settings,
         }
     )
-    return piece(rl_module=learner.module, batch=batch, shared_data=shared)[DEFAULT_MODULE_ID]
+    written = piece(rl_module=learner.module, batch=batch, shared_data=shared)
+    return dense(written[DEFAULT_MODULE_ID])
 
 
 def test_nothing_is_as_large_as_tokens_times_top_tokens_and_nothing_has_a_gradient():

@@ -11,6 +11,7 @@ from stepopsd_rllib.algorithms.grpo import GRPOLearner
 from stepopsd_rllib.algorithms.shared.skill_teacher import SkillTeacherConfig
 from stepopsd_rllib.config_keys import key, number
 from stepopsd_rllib.connectors.columns import IS_SCORED, RESPONSE_MASK, TEACHER_LOG_PROBS
+from stepopsd_rllib.episodes import RowLayout
 from stepopsd_rllib.objectives.reduction import weighted_sum
 
 DISTILLATION_COEFF = key(
@@ -88,6 +89,6 @@ class DistillationLearner(GRPOLearner):
         config: Any = self.config
         if config.distillation_coeff == 0:
             return rows
-        has_gradient_B = columns[IS_SCORED].any(dim=1).cpu()
+        has_gradient_B = RowLayout.of(columns).any(columns[IS_SCORED])
         has_gradient_B[rows] = True
         return has_gradient_B.nonzero()[:, 0]

@@ -45,7 +45,7 @@ class StatesConfig(GRPOConfig):
     ) -> TurnStates:
         """States and returns of the turns of a batch; see `connectors.turn_states`."""
         return turn_states(
-            batch.columns,
+            batch.tokens,
             batch.episodes,
             penalty=self.invalid_action_penalty,
             discount=discount,

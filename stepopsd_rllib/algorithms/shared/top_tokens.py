@@ -6,7 +6,6 @@ is as large as [B, T, K].
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -36,23 +35,21 @@ class TopTokenLearner(DistillationLearner):
         return super()._update({DEFAULT_MODULE_ID: columns}, **kwargs)
 
     @override(DistillationLearner)
-    def _micro_batches(
-        self, columns: dict[str, Tensor], rows: Tensor, *, is_on_policy: bool
-    ) -> Iterator[dict[str, Any]]:
+    def _micro_batch(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Adds what the rows are taught, and the teacher's top tokens as candidates to score."""
-        for micro_batch in super()._micro_batches(columns, rows, is_on_policy=is_on_policy):
-            if self._taught:
-                token_N = micro_batch[TAUGHT_TOKEN][micro_batch[RESPONSE_MASK]]
-                is_taught_N = token_N >= 0
-                taught = {
-                    name: column[token_N[is_taught_N].to(column.device)].to(self._device)
-                    for name, column in self._taught.items()
-                }
-                ids_PK = taught[TAUGHT_TOP_IDS]
-                candidates_NK = ids_PK.new_zeros(len(token_N), ids_PK.shape[1])
-                candidates_NK[is_taught_N] = ids_PK
-                micro_batch |= taught | {"candidate_ids": candidates_NK}
-            yield micro_batch
+        micro_batch = super()._micro_batch(*args, **kwargs)
+        if self._taught:
+            token_N = micro_batch[TAUGHT_TOKEN][micro_batch[RESPONSE_MASK]]
+            is_taught_N = token_N >= 0
+            taught = {
+                name: column[token_N[is_taught_N].to(column.device)].to(self._device)
+                for name, column in self._taught.items()
+            }
+            ids_PK = taught[TAUGHT_TOP_IDS]
+            candidates_NK = ids_PK.new_zeros(len(token_N), ids_PK.shape[1])
+            candidates_NK[is_taught_N] = ids_PK
+            micro_batch |= taught | {"candidate_ids": candidates_NK}
+        return micro_batch
 
 
 def require_tokens(config: Any) -> None:
