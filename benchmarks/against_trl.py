@@ -1,9 +1,12 @@
 """The same work on this package and on TRL in turn (A B A B), and the ratio of their seconds.
 
     python benchmarks/against_trl.py [--model tiny] [--rounds 2] [--steps 3] [--skill-words 0]
+    python benchmarks/against_trl.py --sides "GRPO;StepOPSD;SDAR;OPID"
 
 One step is 16 tasks of 8 episodes of 5 turns; see `toy_work.py`. Both sides sample with vLLM in the
 trainer's process and train in float32 on one thread, GRPO without a reference, one optimizer step.
+`floor` is the same work without a trainer, see `toy_floor.py`; StepOPSD, SDAR and OPID do more than
+GRPO does, by their teachers.
 TRL is installed into a virtual environment of its own, which sees this one's torch, transformers
 and vLLM: the same builds on both sides. Each run is a process of its own; processor seconds stand
 beside wall seconds, as a shared machine moves the latter. The tokens that each side forwarded are
@@ -30,16 +33,30 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import toy_work as work  # noqa: E402
 
 TRL_PACKAGES = ("trl==1.16.0", "accelerate==1.15.0", "datasets==5.2.0")
-# Key of a side -> what it sets: ours, keys of the config; TRL's, its correction of the sampler.
-OURS: dict[str, dict[str, Any]] = {
-    "ours": {},
-    "ours bfloat16 sampler": {
-        "sampler_config": {"dtype": "bfloat16"},
-        "max_sampler_difference": None,
-    },
-    "ours unshared": {"share_prefixes": "off"},
+SKILL_TOPICS, SKILL_WORDS = 4, 24  # of the library that SDAR's teacher reads
+# Side of ours -> the method, and the keys it sets.
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "GRPO": ("GRPO", {}),
+    "GRPO, bfloat16 sampler": (
+        "GRPO",
+        {"sampler_config": {"dtype": "bfloat16"}, "max_sampler_difference": None},
+    ),
+    "GRPO, unshared": ("GRPO", {"share_prefixes": "off"}),
+    "StepOPSD": (
+        "StepOPSD",
+        {
+            "hindsight_position": "prefix",
+            "hindsight_max_tokens": 512,
+            "student_log_probs": "rollout",
+        },
+    ),
+    "SDAR": ("SDAR", {"skills": "SKILLS", "skill_max_tokens": 512}),
+    "OPID": ("OPID", {"analyzer": "rules"}),
 }
+SCORED = ("teacher_tokens_forwarded", "student_tokens_forwarded")
+FLOOR = "floor"
 TRL = {"TRL": {"correction": True}, "TRL without correction": {"correction": False}}
+DEFAULT_SIDES = ("GRPO", "GRPO, bfloat16 sampler", "GRPO, unshared", FLOOR, *TRL)
 
 
 def trl_python(folder: Path) -> Path:
@@ -84,11 +101,12 @@ def run_ours(options: dict[str, Any]) -> None:
     import torch
 
     from benchmarks.toy_env import ToyEnv
-    from stepopsd_rllib import GRPOConfig
+    from stepopsd_rllib import ALGORITHMS
 
     torch.set_num_threads(1)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    config = GRPOConfig().environment(ToyEnv, env_config={"skill_words": options["skill_words"]})
+    config = ALGORITHMS[options["method"]].get_default_config()
+    config.environment(ToyEnv, env_config={"skill_words": options["skill_words"]})
     config.update_from_dict(
         {
             "model": options["model"],
@@ -100,7 +118,6 @@ def run_ours(options: dict[str, Any]) -> None:
             "max_context_tokens": options["context_tokens"],
             "kl_coeff": 0.0,
             "entropy_coeff": 0.0,
-            "invalid_action_penalty": 0.0,
             "lr": 1e-6,
             "weight_decay": 0.0,
             "evaluation_interval": 0,
@@ -126,12 +143,27 @@ def run_ours(options: dict[str, Any]) -> None:
         "counts": {
             "rows": mean(lambda r: r["env_runners"]["num_episodes"]),
             "trained": mean(lambda r: r["learners"]["default_policy"]["update_tokens_forwarded"]),
-            "scored": 0,
+            "scored": mean(
+                lambda r: sum(r["learners"]["default_policy"].get(name, 0) for name in SCORED)
+            ),
         },
         "parts": {part: mean(lambda r, part=part: r["timers"][part]) for part in parts},
         "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     print("RESULT " + json.dumps(result), flush=True)
+
+
+def write_skills(folder: Path) -> Path:
+    """A library of made-up skills."""
+    folder.mkdir(parents=True, exist_ok=True)
+    skills = [
+        f"## {work.sentence(f'title/{n}', 3)} {{#toy-{n}}}\n"
+        f"Principle: {work.sentence(f'principle/{n}', SKILL_WORDS)}\n"
+        f"When to apply: {work.sentence(f'when/{n}', SKILL_WORDS // 4)}\n"
+        for n in range(SKILL_TOPICS)
+    ]
+    (folder / "general.md").write_text("\n".join(["# General", *skills]), encoding="utf-8")
+    return folder
 
 
 def report(runs: dict[str, list[dict[str, Any]]]) -> None:
@@ -147,7 +179,7 @@ def report(runs: dict[str, list[dict[str, Any]]]) -> None:
             f"{side:26} {wall:8.2f} {processor:12.2f} {counts['trained']:12.0f}"
             f" {counts['scored']:11.0f}"
         )
-    for base in TRL:
+    for base in (*TRL, FLOOR):
         for side in (name for name in OURS if name in runs and base in runs):
             pairs = list(zip(runs[base], runs[side], strict=True))
             for clock in ("wall", "processor"):
@@ -169,7 +201,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--skill-words", type=int, default=0)
-    parser.add_argument("--sides", default=",".join((*OURS, *TRL)), help="comma-separated")
+    parser.add_argument("--sides", default=";".join(DEFAULT_SIDES), help="with ; between")
     parser.add_argument(
         "--folder", type=Path, default=Path.home() / ".cache" / "stepopsd_against_trl"
     )
@@ -190,14 +222,20 @@ def main() -> None:
     }
     runs: dict[str, list[dict[str, Any]]] = {}
     for round_ in range(arguments.rounds):
-        for side in arguments.sides.split(","):
+        for side in arguments.sides.split(";"):
             if side in TRL:
                 python = trl_python(arguments.folder / "trl")
                 call = ["benchmarks.toy_trl", json.dumps(options | TRL[side])]
+            elif side == FLOOR:
+                python = Path(sys.executable)
+                call = ["benchmarks.toy_floor", json.dumps(options)]
             else:
                 python = Path(sys.executable)
-                keys = json.dumps(options | {"keys": OURS[side]})
-                call = ["benchmarks.against_trl", "--child", keys]
+                method, keys = OURS[side]
+                if "skills" in keys:
+                    keys = keys | {"skills": str(write_skills(arguments.folder / "skills"))}
+                child = json.dumps(options | {"method": method, "keys": keys})
+                call = ["benchmarks.against_trl", "--child", child]
             result = measured(python, call)
             runs.setdefault(side, []).append(result)
             print(

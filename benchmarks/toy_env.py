@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stepopsd_envs import HistoryTurn, TextEnv
+from stepopsd_envs import EpisodeSkills, HistoryTurn, RecordedTurn, TextEnv
 
-from benchmarks.toy_work import ToyTask, system_prompt
+from benchmarks.toy_work import TURNS, ToyTask, sentence, system_prompt
 
 SPLITS = {"train": 4096, "valid_seen": 8, "valid_unseen": 8}
+SKILL_WORDS = 24  # of what an analyzer would write about an episode, and about a step
 
 
 class ToyEnv(TextEnv):
-    """Five turns of made-up sentences; every action is valid."""
+    """Five turns of made-up sentences; every action is valid, and half of the episodes succeed."""
 
     thread_safe = True
 
@@ -35,12 +36,12 @@ class ToyEnv(TextEnv):
         super().reset(seed=seed)
         self.task = self.task_for_reset(options)
         self.toy = ToyTask(int(self.task.partition("/")[2]))
-        return self.toy.observe(), self._info("")
+        return self.toy.observe(), self._info("", won=False)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """The next sentence, and the hash of the action."""
         text, reward, is_over = self.toy.step(action)
-        return text, reward, is_over, False, self._info(action)
+        return text, reward, is_over, False, self._info(action, won=is_over and reward > 0.5)
 
     def first_message(self, observation: str, info: Mapping[str, Any]) -> str:
         """The observation."""
@@ -56,11 +57,28 @@ class ToyEnv(TextEnv):
         """The observation."""
         return observation
 
-    def _info(self, action: str) -> dict[str, Any]:
+    @classmethod
+    def skill_categories(cls, task_type: str, first_observation: str) -> tuple[str, ...]:
+        """None: general skills alone."""
+        return ()
+
+    @classmethod
+    def skill_rules(
+        cls, task: str, turns: Sequence[RecordedTurn], *, won: bool, max_step_skills: int
+    ) -> EpisodeSkills:
+        """A sentence for the episode, and one for each of its first steps."""
+        steps = range(min(TURNS, max_step_skills))
+        return EpisodeSkills(
+            episode_summary="made up",
+            episode_skill=sentence(f"{task}/{won}", SKILL_WORDS),
+            step_skills={step: sentence(f"{task}/{step}", SKILL_WORDS) for step in steps},
+        )
+
+    def _info(self, action: str, *, won: bool) -> dict[str, Any]:
         return {
             "task_id": self.task,
             "task_type": "toy",
-            "won": False,
+            "won": won,
             "is_action_valid": True,
             "action": action,
         }

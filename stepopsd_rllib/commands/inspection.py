@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from stepopsd_rllib.report.inspect_page import page_of, write_page
+from stepopsd_rllib.report.inspect_page.page import page_of, write_page
 
 HOST = "127.0.0.1"
 

@@ -30,8 +30,6 @@ from stepopsd_rllib.commands.storage import (
     reserve,
 )
 from stepopsd_rllib.commands.trials import ERROR_FILE
-from stepopsd_rllib.report.curves import draw_curves
-from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
 from stepopsd_rllib.report.run_files import read_trial, trial_folders
 from stepopsd_rllib.report.tables import success_table
 from stepopsd_rllib.training.agent_config import AgentConfig
@@ -153,6 +151,10 @@ def versions() -> str:
 
 def show_reports(folder: Path) -> None:
     """Prints table and curves of every trial with a result, and the heatmap of a grid."""
+    # Matplotlib is not waited for before the run.
+    from stepopsd_rllib.report.curves import draw_curves
+    from stepopsd_rllib.report.heatmap import HEATMAP, draw_heatmap
+
     trials = []
     for trial_folder in trial_folders(folder) if any(folder.glob("*/result.json")) else []:
         trial = read_trial(trial_folder)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student_t
-from statsmodels.stats.proportion import confint_proportions_2indep
+
+# SciPy's statistics and statsmodels take a second to import, which no run should wait for before
+# it samples: the functions that need them import them.
 
 CONFIDENCE = 0.95
 """Confidence of every interval."""
@@ -37,6 +37,8 @@ def rate(won: int, episodes: int) -> Estimate:
     """A success rate with Wilson's interval."""
     if episodes == 0:
         return UNKNOWN
+    from scipy.stats import binomtest
+
     interval = binomtest(won, episodes).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(value=won / episodes, low=float(interval.low), high=float(interval.high))
 
@@ -49,6 +51,8 @@ def mean(scores: Sequence[float]) -> Estimate:
     """
     if not scores:
         return UNKNOWN
+    from scipy.stats import t as student_t
+
     values = np.asarray(scores, dtype=np.float64)
     value, count = float(values.mean()), len(values)
     if np.ptp(values) == 0:
@@ -81,6 +85,8 @@ def difference(before: tuple[int, int], after: tuple[int, int]) -> Estimate:
     """
     if before[1] == 0 or after[1] == 0:
         return UNKNOWN
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
     low, high = confint_proportions_2indep(
         *after, *before, compare="diff", method="newcomb", alpha=1.0 - CONFIDENCE
     )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from stepopsd_rllib.teachers.analysis.analyzer import AnalyzerFailure, EpisodeRecord
-from stepopsd_rllib.teachers.analysis.endpoint_analyzer import EndpointAnalyzer, EndpointSettings
+from stepopsd_rllib.teachers.analysis.endpoint_analyzer import EndpointAnalyzer
+from stepopsd_rllib.teachers.analysis.endpoint_settings import EndpointSettings
 from tests.helpers.faulty_endpoint import (
     GOOD,
     FaultyServer,

@@ -154,3 +154,11 @@ def test_methods_ask_an_environment_and_never_know_one_by_name(part: str):
         for node in nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert id(node) in told or not named.search(node.value), (path, node.lineno)
+
+
+def test_training_does_not_wait_for_what_only_reports_need():
+    script = (
+        "import sys, stepopsd_rllib.commands.training_run\n"
+        "print({'openai', 'scipy.stats', 'statsmodels', 'matplotlib.figure'} & set(sys.modules))\n"
+    )
+    assert run_python("-c", script).strip() == "set()"

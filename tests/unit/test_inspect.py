@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from stepopsd_rllib.commands.inspection import server_of
-from stepopsd_rllib.report.inspect_page import charts, inspected_files, page_of, write_page
+from stepopsd_rllib.report.inspect_page import charts, inspected_files
 from stepopsd_rllib.report.inspect_page.inspected_files import inspected_folders, read_inspected
-from stepopsd_rllib.report.inspect_page.page import json_block
+from stepopsd_rllib.report.inspect_page.page import json_block, page_of, write_page
 from tests.helpers.hostile_texts import hostile_texts
 from tests.helpers.run_folders import sample, write_lines, write_run
 

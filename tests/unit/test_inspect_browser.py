@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepopsd_rllib.report.inspect_page import write_page
+from stepopsd_rllib.report.inspect_page.page import write_page
 from tests.helpers.chromium import LOAD_TIMEOUT_MS, chromium, opened
 from tests.helpers.hostile_texts import hostile_texts
 from tests.helpers.run_folders import sample, write_lines, write_run

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from stepopsd_envs.text_env import TextEnv
 
 from stepopsd_rllib.teachers.analysis.analyzer import EpisodeAnalyzer
-from stepopsd_rllib.teachers.analysis.endpoint_analyzer import EndpointAnalyzer, EndpointSettings
+from stepopsd_rllib.teachers.analysis.endpoint_settings import EndpointSettings
 from stepopsd_rllib.teachers.analysis.policy_analyzer import PolicyAnalyzer, PolicySettings
 from stepopsd_rllib.teachers.analysis.rule_analyzer import RuleAnalyzer
 
@@ -46,6 +46,8 @@ def make_analyzer(
     if engine == "policy":
         return PolicyAnalyzer(PolicySettings(**keys))
     keys.setdefault("model", "")
+    from stepopsd_rllib.teachers.analysis.endpoint_analyzer import EndpointAnalyzer
+
     return EndpointAnalyzer(EndpointSettings(**keys))
 
 
