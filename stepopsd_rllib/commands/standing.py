@@ -21,6 +21,7 @@ from stepopsd_rllib.commands.kept_checkpoints import FoundCheckpoint, find
 from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.commands.run_file import PlannedTrial
 from stepopsd_rllib.commands.storage import Storage
+from stepopsd_rllib.commands.tensorboard_restart import PREFIX, restart_mark
 from stepopsd_rllib.commands.trials import ERROR_FILE
 from stepopsd_rllib.report.run_files import RESULTS
 from stepopsd_rllib.training.checkpoint_files import PARTIAL
@@ -96,6 +97,7 @@ def cut_files(storage: Storage, name: str, trial: str, standing: Standing) -> No
     A line that a killed process left half written goes with it.
     """
     folder = posixpath.join(storage.path, name, trial)
+    has_events = False
     for info in storage.filesystem.get_file_info(
         pyarrow.fs.FileSelector(folder, allow_not_found=True)
     ):
@@ -104,6 +106,10 @@ def cut_files(storage: Storage, name: str, trial: str, standing: Standing) -> No
             _replace(storage, info.path, _content(storage, info.path)[:length])
         elif info.base_name == ERROR_FILE:
             storage.filesystem.delete_file(info.path)
+        has_events = has_events or info.base_name.startswith(PREFIX)
+    if has_events:
+        mark, content = restart_mark(standing.iteration)
+        _replace(storage, posixpath.join(folder, mark), content)
     path = posixpath.join(folder, RESULTS)
     kept = [row for row in _rows(storage, path) if row[ITERATION] <= standing.iteration]
     _replace(storage, path, "".join(json.dumps(row) + "\n" for row in kept).encode())

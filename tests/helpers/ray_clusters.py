@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 STORE_BYTES = 200_000_000
+END_S = 10.0
 
 
 @contextmanager
@@ -39,11 +41,23 @@ def started_ray(
         address = (folder / "ray/ray_current_cluster").read_text().strip()
         yield variables | {"RAY_ADDRESS": address}
     finally:
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                is_ours = str(folder).encode() in entry.read_bytes()
-            except OSError:  # it ended meanwhile
-                continue
-            if is_ours and entry.parent.name != str(os.getpid()):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
+        while left := _processes_of(folder):  # one that ends may have started another
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=END_S)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    """Those that name the folder: in their command line, or, as workers do, in the environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), process.environ().get("RAY_TMPDIR", "")]
+        except psutil.Error:  # it ended meanwhile, or is another user's
+            continue
+        is_of_it = any(word == str(folder) or f"{folder}/" in word for word in words)
+        if is_of_it and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found

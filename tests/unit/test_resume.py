@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX import SummaryWriter
 
 import stepopsd_cli
 from stepopsd_rllib.commands import interruption, resume, run_file, standing, storage, tuned
@@ -73,6 +75,20 @@ def test_what_was_written_after_the_checkpoint_is_taken_out(run):
     assert [row["training_iteration"] for row in rows] == [1, 2]
     assert (trial / "errors.jsonl").read_text() == '{"a": 1}\n'
     assert (trial / "progress.csv").read_text() == "training_iteration,x\n1,a\n2,b\n"
+
+
+def test_tensorboard_forgets_what_will_come_again(run):
+    where, _, trial = run
+    for begin in (1, 3):  # iterations 1 to 3, then from 3 on again, and a second restart
+        with SummaryWriter(trial) as writer:
+            for iteration in range(begin, begin + 3):
+                writer.add_scalar("loss", 10.0 * begin, iteration)
+        standing.cut_files(where, "a", "GRPO_00000", standing_of(run, 0))
+        time.sleep(1.1)  # names of event files have seconds
+    with SummaryWriter(trial) as writer:
+        writer.add_scalar("loss", 5.0, 3)
+    shown = EventAccumulator(str(trial)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in shown] == [(1, 10.0), (2, 10.0), (3, 5.0)]
 
 
 def test_a_half_written_checkpoint_is_not_left_behind(run):
