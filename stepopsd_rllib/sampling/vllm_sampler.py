@@ -31,6 +31,7 @@ from stepopsd_rllib.sampling.sampler import (
     check_request,
     check_token_ids,
 )
+from stepopsd_rllib.sampling.weight_file import WeightFile
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -160,7 +161,8 @@ class VLLMSampler:
         """Replaces all weights, or the adapter, in place and empties the prefix cache; blocking.
 
         Tensors are read where they are: those on the engine's own GPU are copied on the device. An
-        adapter goes through a file in memory, which is what the engine reads.
+        adapter goes through a file in memory, which is what the engine reads; so do weights for an
+        engine over several GPUs, whose processes each take their part.
 
         Raises:
             ValueError: the weights do not cover the model; nothing was changed.
@@ -187,7 +189,12 @@ class VLLMSampler:
         # The tied head travels under its own name too: the CPU engine keeps a repacked copy of it,
         # which stays stale without an error when only the embedding is sent.
         named = ((name, _cast(tensor, dtype)) for name, tensor in complete.items())
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
+        if self._engine.vllm_config.parallel_config.world_size == 1:
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": named})
+        else:
+            with tempfile.TemporaryDirectory(dir=_MEMORY) as folder:
+                written = WeightFile.write(Path(folder, "weights.safetensors"), named)
+                self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": written})
         self._wake(["kv_cache"])
         self._is_asleep = False
         self._forget_prefixes()
@@ -410,6 +417,10 @@ def _start_engine(
         # An engine that is driven from outside gets no default of its own and prefills 2,048.
         options["max_num_batched_tokens"] = max(GPU_BATCHED_TOKENS, max_context_tokens)
     options |= engine_options or {}
+    if options.get("tensor_parallel_size", 1) > 1:
+        # Processes of this one's own. Within an actor vLLM would place actors of its own, each on a
+        # bundle that it does not have.
+        options.setdefault("distributed_executor_backend", "mp")
     with _process_state_kept():
         return LLMEngine.from_engine_args(EngineArgs(**options))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepopsd_rllib.models.lora import check_targets
 from stepopsd_rllib.models.shared_attention import forgetful_layers
+from stepopsd_rllib.training.placement import engine_gpus
 
 if TYPE_CHECKING:
     from stepopsd_rllib.training.agent_config import AgentConfig
@@ -53,6 +54,12 @@ def check_model(config: AgentConfig) -> None:
         raise ValueError(
             f"{named}: its tokenizer has no chat template, so turns cannot be told apart. Use an "
             "instruction-tuned model, or add a chat_template.jinja to the model's folder."
+        )
+    heads, parts = text.get("num_attention_heads"), engine_gpus(config)
+    if heads is not None and heads % parts:
+        raise ValueError(
+            f"config.sampler_config.tensor_parallel_size={parts}: the model's {heads} attention "
+            "heads cannot be shared out evenly. Use a divisor of them."
         )
     lora = config.lora_settings()
     if lora.rank or config.scores_branches():

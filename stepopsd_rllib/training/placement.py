@@ -66,9 +66,11 @@ def place_on(config: AgentConfig, gpus: int) -> None:
     """
     if config.placement == "keys":
         return
-    groups = config.groups_per_step
-    chosen = placement_keys(config.placement, gpus, groups=groups)
-    placed = placement_keys(config.placement, visible_gpus(), groups=groups)  # by `validate`
+    groups, engine = config.groups_per_step, engine_gpus(config)
+    chosen = placement_keys(config.placement, gpus, groups=groups, engine_gpus=engine)
+    placed = placement_keys(  # by `validate`
+        config.placement, visible_gpus(), groups=groups, engine_gpus=engine
+    )
     for name, value in chosen.items():
         given = getattr(config, name)
         if given not in (PLACED_KEYS[name], placed.get(name), value):
@@ -82,20 +84,26 @@ def place_on(config: AgentConfig, gpus: int) -> None:
         config.sampler_config = {"enable_sleep_mode": True, **config.sampler_config}
 
 
-def placement_keys(placement: str, gpus: int, *, groups: int) -> dict[str, Any]:
+def placement_keys(
+    placement: str, gpus: int, *, groups: int, engine_gpus: int = 1
+) -> dict[str, Any]:
     """Keys of a placement on some GPUs; none of them on a CPU, which stays as the config has it.
 
     Args:
         placement: "auto" or "colocated": a learner and an engine on every GPU, in one process
             where there is one GPU. "split": half of the GPUs for learners, the rest for engines.
+            An engine over several GPUs is never colocated: "auto" is "split" then.
         gpus: GPUs of the cluster.
         groups: Groups of a training step, which divide over the learners.
+        engine_gpus: GPUs of one engine, `sampler_config.tensor_parallel_size`.
 
     Raises:
-        ValueError: One GPU cannot be split.
+        ValueError: One GPU cannot be split, or the engine does not fit beside a learner.
     """
     if not gpus:
         return {}
+    if engine_gpus > 1:
+        return _split_for_wide_engines(placement, gpus, groups=groups, engine_gpus=engine_gpus)
     if placement == "split" and gpus == 1:
         raise ValueError(
             "config.placement='split' needs a GPU for the learner and one for the engine, and "
@@ -115,6 +123,41 @@ def placement_keys(placement: str, gpus: int, *, groups: int) -> dict[str, Any]:
         "num_gpus_per_env_runner": runner_share,
         "num_gpus_per_learner": learner_share,
     }
+
+
+def _split_for_wide_engines(
+    placement: str, gpus: int, *, groups: int, engine_gpus: int
+) -> dict[str, Any]:
+    """Whole GPUs for learners, the rest for engines of several GPUs each, near one half."""
+    if placement == "colocated" or gpus <= engine_gpus:
+        raise ValueError(
+            f"config.sampler_config.tensor_parallel_size={engine_gpus} with placement="
+            f"{placement!r} on {gpus} GPUs: an engine over several GPUs has them alone, and a "
+            f"learner needs one more. Use placement='split' on {engine_gpus + 1} GPUs or more."
+        )
+    most = gpus - engine_gpus * max(1, gpus // 2 // engine_gpus)
+    learners = next(count for count in range(most, 0, -1) if groups % count == 0)
+    return {
+        "num_env_runners": (gpus - learners) // engine_gpus,
+        "num_learners": learners,
+        "num_gpus_per_env_runner": float(engine_gpus),
+        "num_gpus_per_learner": 1.0,
+    }
+
+
+def engine_gpus(config: AgentConfig) -> int:
+    """GPUs of one vLLM engine: `sampler_config.tensor_parallel_size`.
+
+    Raises:
+        ValueError: It is no number of GPUs.
+    """
+    size = config.sampler_config.get("tensor_parallel_size", 1)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(
+            f"config.sampler_config.tensor_parallel_size={size!r}: must be a whole number of GPUs, "
+            "at least 1."
+        )
+    return size
 
 
 def visible_gpus() -> int:
@@ -246,11 +289,22 @@ def check_placement(config: AgentConfig) -> None:
     """
     runner, learner = gpu_shares(config)
     num_learners, num_runners = config.num_learners or 0, config.num_env_runners or 0
+    wide = engine_gpus(config)
+    if wide > 1 and runner_has_gpu(config) and (not num_runners or runner != wide):
+        raise ValueError(
+            f"config.sampler_config.tensor_parallel_size={wide} with num_env_runners={num_runners} "
+            f"and num_gpus_per_env_runner={runner:g}: the engine spreads over the GPUs of its "
+            f"runner, a process of its own. Set num_gpus_per_env_runner={wide} and "
+            "num_env_runners=1 or more, or tensor_parallel_size=1."
+        )
+    if wide > 1:
+        runner = 1.0  # checked: all of them are its own
     for key, share in (("num_gpus_per_learner", learner), ("num_gpus_per_env_runner", runner)):
         if share > 1:
             raise ValueError(
                 f"config.{key}={share:g}: a model and its engine are on one GPU. Set it to 1, or "
-                "to a share below 1; more GPUs are used by more learners and runners."
+                "to a share below 1; more GPUs are used by more learners and runners, or by one "
+                f"engine with sampler_config.tensor_parallel_size={share:g}."
             )
     if num_learners > 1 and 0 < learner < 1:
         pairs = num_runners == num_learners and 0.5 < runner < 1

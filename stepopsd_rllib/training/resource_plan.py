@@ -17,6 +17,7 @@ from stepopsd_rllib.models.output_head import LOGIT_CHUNK_BYTES
 from stepopsd_rllib.sampling.vllm_sampler import CPU_BLOCK_SIZE, CPU_CACHE_LIMIT
 from stepopsd_rllib.training.agent_config import AgentConfig
 from stepopsd_rllib.training.placement import (
+    engine_gpus,
     gpu_shares,
     runner_has_gpu,
     sampler_dtype,
@@ -205,9 +206,10 @@ def _runner_memory(config: AgentConfig, sizes: ModelSizes) -> dict[str, float]:
         given = config.sampler_config.get("kv_cache_memory_bytes")
         cache = float(given or max(min(wanted, CPU_CACHE_LIMIT), 2 * context))
     base = CUDA_BYTES if on_gpu else PROCESS_BYTES
+    parts = engine_gpus(config)  # each GPU of an engine has its share of both
     return {
-        "weights": weights,
-        "cache": cache,
+        "weights": weights / parts if on_gpu else weights,
+        "cache": cache / parts if on_gpu else cache,
         "process": base + (ENGINE_BYTES if is_vllm and not on_gpu else 0.0),
     }
 

@@ -14,6 +14,7 @@ from stepopsd_rllib.training.placement import (
     sampler_kind,
     shares_gpu,
 )
+from stepopsd_rllib.training.resource_plan import plan_of
 from tests.helpers.agents import build_learner, small_config
 
 
@@ -224,6 +225,51 @@ def test_one_config_serves_a_laptop_one_gpu_and_eight(
     assert (config.num_env_runners, config.num_learners) == processes
     assert (config.num_gpus_per_env_runner, config.num_gpus_per_learner) == shares
     assert config.engine_sleeps() == sleeps
+
+
+@pytest.mark.parametrize(
+    ("wide", "gpus", "processes"),
+    [(2, 3, (1, 1)), (2, 4, (1, 2)), (2, 8, (2, 4)), (4, 5, (1, 1)), (4, 16, (2, 6))],
+)
+def test_an_engine_over_several_gpus_has_them_alone(wide, gpus, processes, monkeypatch):
+    on(monkeypatch, gpus)
+    config = placed(sampler_config={"tensor_parallel_size": wide})
+    config.agent(placement="auto", groups_per_step=60)
+    config.validate()
+    assert (config.num_env_runners, config.num_learners) == processes
+    assert (config.num_gpus_per_env_runner, config.num_gpus_per_learner) == (wide, 1)
+    assert not config.engine_sleeps()
+    one = placed(num_env_runners=1, num_gpus_per_env_runner=1, num_gpus_per_learner=1)
+    assert engine_weights(config) == pytest.approx(engine_weights(one) / wide)
+
+
+def engine_weights(config):
+    return next(p for p in plan_of(config).processes if p.name == "runner").memory["weights"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "wide", "message"),
+    [
+        ({"num_gpus_per_learner": 1}, 2, "num_env_runners=0 and num_gpus_per_env_runner=0: the"),
+        (
+            {"num_env_runners": 1, "num_gpus_per_env_runner": 1},
+            2,
+            r"tensor_parallel_size=2 .* Set num_gpus_per_env_runner=2 and num_env_runners=1 or",
+        ),
+        ({}, 3, "tensor_parallel_size=3: the model's 4 attention heads cannot be shared out"),
+        ({}, "two", "tensor_parallel_size='two': must be a whole number of GPUs, at least 1"),
+        ({"placement": "colocated"}, 2, "placement='colocated' on 4 GPUs: an engine over several"),
+        ({"placement": "auto"}, 4, r"on 4 GPUs: .* Use placement='split' on 5 GPUs or more"),
+    ],
+)
+def test_an_engine_that_cannot_spread_is_refused(keys, wide, message, monkeypatch):
+    on(monkeypatch, 4)
+    keys = dict(keys)
+    chosen = keys.pop("placement", "keys")
+    config = placed(**keys, sampler_config={"tensor_parallel_size": wide})
+    config.agent(placement=chosen, groups_per_step=60)
+    with pytest.raises(ValueError, match=message):
+        config.validate()
 
 
 def test_a_config_placed_on_this_machine_can_be_planned_for_another(monkeypatch):
