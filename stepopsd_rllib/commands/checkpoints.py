@@ -31,6 +31,7 @@ CHECKPOINT_FILE = "rllib_checkpoint.json"
 OF_THE_MACHINE: dict[str, Any] = {
     "num_env_runners": 0,
     "num_learners": 0,
+    "sharding": "off",
     "num_gpus_per_learner": 0,
     "num_gpus_per_env_runner": 0,
     "sampler": "auto",

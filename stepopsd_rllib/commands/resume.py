@@ -36,6 +36,7 @@ SAFE = (
     "num_gpus_per_env_runner",
     "num_gpus_per_learner",
     "num_learners",
+    "sharding",
     "sampler",
     "sampler_config",
     "evaluation_interval",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI
@@ -32,10 +32,12 @@ from stepopsd_rllib.models.lora import (
 from stepopsd_rllib.models.module_state import (
     POLICY_PREFIX,
     packed_state,
+    state_elsewhere,
     unpack_state,
     with_weights,
 )
 from stepopsd_rllib.models.output_head import HeadArithmetic, head_log_probs, head_top_tokens
+from stepopsd_rllib.models.sharding import in_step, is_sharded, learner_mesh, one_pass, shard
 from stepopsd_rllib.models.shared_attention import SharedRows, can_share
 from stepopsd_rllib.models.whole_weights import require_whole_weights
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 View = Literal["policy", "reference", "teacher"]
 """Which of a module's weights judge: those that are trained, the frozen KL anchor, the snapshot."""
+
+Item = TypeVar("Item")
 
 _REBUILT = ("reference",)
 """Parts of the module that are read from the model's folder again, and so not checkpointed."""
@@ -152,17 +156,13 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         """
         del kwargs
         mask_BT = batch["response_mask"]
-        hidden_PH, targets_P = self._hidden_states(
-            self.language_model, batch["input_ids"], mask_BT, batch.get("shared_rows")
-        )
-        log_probs_P, entropy_P, candidates_PK = head_log_probs(
-            self.language_model.get_output_embeddings(),
-            hidden_PH,
-            targets_P,
-            temperature=self.temperature,
+        log_probs_P, entropy_P, candidates_PK = self._scored(
+            self.language_model,
+            batch["input_ids"],
+            mask_BT,
             entropy=self.entropy_mode,
-            candidates_NK=batch.get("candidate_ids"),
-            arithmetic=self.head_arithmetic,
+            shared=batch.get("shared_rows"),
+            candidates_PK=batch.get("candidate_ids"),
         )
         fwd_out = {
             "policy_log_probs": _scatter(log_probs_P, mask_BT),
@@ -193,16 +193,74 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         Returns:
             Two float32 [B, T], 0 outside the mask, nats.
         """
-        hidden_PH, targets_P = self._hidden_states(model, input_ids_BT, mask_BT, shared)
-        log_probs_P, entropy_P, _ = head_log_probs(
-            model.get_output_embeddings(),
-            hidden_PH,
-            targets_P,
-            temperature=self.temperature,
-            entropy=entropy,
-            arithmetic=self.head_arithmetic,
+        log_probs_P, entropy_P, _ = self._scored(
+            model, input_ids_BT, mask_BT, entropy=entropy, shared=shared
         )
         return _scatter(log_probs_P, mask_BT), _scatter(entropy_P, mask_BT)
+
+    def _scored(
+        self,
+        model: PreTrainedModel,
+        input_ids_BT: Tensor,
+        mask_BT: Tensor,
+        *,
+        entropy: str,
+        shared: SharedRows | None,
+        candidates_PK: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One pass over rows: log-probs and entropies [P] of the masked tokens, and candidates'."""
+
+        def score() -> tuple[Tensor, Tensor, Tensor | None]:
+            hidden_PH, targets_P = self._hidden_states(model, input_ids_BT, mask_BT, shared)
+            return head_log_probs(
+                model.get_output_embeddings(),
+                hidden_PH,
+                targets_P,
+                temperature=self.temperature,
+                entropy=entropy,
+                candidates_NK=candidates_PK,
+                arithmetic=self.head_arithmetic,
+            )
+
+        return one_pass(model, score)
+
+    def shard(self, device: torch.device) -> None:
+        """Spreads the models over the learners; before an optimizer takes their parameters.
+
+        The frozen copies are spread, too: they are as large, and their passes exchange as much as
+        the policy's.
+
+        Args:
+            device: This learner's.
+        """
+        mesh = learner_mesh(device)
+        for model in (self.reference, self.teacher, self.language_model):
+            if model is not None:
+                is_policy = model is self.language_model
+                arithmetic = self.autocast_dtype if is_policy else None
+                shard(model, decoder_layers(model), mesh, arithmetic=arithmetic)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether every pass is an exchange between all learners."""
+        return is_sharded(self.language_model)
+
+    def in_step(self, passes: Iterable[Item]) -> Iterator[Item | None]:
+        """The passes of this learner; of a sharded module None where it has to make an idle one.
+
+        Args:
+            passes: Of one view, or of the update: what all learners do together.
+        """
+        if not self.is_sharded:
+            return iter(passes)
+        return in_step(passes, next(self.language_model.parameters()).device)
+
+    def idle_pass(self, model: PreTrainedModel) -> Tensor:
+        """Forwards two tokens in step with learners that have more to forward; a sum, float32."""
+        device = next(model.parameters()).device
+        ids_BT = torch.zeros(1, 2, dtype=torch.int64, device=device)
+        log_probs_BT, _ = self.score(model, ids_BT, torch.ones_like(ids_BT, dtype=torch.bool))
+        return log_probs_BT.sum()
 
     def _hidden_states(
         self,
@@ -350,9 +408,15 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
     def get_state(
         self, components: Any = None, *, inference_only: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """All weights that cannot be rebuilt, as arrays by name; see `packed_state`."""
+        """All weights that cannot be rebuilt, as arrays by name; see `packed_state`.
+
+        Of a sharded module it says where they are instead: no learner has them, and to gather them
+        here would wait for learners that were not asked.
+        """
         del components, kwargs
         self._require_weights()
+        if self.is_sharded:
+            return state_elsewhere(self.whole_weights().keys())
         copies = self.get_non_inference_attributes() if inference_only else _REBUILT
         return packed_state(self._own_state(), left_out=copies)
 

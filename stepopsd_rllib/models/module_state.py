@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from stepopsd_rllib.models.sharding import own_part, spread_like
+
 POLICY_PREFIX = "language_model."
 """Begins the names of the policy's tensors in a module's state."""
 
@@ -77,7 +79,16 @@ def unpack_state(
                     f"checkpoint: {name} has shape {tuple(tensor.shape)}, the model's "
                     f"{tuple(target.shape)}. Restore with the model it was trained with."
                 )
-            target.copy_(tensor)
+            target.copy_(spread_like(target, tensor))
+
+
+def state_elsewhere(names: Collection[str]) -> dict[str, Any]:
+    """The state of a sharded module, none of whose learners holds a whole tensor.
+
+    Args:
+        names: Of the policy's tensors in a file of weights, which `leave_out_weights` will name.
+    """
+    return {_WEIGHTS_IN: {"file": None, "names": list(names)}}
 
 
 def leave_out_weights(state_file: Path, weights: Path) -> None:
@@ -88,14 +99,17 @@ def leave_out_weights(state_file: Path, weights: Path) -> None:
         weights: A safetensors file with the names of the checkpoint format.
     """
     state: dict[str, Any] = pickle.loads(state_file.read_bytes())
-    with safe_open(weights, framework="numpy") as file:
-        taken = [
-            name
-            for name in file.keys()  # noqa: SIM118  a file, not a mapping
-            if _same_bits(state.get(POLICY_PREFIX + name), file.get_tensor(name))
-        ]
-    for name in taken:
-        del state[POLICY_PREFIX + name]
+    if _WEIGHTS_IN in state:  # of a sharded module
+        taken = state[_WEIGHTS_IN]["names"]
+    else:
+        with safe_open(weights, framework="numpy") as file:
+            taken = [
+                name
+                for name in file.keys()  # noqa: SIM118  a file, not a mapping
+                if _same_bits(state.get(POLICY_PREFIX + name), file.get_tensor(name))
+            ]
+        for name in taken:
+            del state[POLICY_PREFIX + name]
     state[_WEIGHTS_IN] = {"file": os.path.relpath(weights, state_file.parent), "names": taken}
     aside = state_file.with_suffix(".new")
     aside.write_bytes(pickle.dumps(state))
@@ -117,10 +131,11 @@ def with_weights(state: Mapping[str, Any], folder: Path | None) -> tuple[dict[st
     taken: Mapping[str, Any] | None = state.get(_WEIGHTS_IN)
     if taken is None:
         return own, False
-    file = None if folder is None else folder / taken["file"]
+    file = None if folder is None or taken["file"] is None else folder / taken["file"]
     if file is None or not file.is_file():
         return own, bool(taken["names"])
-    with safe_open(file, framework="numpy") as weights:
+    # As tensors they are views of the file: a sharded module reads its own part of each.
+    with safe_open(file, framework="pt") as weights:
         filled = {POLICY_PREFIX + name: weights.get_tensor(name) for name in taken["names"]}
     return {**own, **filled}, False
 
@@ -132,4 +147,4 @@ def _same_bits(left: Any, right: np.ndarray) -> bool:
 
 
 def _place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
-    return tensor.data_ptr(), tuple(tensor.shape)
+    return own_part(tensor).data_ptr(), tuple(tensor.shape)

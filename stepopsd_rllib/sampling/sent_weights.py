@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepopsd_rllib.models.sharding import whole
+
 # NumPy has no bfloat16; its bits travel as whole numbers of the same size.
 _CARRIERS = {"float32": np.float32, "bfloat16": np.int16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,13 +39,14 @@ class SentWeights:
         """Rounds tensors to the sampler's dtype on their device and gathers them on the host.
 
         The sampler would round them in the same way; this way half as many bytes travel. From a GPU
-        they go into page-locked memory without waiting for each other.
+        they go into page-locked memory without waiting for each other. Tensors that are spread over
+        learners are made whole one by one, so that no device holds two of them.
 
         Args:
             weights: By checkpoint name.
             dtype: "float32" or "bfloat16".
         """
-        wanted = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        wanted = _DTYPES[dtype]
         real = {name: tensor.detach() for name, tensor in weights.items() if _is_real(tensor)}
         on_gpu = any(tensor.is_cuda for tensor in real.values())
         buffer = torch.empty(
@@ -51,7 +55,7 @@ class SentWeights:
         start = 0
         for tensor in real.values():
             end = start + tensor.numel()
-            buffer[start:end].copy_(tensor.to(wanted).reshape(-1), non_blocking=on_gpu)
+            buffer[start:end].copy_(whole(tensor.to(wanted)).reshape(-1), non_blocking=on_gpu)
             start = end
         if on_gpu:
             torch.cuda.synchronize()
@@ -82,6 +86,13 @@ class SentWeights:
             found[name] = buffer[start:end].view(shape)
             start = end
         return found
+
+
+def add_own_parts(weights: Mapping[str, Tensor], dtype: str) -> None:
+    """Gives a learner's parts to the one that makes `SentWeights.of` the same weights."""
+    for tensor in weights.values():
+        if _is_real(tensor):
+            whole(tensor.detach().to(_DTYPES[dtype]))
 
 
 def _is_real(tensor: Tensor) -> bool:

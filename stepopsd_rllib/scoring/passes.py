@@ -60,15 +60,18 @@ class PaddedRows:
     Attributes:
         ids_BT: int64 [B, T].
         target_BT: int64 [B, T], as in `ScoredSequence`; -1 where padded.
+        num_tokens: Tokens of all rows, without padding.
     """
 
     ids_BT: Tensor
     target_BT: Tensor
+    num_tokens: int
 
     @classmethod
     def of(cls, rows: Sequence[ScoredSequence]) -> PaddedRows:
         """Pads the sequences to the longest of them."""
         return cls(
+            num_tokens=sum(len(row.ids) for row in rows),
             ids_BT=padded([row.ids for row in rows], 0),
             target_BT=padded([row.target for row in rows], NOT_SCORED),
         )
@@ -105,10 +108,12 @@ class PaddedBranches:
         start_BT: int64 [B, T], length of the history that each token continues; 0 where padded.
         position_BT: int64 [B, T], place of each token behind its history and the branch so far.
         history_B: int64 [B], the history that each row continues.
+        num_tokens: Tokens of all branches, without padding.
     """
 
     ids_BT: Tensor
     target_BT: Tensor
+    num_tokens: int
     index_BT: Tensor
     start_BT: Tensor
     position_BT: Tensor
@@ -129,6 +134,7 @@ class PaddedBranches:
             )
 
         return cls(
+            num_tokens=sum(row.num_tokens for row in rows),
             ids_BT=column(lambda i, start, branch: branch.ids, 0),
             target_BT=column(lambda i, start, branch: branch.target, NOT_SCORED),
             index_BT=column(lambda i, start, branch: np.full(len(branch.ids), i), -1),
@@ -186,12 +192,10 @@ class BranchedPasses:
     Attributes:
         histories: Rows of the first pass; its keys and values are kept.
         rounds: The other passes; `history_B` counts the rows of `histories`.
-        num_tokens: Tokens of all the passes, without padding.
     """
 
     histories: PaddedRows
     rounds: list[PaddedBranches]
-    num_tokens: int
 
 
 def branched_passes(
@@ -220,7 +224,6 @@ def branched_passes(
                 PaddedBranches.of([rows[i] for i in round_.tolist()])
                 for round_ in micro_batches(costs, max_tokens=max_tokens)
             ],
-            num_tokens=int(lengths[part].sum()) + int(sizes.sum()),
         )
 
 

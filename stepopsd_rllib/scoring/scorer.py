@@ -8,7 +8,9 @@ of a batch behind the text that they all begin with. `passes` lays them out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +19,11 @@ from torch import Tensor
 
 from stepopsd_rllib.episodes import RowLayout
 from stepopsd_rllib.models.causal_lm import CausalLMModule, View
+from stepopsd_rllib.models.sharding import one_pass
 from stepopsd_rllib.models.shared_attention import keeps_all_keys
 from stepopsd_rllib.scoring.passes import (
+    PaddedBranches,
+    PaddedRows,
     branched_passes,
     padded,
     row_passes,
@@ -35,9 +40,17 @@ from stepopsd_rllib.scoring.shared_rows import row_micro_batches
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from stepopsd_rllib.scoring.history_cache import HistoryCache
+
+Pass = Callable[[], int]
+"""Forwards some tokens and puts down their scores; the number of tokens."""
+
 
 class Scorer:
     """One view of a module (its policy, reference or teacher) as the judge of tokens.
+
+    Of a sharded module every call is an exchange: all learners must make it, one with nothing to
+    score as well. How many passes it takes each of them does not matter.
 
     The view is resolved for each call, and scores in evaluation mode: with gradient checkpointing a
     model in training mode keeps no keys and values, which branches are attached to.
@@ -92,9 +105,17 @@ class Scorer:
                     " the turns of an episode cannot be scored on one shared history. Use "
                     "hindsight_position='prefix', or a model whose layers all have full attention."
                 )
-            num_forwarded = self._score_plain(model, plain, scores)
-            num_forwarded += self._score_branched(model, shared, scores)
-            num_forwarded += self._score_branched(model, branched, scores)
+            passes = itertools.chain(
+                self._plain_passes(model, plain, scores),
+                self._branched_passes(model, shared, scores),
+                self._branched_passes(model, branched, scores),
+            )
+            num_forwarded = 0
+            for make in self.module.in_step(passes):
+                if make is None:
+                    self.module.idle_pass(model)
+                else:
+                    num_forwarded += one_pass(model, make)
         return replace(scores, num_forwarded=num_forwarded)
 
     def score_rows(self, columns: Mapping[str, Tensor]) -> Tensor:
@@ -148,9 +169,13 @@ class Scorer:
             ids = [row[:end] for row, end in zip(ids, end_B[rows].tolist(), strict=True)]
         with self.module.view(self.view) as model, torch.no_grad():
             device = next(model.parameters()).device
-            for pass_ in row_micro_batches(
+            passes = row_micro_batches(
                 ids, max_tokens=self.max_tokens, share=self.module.shares_prefixes
-            ):
+            )
+            for pass_ in self.module.in_step(passes):
+                if pass_ is None:
+                    self.module.idle_pass(model)
+                    continue
                 chosen = [ids[i] for i in pass_.rows.tolist()]
                 ids_BT, of_batch = padded(chosen), rows[pass_.rows]
                 shared = pass_.shared(ids_BT, torch.tensor([len(row) for row in chosen]))
@@ -160,35 +185,55 @@ class Scorer:
                 log_probs_R[place[is_wanted_R[place]]] = part_BT[mask_BT].cpu()
         return log_probs_R
 
-    def _score_plain(
+    def _plain_passes(
         self, model: PreTrainedModel, sequences: list[ScoredSequence], scores: Scores
-    ) -> int:
-        """Fills in what the sequences point to; the number of tokens forwarded."""
+    ) -> Iterator[Pass]:
+        """Passes that fill in what the sequences point to."""
         for rows in row_passes(sequences, max_tokens=self.max_tokens):
-            with self.module.autocast():
-                hidden_BTH, _ = rows.forward(model, keep=False)
-            self._fill(model, hidden_BTH, rows.ids_BT, rows.target_BT, scores)
-        return sum(len(sequence.ids) for sequence in sequences)
+            yield functools.partial(self._rows_pass, model, rows, scores)
 
-    def _score_branched(
+    def _rows_pass(self, model: PreTrainedModel, rows: PaddedRows, scores: Scores) -> int:
+        with self.module.autocast():
+            hidden_BTH, _ = rows.forward(model, keep=False)
+        self._fill(model, hidden_BTH, rows.ids_BT, rows.target_BT, scores)
+        return rows.num_tokens
+
+    def _branched_passes(
         self, model: PreTrainedModel, sequences: list[BranchedSequence], scores: Scores
+    ) -> Iterator[Pass]:
+        """Passes that fill in what histories point to, then branches, which need their keys."""
+        for passes in branched_passes(sequences, max_tokens=self.max_tokens):
+            caches: list[HistoryCache] = []
+            yield functools.partial(self._histories_pass, model, passes.histories, scores, caches)
+            for branches in passes.rounds:
+                yield functools.partial(self._branches_pass, model, branches, scores, caches)
+
+    def _histories_pass(
+        self,
+        model: PreTrainedModel,
+        rows: PaddedRows,
+        scores: Scores,
+        caches: list[HistoryCache],
     ) -> int:
-        """Fills in what branches and histories point to; the number of tokens forwarded."""
         from stepopsd_rllib.scoring.history_cache import HistoryCache
 
-        num_forwarded = 0
-        for passes in branched_passes(sequences, max_tokens=self.max_tokens):
-            rows = passes.histories
-            with self.module.autocast():
-                hidden_BTH, kept = rows.forward(model, keep=True)
-            self._fill(model, hidden_BTH, rows.ids_BT, rows.target_BT, scores)
-            cache = HistoryCache.of(kept)
-            for round_ in passes.rounds:
-                with self.module.autocast():
-                    hidden_BTH = round_.forward(model, cache)
-                self._fill(model, hidden_BTH, round_.ids_BT, round_.target_BT, scores)
-            num_forwarded += passes.num_tokens
-        return num_forwarded
+        with self.module.autocast():
+            hidden_BTH, kept = rows.forward(model, keep=True)
+        self._fill(model, hidden_BTH, rows.ids_BT, rows.target_BT, scores)
+        caches.append(HistoryCache.of(kept))
+        return rows.num_tokens
+
+    def _branches_pass(
+        self,
+        model: PreTrainedModel,
+        rows: PaddedBranches,
+        scores: Scores,
+        caches: list[HistoryCache],
+    ) -> int:
+        with self.module.autocast():
+            hidden_BTH = rows.forward(model, caches[0])
+        self._fill(model, hidden_BTH, rows.ids_BT, rows.target_BT, scores)
+        return rows.num_tokens
 
     def _fill(
         self,

@@ -93,6 +93,7 @@ class AgentConfig(AgentKeys):
                 "learner's connectors, which compute the advantages."
             )
         self._check_overlap()
+        self._check_sharding()
         check_placement(self)
         sampler_kind(self)
         self._check_context()
@@ -114,6 +115,28 @@ class AgentConfig(AgentKeys):
                 "during the update and cannot sample then. Set sampler_config['enable_sleep_mode'] "
                 "to false, with placement 'split' or GPUs of their own for the runners, or "
                 "off_policy_steps to 0."
+            )
+
+    def _check_sharding(self) -> None:
+        """Refuses to shard what has no parts, or no other learners."""
+        if not self.shards_learners():
+            return
+        if self.lora_settings().rank:
+            self._value_error(
+                f"config.sharding='fsdp2' with lora.rank={self.lora_settings().rank}: adapters are "
+                "small, and each learner needs the whole frozen model beside them. Set "
+                "sharding='off', or lora={} to train all weights."
+            )
+        if (self.num_learners or 0) < 2:
+            self._value_error(
+                f"config.sharding='fsdp2' with num_learners={self.num_learners}: one learner has "
+                "nobody to share the weights with. Set num_learners to 2 or more, with a GPU each, "
+                "or sharding='off' (with lora={'rank': 64} where the model does not fit)."
+            )
+        if self.compile_layers:
+            self._value_error(
+                "config.compile_layers=True with sharding='fsdp2': compiled layers have not been "
+                "shown to exchange their weights. Set one of the two to its default."
             )
 
     def _check_context(self) -> None:
@@ -284,6 +307,10 @@ class AgentConfig(AgentKeys):
             return self.autocast_dtype
         return "bfloat16" if self.num_gpus_per_learner else "float32"
 
+    def shards_learners(self) -> bool:
+        """Whether each learner holds a part of the weights alone."""
+        return self.sharding == "fsdp2"
+
     def uses_checkpointing(self) -> bool:
         """`gradient_checkpointing` with "auto" resolved: where the learner has a GPU."""
         if self.gradient_checkpointing == "auto":
@@ -321,7 +348,8 @@ class AgentConfig(AgentKeys):
             "head_dtype": self.head_dtype,
             "residual_dtype": self.residual_dtype,
             "compile_layers": self.compile_layers,
-            "device": "cuda" if self.num_gpus_per_learner else "cpu",
+            # A model that is to be sharded goes to the device layer by layer, in parts.
+            "device": "cuda" if self.num_gpus_per_learner and not self.shards_learners() else "cpu",
             "autocast_dtype": "bfloat16" if self.learner_dtype() == "bfloat16" else None,
             "random_weights": self.random_weights,
             "lora": self.lora_settings().as_dict(),

@@ -194,6 +194,13 @@ class AgentKeys(KeyedConfig):
         "arithmetic of the learner's residual stream where the rest is bfloat16; 'model' is "
         "bfloat16 too, for 5 % less memory, and a little further from the sampler",
     )
+    sharding: Literal["off", "fsdp2"] = agent_key(
+        "off",
+        one_of("off", "fsdp2"),
+        "what each of several learners holds: 'off', all weights, gradients and moments; 'fsdp2', "
+        "a part of each, and of the frozen copies (FSDP2), for full fine-tuning of models that do "
+        "not fit one GPU",
+    )
     compile_layers: bool = agent_key(
         False,
         FLAG,

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner import Learner
-from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
@@ -27,10 +27,12 @@ from stepopsd_rllib.connectors.columns import INPUT_IDS, LENGTHS, RESPONSE_MASK,
 from stepopsd_rllib.connectors.credit_trace import CreditTrace
 from stepopsd_rllib.connectors.row_batch import RowBatch
 from stepopsd_rllib.episodes import RowLayout
-from stepopsd_rllib.models.causal_lm import CausalLMModule
+from stepopsd_rllib.models.sharding import whole
 from stepopsd_rllib.objectives.reduction import LossCounts, token_weights
+from stepopsd_rllib.sampling.sent_weights import SentWeights, add_own_parts
 from stepopsd_rllib.scoring.shared_rows import RowPass, row_micro_batches
 from stepopsd_rllib.training.metric_sums import MetricSums
+from stepopsd_rllib.training.sharded_learner import ShardedLearner
 
 if TYPE_CHECKING:
     from stepopsd_rllib.algorithms.grpo import GRPOConfig
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TokenLearner(TorchLearner):
+class TokenLearner(ShardedLearner):
     """Updates a `CausalLMModule` from token rows.
 
     Requires the columns of `TokenBatch` and `advantages`. A subclass implements
@@ -49,7 +51,7 @@ class TokenLearner(TorchLearner):
 
     config: GRPOConfig
 
-    @override(TorchLearner)
+    @override(ShardedLearner)
     def build(self) -> None:
         """Builds module, optimizer and connectors."""
         super().build()
@@ -58,13 +60,7 @@ class TokenLearner(TorchLearner):
         self.num_skipped_in_a_row = 0
         self._has_stepped = False
 
-    @property
-    def language_module(self) -> CausalLMModule:
-        """The RLModule, out of its DDP wrapper."""
-        module: Any = self.module
-        return module[DEFAULT_MODULE_ID].unwrapped()
-
-    @override(TorchLearner)
+    @override(ShardedLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """AdamW over the trainable parameters."""
         config = config or self.config
@@ -83,12 +79,12 @@ class TokenLearner(TorchLearner):
             module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr
         )
 
-    @override(TorchLearner)
+    @override(ShardedLearner)
     def get_parameters(self, module: Any) -> list[Tensor]:
         """Trainable parameters only; the frozen copies have no gradient to step on."""
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
-    @override(TorchLearner)
+    @override(ShardedLearner)
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Tensor], Any]:
         """All epochs and minibatches of one training step.
 
@@ -129,7 +125,23 @@ class TokenLearner(TorchLearner):
         """The policy's adapter by the names of peft's files."""
         return self.language_module.adapter_weights()
 
-    @override(TorchLearner)
+    def send_weights(self, of: str, dtype: str) -> list[ray.ObjectRef]:
+        """Puts weights into the object store, so that they never pass through the driver.
+
+        Args:
+            of: Which weights: the method that gives them.
+            dtype: What they are rounded to.
+
+        Returns:
+            Their reference; none of a learner that only added its part to those of the first.
+        """
+        weights = getattr(self, of)()
+        if self.is_first or not self.is_sharded:
+            return [ray.put(SentWeights.of(weights, dtype))]
+        add_own_parts(weights, dtype)
+        return []
+
+    @override(ShardedLearner)
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Takes a new snapshot for the teacher after every `teacher_refresh_interval` updates."""
         schedules = self._optimizer_lr_schedules
@@ -212,20 +224,25 @@ class TokenLearner(TorchLearner):
     ) -> Tensor:
         """One optimizer step on a minibatch, if it has a signal; returns its loss."""
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        # Of several learners, gradients are views of the buffers in which they are exchanged.
-        optimizer.zero_grad(set_to_none=not self.distributed)
-        whole: Any = self.module
-        module = whole[DEFAULT_MODULE_ID]
+        # Of several whole learners, gradients are views of the buffers in which they are exchanged.
+        is_whole = self.distributed and not self.is_sharded
+        optimizer.zero_grad(set_to_none=not is_whole)
+        modules: Any = self.module
+        module = modules[DEFAULT_MODULE_ID]
         loss = torch.zeros((), device=self._device)
         batch = RowBatch(columns)
         counts = self._global_counts(batch.layout, rows)
         parts = self._passes(batch, rows)
-        for i, part in enumerate(parts):
+        for i, part in enumerate(self.language_module.in_step(parts)):
+            if part is None:
+                self._idle_update()
+                continue
             micro_batch = self._micro_batch(batch, part, counts, is_padding=len(rows) == 0)
             micro_batch["is_on_policy"] = is_on_policy
-            # Gradients cross learners once a step, whatever each learner's number of micro-batches.
+            # Gradients cross whole learners once a step, whatever each one's number of
+            # micro-batches; those of sharded ones do after each, or they would not fit.
             is_last = i == len(parts) - 1
-            with contextlib.nullcontext() if is_last or not self.distributed else module.no_sync():
+            with module.no_sync() if is_whole and not is_last else contextlib.nullcontext():
                 fwd_out = module.forward_train(micro_batch)
                 for trace in self._credit_traces():
                     trace.add_update(micro_batch, fwd_out)
@@ -235,8 +252,8 @@ class TokenLearner(TorchLearner):
                     batch=micro_batch,
                     fwd_out=fwd_out,
                 )
-                # DDP averages over learners; the weights already divide by the counts of all of
-                # them.
+                # DDP and FSDP average over learners; the weights already divide by the counts of
+                # all of them.
                 (part_loss * self._world_size).backward()
             loss += part_loss.detach()
         loss = self._all_reduce(loss, "sum") if self.distributed else loss
@@ -247,13 +264,20 @@ class TokenLearner(TorchLearner):
         self.sums.count_step()
         return loss
 
+    def _idle_update(self) -> None:
+        """A pass without a gradient, in step with learners that have another micro-batch."""
+        module = self.language_module
+        (module.idle_pass(module.language_model) * 0.0).backward()
+
     def _clip_and_step(
         self, optimizer: torch.optim.Optimizer, loss: Tensor, *, has_signal: bool
     ) -> None:
         """Steps, unless there is nothing to learn or what there is is not finite."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self.config.grad_clip if self.config.grad_clip is not None else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         is_finite = bool(norm.isfinite() & loss.isfinite())
         # Adam's moments would move the weights even where the gradient is zero.
         has_signal = has_signal and bool(norm != 0)

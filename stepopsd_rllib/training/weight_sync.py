@@ -14,7 +14,6 @@ from typing import Any
 import ray
 
 from stepopsd_rllib.rollout.runner_failure import RunnerFailure
-from stepopsd_rllib.sampling.sent_weights import SentWeights
 from stepopsd_rllib.training.learner_calls import ask_learners
 
 logger = logging.getLogger(__name__)
@@ -129,13 +128,10 @@ def learner_weights(
         of: Which weights: the learner's method that gives them.
     """
     if learner_group.is_local:
-        weights = getattr(learner_group._learner, of)()
-        return ray.put(SentWeights.of(weights, dtype)) if as_reference else weights
-    # The learner puts the arrays itself, so that they never pass through the driver.
-    answers = ask_learners(
-        learner_group,
-        lambda learner: [ray.put(SentWeights.of(getattr(learner, of)(), dtype))],
-        only=[0],
-    )
-    reference = answers[0][0]
+        learner = learner_group._learner
+        return learner.send_weights(of, dtype)[0] if as_reference else getattr(learner, of)()
+    # Sharded learners add their parts; of others the first has all.
+    only = None if learner_group.config.shards_learners() else [0]
+    answers = ask_learners(learner_group, lambda learner: learner.send_weights(of, dtype), only)
+    (reference,) = [reference for answer in answers for reference in answer]
     return reference if as_reference else ray.get(reference)
