@@ -29,6 +29,8 @@ REMEDIES: tuple[dict[str, Any], ...] = (
     {"gradient_checkpointing": True},
     {"micro_batch_tokens": 8192},
     {"micro_batch_tokens": 4096},
+    {"sharding": "fsdp2", "compile_layers": False},
+    {"sharding": "fsdp2", "compile_layers": False, "micro_batch_tokens": 4096},
     {"lora": {"rank": 64}},
     {"lora": {"rank": 64}, "micro_batch_tokens": 4096},
     {"lora": {"rank": 16}, "micro_batch_tokens": 2048},
@@ -38,7 +40,11 @@ REMEDIES: tuple[dict[str, Any], ...] = (
 
 def remedy(config: AgentConfig, cards: Cards) -> str:
     """The cheapest change with which a config fits, as a sentence."""
-    for change in REMEDIES:
+    for remedy_ in REMEDIES:
+        if "sharding" in remedy_ and not _can_shard(config):
+            continue
+        wanted = remedy_ | ({"sharding": "off"} if "lora" in remedy_ else {})
+        change = {name: value for name, value in wanted.items() if getattr(config, name) != value}
         changed: Any = copy.deepcopy(config)
         for name, value in change.items():
             setattr(changed, name, value)
@@ -48,6 +54,10 @@ def remedy(config: AgentConfig, cards: Cards) -> str:
             written = ", ".join(f"{name}: {_yaml(value)}" for name, value in change.items())
             return f"It fits with {written}."
     return "No key makes it fit: take a larger card or a smaller model."
+
+
+def _can_shard(config: AgentConfig) -> bool:
+    return (config.num_learners or 0) > 1 and not config.lora_settings().rank
 
 
 def run(file: str, overrides: Sequence[str], *, gpus: str | None) -> int:

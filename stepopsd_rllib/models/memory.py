@@ -80,6 +80,36 @@ class ModelSizes:
             head_parameters=text.vocab_size * text.hidden_size,
         )
 
+    @property
+    def layer_parameters(self) -> int:
+        """Numbers in the matrices of one decoder layer."""
+        return sum(rows * columns for rows, columns in self._projections())
+
+    def _projections(self) -> tuple[tuple[int, int], ...]:
+        return (
+            (self.hidden, self.heads),
+            (self.hidden, self.kv_heads),
+            (self.hidden, self.kv_heads),
+            (self.heads, self.hidden),
+            (self.hidden, self.mlp),
+            (self.hidden, self.mlp),
+            (self.mlp, self.hidden),
+        )
+
+    def gathered_bytes(self, number_bytes: int) -> int:
+        """What a pass of a sharded model has whole at a time, bytes.
+
+        Embedding and head in float32 with their gradients; of the layers the one that computes and
+        the next one, each beside the buffer it arrived in, and one's gradients, as they are and
+        summed in float32, twice.
+
+        Args:
+            number_bytes: Of a number in the arithmetic of the passes.
+        """
+        outer = self.parameters - self.layers * self.layer_parameters
+        layer = self.layer_parameters * (5 * number_bytes + 2 * FLOAT32)
+        return 2 * FLOAT32 * outer + layer
+
     def kv_bytes_per_token(self, number_bytes: int) -> int:
         """Key-value cache of one token over all layers, bytes."""
         return 2 * self.layers * self.kv_heads * number_bytes
@@ -106,16 +136,8 @@ class ModelSizes:
 
 def adapter_parameters(sizes: ModelSizes, rank: int) -> int:
     """Numbers in the adapters of rank `rank` on every linear layer of the decoder (all-linear)."""
-    projections = (
-        (sizes.hidden, sizes.heads),
-        (sizes.hidden, sizes.kv_heads),
-        (sizes.hidden, sizes.kv_heads),
-        (sizes.heads, sizes.hidden),
-        (sizes.hidden, sizes.mlp),
-        (sizes.hidden, sizes.mlp),
-        (sizes.mlp, sizes.hidden),
-    )
-    return sizes.layers * sum(rank * (rows + columns) for rows, columns in projections)
+    widths = sum(rows + columns for rows, columns in sizes._projections())
+    return sizes.layers * rank * widths
 
 
 def engine_share(*, free: int, total: int, reserved: int, largest: float = 0.92) -> float:

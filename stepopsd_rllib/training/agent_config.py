@@ -118,8 +118,8 @@ class AgentConfig(AgentKeys):
             )
 
     def _check_sharding(self) -> None:
-        """Refuses to shard what has no parts, or no other learners."""
-        if not self.shards_learners():
+        """Refuses to shard what has no parts, or among fewer learners than the keys ask for."""
+        if self.sharding == "off":
             return
         if self.lora_settings().rank:
             self._value_error(
@@ -127,7 +127,7 @@ class AgentConfig(AgentKeys):
                 "small, and each learner needs the whole frozen model beside them. Set "
                 "sharding='off', or lora={} to train all weights."
             )
-        if (self.num_learners or 0) < 2:
+        if self.placement == "keys" and (self.num_learners or 0) < 2:
             self._value_error(
                 f"config.sharding='fsdp2' with num_learners={self.num_learners}: one learner has "
                 "nobody to share the weights with. Set num_learners to 2 or more, with a GPU each, "
@@ -308,8 +308,8 @@ class AgentConfig(AgentKeys):
         return "bfloat16" if self.num_gpus_per_learner else "float32"
 
     def shards_learners(self) -> bool:
-        """Whether each learner holds a part of the weights alone."""
-        return self.sharding == "fsdp2"
+        """Whether each learner holds a part of the weights alone: one by itself holds them all."""
+        return self.sharding == "fsdp2" and (self.num_learners or 0) > 1
 
     def uses_checkpointing(self) -> bool:
         """`gradient_checkpointing` with "auto" resolved: where the learner has a GPU."""

@@ -199,7 +199,7 @@ class AgentKeys(KeyedConfig):
         one_of("off", "fsdp2"),
         "what each of several learners holds: 'off', all weights, gradients and moments; 'fsdp2', "
         "a part of each, and of the frozen copies (FSDP2), for full fine-tuning of models that do "
-        "not fit one GPU",
+        "not fit one GPU. A single learner, where `placement` chooses so, holds all",
     )
     compile_layers: bool = agent_key(
         False,

@@ -2,6 +2,7 @@
 
     checkpoint_000003/
       ...                 RLlib's state: pickles, without the policy's weights
+      shards/             of sharded learners: AdamW's moments and a teacher, a part a file
       model/              the policy in the Hugging Face format: safetensors, config, tokenizer
       stepopsd.json       which version wrote it, after how many iterations, with which success
       manifest.json       size and SHA-256 of every file above; written last

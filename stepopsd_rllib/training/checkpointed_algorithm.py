@@ -25,6 +25,7 @@ from stepopsd_rllib.models.module_state import leave_out_weights
 from stepopsd_rllib.sampling.sent_weights import SentWeights
 from stepopsd_rllib.training import checkpoint_files as files
 from stepopsd_rllib.training.learner_calls import ask_learners
+from stepopsd_rllib.training.shards import SHARDS, read_shards, write_shards
 from stepopsd_rllib.training.weight_sync import learner_weights
 
 _KEPT_METRICS = ("env_runners/", "evaluation/")
@@ -87,9 +88,19 @@ class CheckpointedAlgorithm(Algorithm):
 
     @override(Algorithm)
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Writes RLlib's state, then the model, the description and the manifest."""
+        """Writes RLlib's state, then what sharded learners hold, model, description and manifest.
+
+        Raises:
+            ValueError: Sharded learners are to write to a storage that is not local.
+        """
+        is_local = isinstance(kwargs.get("filesystem"), pyarrow.fs.LocalFileSystem | None)
+        if self.config.shards_learners() and not is_local:
+            raise ValueError(
+                f"{path}: sharded learners write their parts to a local folder. Save there, and "
+                "copy it; a run of Tune does so by itself."
+            )
         saved = super().save_to_path(path, **kwargs)
-        if isinstance(kwargs.get("filesystem"), pyarrow.fs.LocalFileSystem | None):
+        if is_local:
             self._complete(Path(saved))
         return saved
 
@@ -119,13 +130,18 @@ class CheckpointedAlgorithm(Algorithm):
 
     @override(Algorithm)
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restores everything; learners on other machines are sent the policy's weights."""
+        """Restores everything; learners on other machines are sent what they cannot read.
+
+        Raises:
+            ValueError: Sharded learners wrote it, and it is not on a local storage.
+        """
         super().restore_from_path(path, *args, **kwargs)
+        found = kwargs.get("filesystem")
+        filesystem, place = (found, path) if found else pyarrow.fs.FileSystem.from_uri(str(path))
+        self._restore_shards(filesystem, str(place))
         modules = partial(_ask_modules, self.learner_group)
         if not any(modules(lambda module: module.awaits_weights)):
             return
-        found = kwargs.get("filesystem")
-        filesystem, place = (found, path) if found else pyarrow.fs.FileSystem.from_uri(str(path))
         with filesystem.open_input_file(f"{place}/{files.MODEL}/{files.WEIGHTS}") as file:
             sent = ray.put(safetensors.torch.load(file.read()))
         modules(lambda module: module.set_policy_weights(ray.get(sent)))
@@ -167,8 +183,11 @@ class CheckpointedAlgorithm(Algorithm):
         return folder
 
     def _complete(self, folder: Path) -> None:
-        model = folder / files.MODEL
-        shutil.rmtree(model, ignore_errors=True)
+        model, shards = folder / files.MODEL, folder / SHARDS
+        for part in (model, shards):
+            shutil.rmtree(part, ignore_errors=True)
+        if self.config.shards_learners():
+            write_shards(self.learner_group, shards)
         self._write_policy(model, merged=False)
         state, weights = folder / _MODULE_STATE, model / files.WEIGHTS
         if state.is_file() and weights.is_file():  # an adapter's file has another name
@@ -194,6 +213,17 @@ class CheckpointedAlgorithm(Algorithm):
         }
         (folder / files.DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
         files.write_manifest(folder)
+
+    def _restore_shards(self, filesystem: Any, place: str) -> None:
+        info = filesystem.get_file_info(f"{place}/{SHARDS}")
+        if info.type == pyarrow.fs.FileType.NotFound:
+            return
+        if not isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+            raise ValueError(
+                f"{place}: sharded learners wrote it; they read it from a local folder. Copy it "
+                "there; a run of Tune does so by itself."
+            )
+        read_shards(self.learner_group, Path(place) / SHARDS)
 
     def _write_policy(self, folder: Path, *, merged: bool) -> None:
         lora = self.config.lora_settings()

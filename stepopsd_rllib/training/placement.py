@@ -267,6 +267,10 @@ def learner_growth(config: AgentConfig) -> int:
     sizes = ModelSizes.of_folder(config.model_path())
     rank = config.lora_settings().rank
     trained = adapter_parameters(sizes, rank) if rank else sizes.parameters
+    gathered = 0
+    if config.shards_learners():
+        trained //= max(1, config.num_learners or 0)
+        gathered = sizes.gathered_bytes(BYTES[config.learner_dtype()])
     activations = sizes.activation_bytes(
         config.micro_batch_tokens,
         dtype=config.learner_dtype(),
@@ -275,7 +279,7 @@ def learner_growth(config: AgentConfig) -> int:
     logits = 3 * (1 << 28)  # a chunk of logits, its softmax and its gradient
     if engine_sleeps(config):  # gradients and activations are there while it sleeps
         return trained * 2 * FLOAT32 + logits
-    return trained * 3 * FLOAT32 + activations + logits
+    return trained * 3 * FLOAT32 + gathered + activations + logits
 
 
 def check_placement(config: AgentConfig) -> None:

@@ -160,6 +160,7 @@ def _copies(config: AgentConfig) -> int:
 
 def _learner_memory(config: AgentConfig, sizes: ModelSizes) -> dict[str, float]:
     dtype, trained = config.learner_dtype(), trained_parameters(config, sizes)
+    parts = max(1, config.num_learners or 0) if config.shards_learners() else 1
     is_lora, on_gpu = bool(config.lora_settings().rank), gpu_shares(config)[1] > 0
     number = BYTES[dtype]
     options = config.module_options()
@@ -178,11 +179,13 @@ def _learner_memory(config: AgentConfig, sizes: ModelSizes) -> dict[str, float]:
     )
     if is_lora and not config.uses_checkpointing():
         activations += int(tokens * sizes.layers * 4 * FLOAT32 * sizes.hidden)
+    gathered = sizes.gathered_bytes(number) if config.shards_learners() else 0
     return {
-        "weights": weights,
-        "gradients": FLOAT32 * trained,
-        "optimizer": 2 * FLOAT32 * trained,
-        "copies": copies,
+        "weights": weights / parts,
+        "gradients": FLOAT32 * trained / parts,
+        "optimizer": 2 * FLOAT32 * trained / parts,
+        "copies": copies / parts,
+        "gathered": gathered,
         "activations": activations,
         "logits": logits,
         "process": CUDA_BYTES if on_gpu else PROCESS_BYTES,

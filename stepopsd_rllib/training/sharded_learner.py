@@ -29,6 +29,15 @@ class ShardedLearner(TorchLearner):
     """A `TorchLearner` of a `CausalLMModule` that FSDP2 may spread (`sharding: fsdp2`)."""
 
     config: Any
+    shares_folders = True
+    """Whether a folder that is on this learner's machine may be looked for there."""
+    received_shards = ""
+    """Where files of a checkpoint are that this learner's machine does not have."""
+
+    @property
+    def number(self) -> int:
+        """Place among the learners, from 0."""
+        return int(self._learner_index or 0)
 
     @property
     def is_sharded(self) -> bool:
@@ -94,9 +103,10 @@ class ShardedLearner(TorchLearner):
 
     def write_shards(self, folder: str) -> None:
         """Writes this learner's part; all learners do so together."""
-        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
 
-        checkpoint.save(self.shards(), storage_writer=checkpoint.FileSystemWriter(folder))
+        save(self.shards(), storage_writer=FileSystemWriter(folder))
 
     def read_shards(self, folder: str) -> None:
         """Reads this learner's part of what other learners wrote, however many they were.
@@ -104,9 +114,10 @@ class ShardedLearner(TorchLearner):
         Raises:
             ValueError: There are other tensors than this learner has.
         """
-        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.filesystem import FileSystemReader
+        from torch.distributed.checkpoint.state_dict_loader import load
 
-        reader = checkpoint.FileSystemReader(folder)
+        reader = FileSystemReader(folder)
         own, there = self.shards(), reader.read_metadata().state_dict_metadata.keys()
         missing = sorted(n for n in own.keys() - there if not n.startswith("teacher."))
         unknown = sorted(there - own.keys())
@@ -120,7 +131,7 @@ class ShardedLearner(TorchLearner):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             # Each reads for itself: what one needs is in the file names and offsets.
-            checkpoint.load(
+            load(
                 {name: tensor for name, tensor in own.items() if name in there},
                 storage_reader=reader,
                 no_dist=True,
@@ -130,7 +141,7 @@ class ShardedLearner(TorchLearner):
 def _without_moments(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     state = optimizer.state_dict()
     counts = {
-        index: {n: v.cpu().numpy() for n, v in of_one.items() if n not in MOMENTS}
+        index: {n: v.cpu().numpy().copy() for n, v in of_one.items() if n not in MOMENTS}
         for index, of_one in state["state"].items()
     }
     return {**state, "state": counts}

@@ -68,6 +68,24 @@ def test_what_does_not_fit_is_named_with_the_cheapest_key_that_helps(of_3b):
     assert "larger card" in remedy(config, Cards.parse("1xA10-4GB"))
 
 
+def test_sharded_learners_divide_what_they_hold_and_gather_a_part_of_it(of_3b):
+    shared = {"num_learners": 4, "compile_layers": True}
+    whole, sharded = (
+        plan_of(of_3b(sharding=kind, **shared)).processes[0].memory for kind in ("off", "fsdp2")
+    )
+    for kind in ("weights", "gradients", "optimizer", "copies"):
+        assert sharded[kind] == whole[kind] / 4 > 0
+    assert 0 == whole["gathered"] < sharded["gathered"] < whole["weights"] / 2
+    assert plan_of(of_3b(sharding="fsdp2", **shared)).checkpoint == plan_of(of_3b()).checkpoint
+
+
+def test_sharding_is_named_where_there_are_learners_to_share_with(of_3b):
+    small = Cards.parse("4xA100-40GB")
+    told = remedy(of_3b(num_learners=4, compile_layers=True), small)
+    assert told == "It fits with sharding: fsdp2, compile_layers: false."
+    assert "lora" in remedy(of_3b(num_learners=1), small)
+
+
 def test_adapters_shrink_optimizer_and_checkpoint(of_3b):
     full, lora = plan_of(of_3b()), plan_of(of_3b(lora={"rank": 64}))
     assert lora.processes[0].total < full.processes[0].total / 2
