@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 
 
 def in_processes(count: int, call: Callable[..., Any], *arguments: Any) -> list[Any]:
