@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from stepopsd_rllib.episodes import AgentEpisode, Status
+from stepopsd_rllib.episodes import EpisodeSummary, Status
 from stepopsd_rllib.evaluation import intervals
 from stepopsd_rllib.evaluation.intervals import Estimate
 
 
-def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
+def episode_metrics(episodes: Sequence[EpisodeSummary]) -> dict[str, Any]:
     """Means over the episodes that ended as an outcome of the policy, and counts of every status.
 
     Returns:
@@ -26,8 +26,14 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
         without episodes are NaN.
     """
     outcomes = [episode for episode in episodes if episode.status.is_outcome]
-    turns = [turn for episode in outcomes for turn in episode.turns]
-    by_type: dict[str, list[AgentEpisode]] = defaultdict(list)
+    num_turns = sum(episode.num_turns for episode in outcomes)
+
+    def a_turn(name: str) -> float:
+        """Mean over turns of what a summary counts."""
+        counted = sum(getattr(episode, name) for episode in outcomes)
+        return counted / num_turns if num_turns else float("nan")
+
+    by_type: dict[str, list[EpisodeSummary]] = defaultdict(list)
     for episode in outcomes:
         by_type[episode.task_type].append(episode)
     return {
@@ -36,13 +42,11 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
         "episode_return_mean": _mean([episode.return_ for episode in outcomes]),
         "success_rate": _mean([episode.won for episode in outcomes]),
         **_score_mean(outcomes),
-        "valid_action_ratio": _mean([turn.is_action_valid for turn in turns]),
-        "response_limit_rate": _mean([turn.finish_reason == "length" for turn in turns]),
-        "malformed_response_rate": _mean(
-            [not turn.is_action_valid and turn.finish_reason != "length" for turn in turns]
-        ),
-        "turns_mean": _mean([len(episode.turns) for episode in outcomes]),
-        "response_tokens_mean": _mean([len(turn.response_ids) for turn in turns]),
+        "valid_action_ratio": a_turn("num_valid_actions"),
+        "response_limit_rate": a_turn("num_cut_responses"),
+        "malformed_response_rate": a_turn("num_malformed_responses"),
+        "turns_mean": _mean([episode.num_turns for episode in outcomes]),
+        "response_tokens_mean": a_turn("num_response_tokens"),
         "status": {str(status): sum(e.status is status for e in episodes) for status in Status},
         "task_type": {
             name: {
@@ -55,7 +59,7 @@ def episode_metrics(episodes: Sequence[AgentEpisode]) -> dict[str, Any]:
     }
 
 
-def _errors_by_kind(episodes: Sequence[AgentEpisode]) -> dict[str, dict[str, int]]:
+def _errors_by_kind(episodes: Sequence[EpisodeSummary]) -> dict[str, dict[str, int]]:
     """Broken episodes by the first word of their error, where there are any."""
     counts: dict[str, dict[str, int]] = {}
     for status in (Status.TOOL_ERROR, Status.ENVIRONMENT_ERROR):
@@ -70,7 +74,7 @@ def _kind(error: str) -> str:
     return word if word.isidentifier() else "other"
 
 
-def evaluation_metrics(episodes: Sequence[AgentEpisode], *, iteration: int) -> dict[str, Any]:
+def evaluation_metrics(episodes: Sequence[EpisodeSummary], *, iteration: int) -> dict[str, Any]:
     """`episode_metrics` with wins as counts, 95 % intervals, and the average over task types.
 
     `success_rate` counts every task the same; `task_type_mean` every task type, so that one with
@@ -115,11 +119,11 @@ def _interval(estimate: Estimate) -> dict[str, float]:
     return {"success_rate_low": estimate.low, "success_rate_high": estimate.high}
 
 
-def _scores(episodes: Sequence[AgentEpisode]) -> list[float]:
+def _scores(episodes: Sequence[EpisodeSummary]) -> list[float]:
     return [e.task_score for e in episodes if e.task_score is not None]
 
 
-def _score_mean(episodes: Sequence[AgentEpisode]) -> dict[str, float]:
+def _score_mean(episodes: Sequence[EpisodeSummary]) -> dict[str, float]:
     scores = _scores(episodes)
     return {"task_score_mean": _mean(scores)} if scores else {}
 
@@ -132,7 +136,7 @@ def _score_interval(scores: Sequence[float]) -> dict[str, float]:
 
 
 def evaluation_rows(
-    episodes: Sequence[AgentEpisode], *, iteration: int, split: str
+    episodes: Sequence[EpisodeSummary], *, iteration: int, split: str
 ) -> list[dict[str, Any]]:
     """One row a task, as written to `evaluation.jsonl`: the raw material of paired comparisons."""
     return [
@@ -144,7 +148,7 @@ def evaluation_rows(
             "won": episode.won,
             **({} if episode.task_score is None else {"task_score": episode.task_score}),
             "return": episode.return_,
-            "turns": len(episode.turns),
+            "turns": episode.num_turns,
             "status": str(episode.status),
             "error": episode.error,
         }
@@ -152,7 +156,7 @@ def evaluation_rows(
     ]
 
 
-def error_rows(episodes: Sequence[AgentEpisode], *, iteration: int) -> list[dict[str, Any]]:
+def error_rows(episodes: Sequence[EpisodeSummary], *, iteration: int) -> list[dict[str, Any]]:
     """One row an episode that broke, as written to `errors.jsonl`; the metrics only count them."""
     return [
         {

@@ -53,6 +53,7 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         self._chat: ChatFormat | None = None
         self._loop: TurnLoop | None = None
         self.sampler_name = ""
+        self._held: dict[int, list[SingleAgentEpisode]] = {}
 
     @override(EnvRunner)
     def sample(
@@ -95,6 +96,19 @@ class TextEnvRunner(EnvRunner, Checkpointable):
             self._drop_sampler(is_stuck=failure.is_stuck)
             raise
         return self._callbacks.samples(episodes)
+
+    def hold(self, groups: Mapping[int, list[SingleAgentEpisode]]) -> None:
+        """Keeps groups until they are handed over; those that were held before are dropped."""
+        self._held = dict(groups)
+
+    def hand_over(self, number: int) -> tuple[list[SingleAgentEpisode], int]:
+        """The episodes of a held group, and its number, which answers for them.
+
+        Raises:
+            KeyError: This runner holds no such group: it is another process than the one that
+                played it.
+        """
+        return self._held.pop(number), number
 
     def callback_metrics(self) -> Any:
         """What callbacks logged since the last call; None where no callback hears of episodes."""

@@ -7,10 +7,8 @@ import math
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils import force_list
@@ -24,7 +22,6 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from stepopsd_envs.text_files import json_line
 
-from stepopsd_rllib.episodes import AgentEpisode, from_rllib
 from stepopsd_rllib.evaluation.success import (
     episode_metrics,
     error_rows,
@@ -41,9 +38,11 @@ from stepopsd_rllib.training.first_prompt import TASKS_TRIED, check_first_prompt
 from stepopsd_rllib.training.group_sampling import Sampled, sample_groups
 from stepopsd_rllib.training.learner_calls import ask_learners
 from stepopsd_rllib.training.placement import sampler_dtype
-from stepopsd_rllib.training.runner_calls import Groups, RolloutError, Round
+from stepopsd_rllib.training.runner_calls import RolloutError, Round
+from stepopsd_rllib.training.sampled_group import Groups, dealt
 from stepopsd_rllib.training.sampling_ahead import SamplingAhead
-from stepopsd_rllib.training.usable_groups import enough_groups, is_flat
+from stepopsd_rllib.training.step_batch import StepBatch
+from stepopsd_rllib.training.usable_groups import enough_groups
 from stepopsd_rllib.training.weight_sync import restart_runners, sync_weights
 
 logger = logging.getLogger(__name__)
@@ -51,25 +50,6 @@ logger = logging.getLogger(__name__)
 EVALUATION_FILE = "evaluation.jsonl"
 ERRORS_FILE = "errors.jsonl"
 CREDIT_FILE = "credit.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Batch:
-    """What was sampled for one update.
-
-    Attributes:
-        groups: Usable groups.
-        episodes: All that were played.
-        counts: Groups that were left out, by reason.
-        metrics: What callbacks logged on the runners.
-        seconds: How long it took.
-    """
-
-    groups: Groups
-    episodes: list[AgentEpisode]
-    counts: dict[str, int]
-    metrics: list[Any]
-    seconds: float
 
 
 class AgentAlgorithm(CheckpointedAlgorithm):
@@ -113,7 +93,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         self._num_steps = 0  # training steps, whether they moved the weights or not
         self._num_updates = 0
         self._synced_version = NO_VERSION
-        self._ahead = SamplingAhead[_Batch]()
+        self._ahead = SamplingAhead[StepBatch]()
         self._learner_is_busy = threading.Lock()
         self._is_ending = False
         self._lifetime: Counter[str] = Counter()
@@ -135,7 +115,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         if self._num_steps == 0 and self.config.eval_at_start and self.config.evaluation_interval:
             self._evaluation_at_start = self.evaluate()
         with _Timer(self, "sample"):
-            batch = self._ahead.take() or self._sample_step()
+            batch = self._whole(self._ahead.take() or self._sample_step())
         self._log_rollouts(batch)
         groups = enough_groups(
             batch.groups, batch.episodes, counts=batch.counts, config=self.config
@@ -156,7 +136,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
     def _update(self, groups: Groups) -> None:
         with _Timer(self, "update"):
             results = self.learner_group.update(
-                episodes_refs=[ray.put(episodes) for episodes in groups.values()],
+                **self._training_data(groups),
                 # What a learning-rate schedule counts: updates that are done after this one.
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._num_updates + 1},
             )
@@ -164,6 +144,13 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         self._num_steps += 1
         self._write_credit()
         self._count_update()
+
+    def _training_data(self, groups: Groups) -> dict[str, Any]:
+        """The groups as RLlib's learners take them: in this process, or by reference."""
+        if self.learner_group.is_local:
+            return {"episodes": [e for group in groups.values() for e in group.get()]}
+        shares = dealt(groups, len(self.learner_group))
+        return {"episodes_refs": [group.reference() for group in shares]}
 
     @override(Algorithm)
     def step(self) -> dict[str, Any]:
@@ -189,7 +176,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         self._fire("on_evaluate_start", metrics_logger=self.metrics)
         started = time.perf_counter()
         sampled = self._sample(requests, explore=False)
-        episodes = [from_rllib(e) for number in requests for e in sampled.groups[number]]
+        episodes = [e for number in requests for e in sampled.groups[number].summaries]
         rows = evaluation_rows(episodes, iteration=self._num_steps, split=self.config.eval_split)
         self._append_lines(EVALUATION_FILE, rows)
         self._append_lines(ERRORS_FILE, error_rows(episodes, iteration=self._num_steps))
@@ -220,6 +207,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Adds task cursor, counters and a batch that was sampled ahead to RLlib's state."""
         ahead = self._ahead.wait()  # it moves the cursor
+        ahead = None if ahead is None else self._whole(ahead).fetched()
         return {
             **super().get_state(*args, **kwargs),
             **self._requests.get_state(),
@@ -260,45 +248,38 @@ class AgentAlgorithm(CheckpointedAlgorithm):
         """Never: evaluation runs on the training runners, whose engines are there already."""
         return False
 
-    def _sample_step(self) -> _Batch:
+    def _sample_step(self) -> StepBatch:
         """The groups of one update; what is broken or without signal is left out and counted."""
         started = time.perf_counter()
-        kept: Groups = {}
-        episodes: list[AgentEpisode] = []
-        metrics: list[Any] = []
-        counts: dict[str, int] = dict.fromkeys(
-            ("groups_lost", "groups_given_up", "groups_broken", "groups_without_signal"), 0
-        )
+        batch = StepBatch()
         rounds = self.config.dynamic_sampling_rounds if self.config.dynamic_sampling else 1
         for round_ in range(rounds):
-            missing = self.config.groups_per_step - len(kept)
-            sampled = self._sample(self._requests.for_training(missing), explore=True)
-            metrics += sampled.metrics
-            counts["groups_lost"] += sampled.num_lost
-            counts["groups_given_up"] += len(sampled.given_up)
-            self._requests.give_up(sampled.given_up)
+            missing = self.config.groups_per_step - len(batch.groups)
             is_last = round_ == rounds - 1
-            for number, group in sampled.groups.items():
-                records = [from_rllib(episode) for episode in group]
-                episodes += records
-                usable = [
-                    e for e, record in zip(group, records, strict=True) if record.is_trainable
-                ]
-                if len(usable) < 2:
-                    counts["groups_broken"] += 1
-                elif self.config.dynamic_sampling and not is_last and is_flat(usable):
-                    counts["groups_without_signal"] += 1
-                else:
-                    kept[number] = usable
-            if len(kept) >= self.config.groups_per_step:
+            self._play(
+                self._requests.for_training(missing),
+                batch,
+                drops_flat=self.config.dynamic_sampling and not is_last,
+            )
+            if len(batch.groups) >= self.config.groups_per_step:
                 break
-        return _Batch(
-            groups=kept,
-            episodes=episodes,
-            counts=counts,
-            metrics=metrics,
-            seconds=time.perf_counter() - started,
-        )
+        batch.seconds = time.perf_counter() - started
+        return batch
+
+    def _play(
+        self, requests: dict[int, list[EpisodeRequest]], batch: StepBatch, *, drops_flat: bool
+    ) -> None:
+        sampled = self._sample(requests, explore=True)
+        self._requests.give_up(sampled.given_up)
+        batch.add(requests, sampled, drops_flat=drops_flat)
+
+    def _whole(self, batch: StepBatch) -> StepBatch:
+        """The batch; groups that a machine took with it since they were played are played again."""
+        while missing := batch.lost():
+            logger.warning("%d groups were lost with the machine that held them.", len(missing))
+            batch.drop(list(missing))
+            self._play(missing, batch, drops_flat=False)
+        return batch
 
     def _sample(self, requests: dict[int, list[EpisodeRequest]], *, explore: bool) -> Sampled:
         allowed = len(requests) - math.ceil(self.config.min_groups_fraction * len(requests))
@@ -379,7 +360,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             with _Timer(self, "weight_sync"):
                 self._sync()
 
-    def _log_rollouts(self, batch: _Batch) -> None:
+    def _log_rollouts(self, batch: StepBatch) -> None:
         episodes = batch.episodes
         if batch.metrics:
             self.metrics.aggregate(batch.metrics, key=ENV_RUNNER_RESULTS)
@@ -397,7 +378,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             if is_error:
                 metrics.setdefault(f"{errors}_lifetime", {})[kind] = count
         self.metrics.log_dict(metrics, key=ENV_RUNNER_RESULTS, reduce="mean", window=1)
-        num_turns = sum(len(e.turns) for e in episodes if e.status.is_outcome)
+        num_turns = sum(e.num_turns for e in episodes if e.status.is_outcome)
         self.metrics.log_value(
             (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), num_turns, reduce="lifetime_sum"
         )

@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-
-from stepopsd_rllib.episodes import AgentEpisode, Status, to_rllib
+from stepopsd_rllib.episodes import EpisodeSummary, Status
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
-from stepopsd_rllib.training.runner_calls import Groups, RolloutError, Round, sample_round
+from stepopsd_rllib.training.runner_calls import RolloutError, Round, sample_round
+from stepopsd_rllib.training.sampled_group import Groups, SampledGroup
 
 if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
@@ -129,22 +128,18 @@ def _num_runners(env_runner_group: EnvRunnerGroup) -> int:
     return len(env_runner_group.healthy_env_runner_ids())
 
 
-def _given_up(requests: Sequence[EpisodeRequest]) -> list[SingleAgentEpisode]:
-    """Episodes in the place of those that took their runner with them."""
-    return [
-        to_rllib(
-            AgentEpisode(
-                task_id=request.task_id,
-                task_type="",
-                group=request.group,
-                rollout=request.rollout,
-                seed=request.seed,
-                context="append",
-                status=Status.ENVIRONMENT_ERROR,
-                won=False,
-                turns=(),
-                error=LOST_WITH_RUNNER,
-            )
+def _given_up(requests: Sequence[EpisodeRequest]) -> SampledGroup:
+    """A group in the place of one that took its runner with it."""
+    summaries = [
+        EpisodeSummary(
+            task_id=request.task_id,
+            task_type="",
+            group=request.group,
+            rollout=request.rollout,
+            status=Status.ENVIRONMENT_ERROR,
+            won=False,
+            error=LOST_WITH_RUNNER,
         )
         for request in requests
     ]
+    return SampledGroup(summaries=tuple(summaries), episodes=[])

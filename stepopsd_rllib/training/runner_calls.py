@@ -5,21 +5,20 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.exceptions import RayActorError
 
 from stepopsd_rllib.rollout.runner_failure import RunnerFailure
 from stepopsd_rllib.rollout.sampler_watch import SamplerFailure
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
+from stepopsd_rllib.training.sampled_group import Groups, SampledGroup, by_group, hand_over
 
 if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 logger = logging.getLogger(__name__)
-
-Groups = dict[int, list[SingleAgentEpisode]]
 
 
 class RolloutError(RuntimeError):
@@ -50,10 +49,10 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
-    """What one runner answered: episodes, or why it has none."""
+    """What one runner answered: groups, or why it has none."""
 
     index: int
-    episodes: Sequence[SingleAgentEpisode] = ()
+    groups: Groups = field(default_factory=dict)
     metrics: Any = None
     failure: RunnerFailure | None = None
     reason: str = ""
@@ -84,7 +83,7 @@ def sample_round(
     """
     if env_runner_group.num_remote_env_runners() == 0:
         requests = [request for requests in groups.values() for request in requests]
-        answer = _sample(env_runner_group.local_env_runner, requests, explore, version)
+        answer = _sample(env_runner_group.local_env_runner, requests, explore, version, holds=False)
         return _round([answer], {answer.index: requests})
     shares = _shares(env_runner_group.healthy_env_runner_ids(), groups)
     if not shares:
@@ -96,6 +95,8 @@ def sample_round(
         timeout_seconds=timeout_s,
     )
     found = _round(answers, shares)
+    if explore:
+        _take_over(found, answers, env_runner_group._worker_manager, timeout_s)
     alive = set(env_runner_group.healthy_env_runner_ids())
     silent = (set(shares) & alive) - {answer.index for answer in answers}
     found.silent += sorted(silent)
@@ -114,10 +115,7 @@ def _round(answers: Sequence[_Answer], shares: Mapping[int, Sequence[EpisodeRequ
         if answer.reason:
             (found.silent if answer.is_stuck and answer.index else found.stale).append(answer.index)
             found.reasons.append(f"Env runner {answer.index}: {answer.reason}")
-        groups: Groups = defaultdict(list)
-        for episode in answer.episodes:
-            groups[episode.custom_data["group"]].append(episode)
-        found.groups |= groups
+        found.groups |= answer.groups
         if answer.metrics is not None:
             found.metrics.append(answer.metrics)
     return found
@@ -139,7 +137,7 @@ def _sampling_call(
 ) -> Callable[[Any], _Answer]:
     def call(runner: Any) -> _Answer:
         try:
-            return _sample(runner, requests, explore, version)
+            return _sample(runner, requests, explore, version, holds=True)
         except Exception as error:
             logger.exception("Sampling failed")
             failure = RunnerFailure.of(error, runner.worker_index)
@@ -148,9 +146,33 @@ def _sampling_call(
     return call
 
 
+def _take_over(found: Round, answers: Sequence[_Answer], manager: Any, timeout_s: float) -> None:
+    """Puts references in the place of the episodes that runners hold; groups without are lost."""
+
+    def failed(index: int, error: Exception | None) -> None:
+        if error is None:
+            found.silent.append(index)
+            found.reasons.append(f"Env runner {index} did not hand its groups over.")
+        elif isinstance(error, RayActorError):
+            manager.set_actor_state(index, healthy=False)
+            found.reasons.append(f"Env runner {index} died before its groups were in the store.")
+        else:
+            found.stale.append(index)  # Ray restarted it meanwhile: it holds no groups, nor weights
+            found.reasons.append(f"Env runner {index} has no groups to hand over.")
+
+    played = {answer.index: list(answer.groups) for answer in answers if answer.groups}
+    references = hand_over(manager.actors(), played, timeout_s=timeout_s, failed=failed)
+    found.groups = {
+        number: replace(group, episodes=references[number])
+        for number, group in found.groups.items()
+        if number in references
+    }
+
+
 def _sample(
-    runner: Any, requests: Sequence[EpisodeRequest], explore: bool, version: int
+    runner: Any, requests: Sequence[EpisodeRequest], explore: bool, version: int, *, holds: bool
 ) -> _Answer:
+    """Lets a runner play; a remote one keeps the episodes, those of an evaluation nobody needs."""
     index = runner.worker_index
     # Ray may have restarted the runner since the last sync; it then holds the initial model.
     if runner.weights_version != version:
@@ -161,4 +183,9 @@ def _sample(
     except SamplerFailure as failure:
         logger.exception("The sampler failed")
         return _Answer(index=index, reason=str(failure), is_stuck=failure.is_stuck)
-    return _Answer(index=index, episodes=episodes, metrics=runner.callback_metrics())
+    groups = {number: SampledGroup.of(group) for number, group in by_group(episodes).items()}
+    if holds and explore:
+        runner.hold({number: group.episodes for number, group in groups.items()})
+    if holds or not explore:
+        groups = {number: replace(group, episodes=[]) for number, group in groups.items()}
+    return _Answer(index=index, groups=groups, metrics=runner.callback_metrics())

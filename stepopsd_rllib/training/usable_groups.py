@@ -7,25 +7,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
-from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.episodes import EpisodeSummary
 from stepopsd_rllib.objectives.advantages import is_informative
-from stepopsd_rllib.training.runner_calls import Groups, RolloutError
+from stepopsd_rllib.training.runner_calls import RolloutError
+from stepopsd_rllib.training.sampled_group import Groups
 
 if TYPE_CHECKING:
     from stepopsd_rllib.training.agent_config import AgentConfig
 
 
-def is_flat(group: Sequence[SingleAgentEpisode]) -> bool:
+def is_flat(group: Sequence[EpisodeSummary]) -> bool:
     """Whether all returns of a group are equal, so that none of its tokens has an advantage."""
-    returns_N = torch.tensor([episode.get_return() for episode in group], dtype=torch.float64)
+    returns_N = torch.tensor([episode.return_ for episode in group], dtype=torch.float64)
     return not is_informative(returns_N, torch.zeros(len(group), dtype=torch.int64)).any()
 
 
 def enough_groups(
     groups: Groups,
-    episodes: Sequence[AgentEpisode],
+    episodes: Sequence[EpisodeSummary],
     *,
     counts: Mapping[str, int],
     config: AgentConfig,

@@ -21,7 +21,7 @@ def config_for(runners: int = 1, **changes):
 
 def versions(batch) -> set[int]:
     """Weights that sampled a batch."""
-    return {turn.weights_version for episode in batch.episodes for turn in episode.turns}
+    return {version for episode in batch.episodes for version in episode.weights_versions}
 
 
 def test_the_next_batch_is_of_the_weights_before_the_update_and_the_ratio_knows(build):
@@ -80,8 +80,8 @@ def test_groups_that_are_lost_beside_an_update_are_sampled_again_with_one_versio
     batch = algo._ahead.wait()
     assert marker.exists() and batch.counts["groups_lost"] > 0
     assert versions(batch) <= {0, 1}
-    for groups in batch.groups.values():
-        assert len({record.custom_data["group"] for record in groups}) == 1
+    for group in batch.groups.values():
+        assert len({record.custom_data["group"] for record in group.get()}) == 1
     second = algo.train()["env_runners"]
     assert second["groups_lost"] > 0 and second["num_episodes"] == 12
     assert algo.train()["env_runners"]["num_episodes"] == 12

@@ -159,5 +159,5 @@ def test_a_run_with_callbacks_plays_what_one_without_plays(build):
     kept = [algo._sample_step().groups for algo in algos]
     assert kept[0].keys() == kept[1].keys()
     for number, group in kept[0].items():
-        for one, other in zip(group, kept[1][number], strict=True):
+        for one, other in zip(group.get(), kept[1][number].get(), strict=True):
             assert list(one.get_actions()) == list(other.get_actions())

@@ -145,7 +145,7 @@ def test_numbers_are_as_if_the_broken_episodes_had_not_been_there(build, fault):
     kept = broken._sample_step().groups
     assert kept.keys() == sound.keys() - {bad}
     for number, group in kept.items():
-        for one, other in zip(group, sound[number], strict=True):
+        for one, other in zip(group.get(), sound[number].get(), strict=True):
             left, right = from_rllib(one), from_rllib(other)
             for turn, same in zip(left.turns, right.turns, strict=True):
                 # Rounding follows who else is in the batch.
