@@ -48,7 +48,7 @@ class Command:
     Attributes:
         folder: Holds the log and the storage.
         example: A tuned example of this repository.
-        settings: `KEY=VALUE` texts.
+        settings: `KEY=VALUE` texts; of two for a key the later one holds.
         storage: Where the run folder goes.
         ray: Address of the Ray that it joins; "local" for one of its own.
     """
@@ -63,7 +63,8 @@ class Command:
         """Begins a run of that name, or goes on with it."""
         words = ["--resume", str(self.storage / name)]
         if not resume:
-            keys = [word for text in self.settings for word in ("--set", text)]
+            last = {text.partition("=")[0]: text for text in self.settings}
+            keys = [word for text in last.values() for word in ("--set", text)]
             example = str(ROOT / "tuned_examples" / self.example)
             words = [example, *keys, "--storage", str(self.storage), "--name", name]
         environment = {"PYTHONPATH": f"{ROOT / 'envs'}:{ROOT}", "RAY_ADDRESS": self.ray}

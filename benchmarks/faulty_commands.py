@@ -124,6 +124,8 @@ def kill_process(title: str, shape: str, cost: Cost, folder: Path) -> None:
     cost.injected += 1
     cost.told += "lost a process and goes on" in command.log()
     cost.survived += code == 0
+    if code:
+        print(command.log()[-2000:], flush=True)
     cost.seconds.append(time.monotonic() - began)
 
 
@@ -139,17 +141,20 @@ def fill_disk(while_: str, cost: Cost, folder: Path) -> None:
         began = time.monotonic()
         filler = disk / "filler"
         if while_ == "locked":
-            _mount("-o", f"remount,ro,size={STORAGE_BYTES}", str(disk))
+            # Over the path, for files that are open to be written keep a mount from being locked.
+            _mount("--bind", str(disk), str(disk))
+            _mount("-o", "remount,bind,ro", str(disk))
         else:
             _fill(filler, leave=2**20 if while_ == "checkpoints" else 0)
         code = ended(process, cost)
         if while_ == "locked":
-            _mount("-o", f"remount,rw,size={STORAGE_BYTES}", str(disk))
+            subprocess.run(["umount", "-l", str(disk)], check=True)
         filler.unlink(missing_ok=True)
         last = command.log().splitlines()[-1] if command.log() else ""
         cost.injected += 1
-        cost.told += code in (1, 2) and "Traceback" not in command.log() and "stepopsd" in last
-        print(f"  {while_}: exit {code}, {last}", flush=True)
+        is_told = code in (1, 2) and "Traceback" not in command.log() and "stepopsd" in last
+        cost.told += is_told
+        print(f"  {while_}: exit {code}, {last if is_told else command.log()}", flush=True)
         again = ended(command.start("cut", resume=True), cost)
         whole = command.start("whole")
         same = ended(whole, cost) == 0 and command.outcome("cut") == command.outcome("whole")

@@ -16,6 +16,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.experiment import Trial
 
 from stepopsd_rllib.commands import failures, plan, preflight, trackers, tuned
+from stepopsd_rllib.commands.full_storage import writable
 from stepopsd_rllib.commands.progress import StopConditions
 from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
 from stepopsd_rllib.commands.restarts import TRACEBACK_LINES, run_with_restarts
@@ -94,12 +95,13 @@ def run_and_report(
         name: The run folder.
         restore: Checkpoints by trial, as in `trials.run_trials`.
     """
-    with locked(storage, name):
-        trials, interruption, stop = run_with_restarts(run, storage, name, say, restore)
-    if storage.is_local:
-        show_reports(Path(storage.path, name))
-    else:
-        say(f"\nresults     {storage.run(name)} (copy it here for `stepopsd report`)")
+    with writable(storage.run(name), run.kind):
+        with locked(storage, name):
+            trials, interruption, stop = run_with_restarts(run, storage, name, say, restore)
+        if storage.is_local:
+            show_reports(Path(storage.path, name))
+        else:
+            say(f"\nresults     {storage.run(name)} (copy it here for `stepopsd report`)")
     status = _exit_status(run, trials, stop)
     if interruption.status is not None:
         say(f"go on       stepopsd {run.kind} --resume {shlex.quote(storage.run(name))}")

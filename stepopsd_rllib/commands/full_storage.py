@@ -1,0 +1,52 @@
+"""A storage that is full or locked in the middle of a run: one line, and how to go on."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@contextmanager
+def writable(where: str, command: str) -> Iterator[None]:
+    """Tells of a run folder that cannot be written any more.
+
+    Args:
+        where: The run folder.
+        command: Command that goes on with it, such as "train".
+
+    Raises:
+        ValueError: What a write inside failed of, with the fix.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _quiet_writers()
+        raise ValueError(
+            f"{where}: cannot be written any more ({error.strerror}). Make room there, or let it "
+            f"be written, and go on: stepopsd {command} --resume {shlex.quote(where)}"
+        ) from error
+
+
+def _quiet_writers() -> None:
+    """Keeps writers of logs, which flush once more in threads and at exit, from saying it again."""
+
+    def unless_told(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+        def show(event: Any) -> None:
+            error = event.exc_value
+            is_told = isinstance(error, OSError) and error.errno in UNWRITABLE
+            if not is_told and not isinstance(error, EOFError | BrokenPipeError):
+                hook(event)
+
+        return show
+
+    sys.unraisablehook = unless_told(sys.unraisablehook)
+    threading.excepthook = unless_told(threading.excepthook)
