@@ -34,6 +34,8 @@ _FRAME = re.compile(
 _RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*): (?P<message>.+)", re.M | re.S)
 # No space left, read-only, over quota: nothing that a traceback would explain.
 _STORAGE_ENDS = re.compile(r"\[Errno (28|30|122)\]")
+UNWRITTEN = "a file cannot be written: "
+"""How the message begins of a storage that is full or locked."""
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -63,7 +65,7 @@ def refusal(text: str) -> str | None:
     if is_refusal and (is_raised_here or is_of_config):
         return one_line(raised["message"])
     if name == "OSError" and _STORAGE_ENDS.match(raised["message"]):
-        return f"a file cannot be written: {one_line(raised['message'])}"
+        return UNWRITTEN + one_line(raised["message"])
     return one_line(raised["message"]) if name in GYMNASIUM_REFUSALS else None
 
 

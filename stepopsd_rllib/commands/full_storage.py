@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from stepopsd_rllib.commands import failures
+
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -26,13 +28,15 @@ def writable(where: str, command: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
+    except Exception as error:  # Tune wraps what its loop raises
+        message = failures.users_mistake(error) or ""
+        if not message.startswith(failures.UNWRITTEN):
             raise
         _quiet_writers()
         raise ValueError(
-            f"{where}: cannot be written any more ({error.strerror}). Make room there, or let it "
-            f"be written, and go on: stepopsd {command} --resume {shlex.quote(where)}"
+            f"{where}: cannot be written any more ({message.removeprefix(failures.UNWRITTEN)}). "
+            "Make room there, or let it be written, and go on: "
+            f"stepopsd {command} --resume {shlex.quote(where)}"
         ) from error
 
 

@@ -5,10 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from stepopsd_envs.alfworld import textworld_engine
 from stepopsd_envs.alfworld.comparison import compare_engines
 from stepopsd_envs.alfworld.engine import Engine, EngineReply, FastEngine
 from stepopsd_envs.alfworld.game import load_game
 from stepopsd_envs.alfworld.generator import write_games
+from stepopsd_envs.alfworld.textworld_engine import TextWorldEngine
+
+from tests.helpers.textworld import needs_textworld
 
 OFFICIAL = Path(
     os.environ.get(
@@ -24,15 +28,6 @@ needs_published_games = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def textworld_engine():
-    pytest.importorskip("textworld", reason="the real engine is the extra `textworld`")
-    pytest.importorskip("fast_downward", reason="the real engine is the extra `textworld`")
-    from stepopsd_envs.alfworld.textworld_engine import TextWorldEngine
-
-    return TextWorldEngine
-
-
 @needs_published_games
 def test_every_published_walkthrough_wins():
     for path in PUBLISHED_GAMES:
@@ -42,17 +37,19 @@ def test_every_published_walkthrough_wins():
         assert [engine.step(command).won for command in game.walkthrough or ()][-1], path
 
 
+@needs_textworld
 @needs_published_games
 @pytest.mark.parametrize("index", [4])
-def test_a_published_game_reads_the_same_on_the_real_engine(textworld_engine, index):
+def test_a_published_game_reads_the_same_on_the_real_engine(index):
     path = PUBLISHED_GAMES[index % len(PUBLISHED_GAMES)]
-    check_same(path, textworld_engine(path), steps=60, seed=index)
+    check_same(path, TextWorldEngine(path), steps=60, seed=index)
 
 
+@needs_textworld
 @pytest.mark.parametrize("task", ["tiny/train/look_at_obj_in_light/000000"])
-def test_a_generated_game_reads_the_same_on_the_real_engine(textworld_engine, tmp_path, task):
+def test_a_generated_game_reads_the_same_on_the_real_engine(tmp_path, task):
     (path,) = write_games(tmp_path, [f"generated-v1/{task}"])
-    check_same(path, textworld_engine(path), steps=80, seed=0)
+    check_same(path, TextWorldEngine(path), steps=80, seed=0)
 
 
 def check_same(path: Path, real: Engine, *, steps: int, seed: int) -> None:
@@ -78,7 +75,8 @@ def test_the_comparison_notices_a_difference(tmp_path):
     assert "You grab" in result.difference
 
 
-def test_the_real_engine_leaves_its_process_alone(textworld_engine, tmp_path, monkeypatch):
+@needs_textworld
+def test_the_real_engine_leaves_its_process_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     arguments = ["program", "--flag"]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -87,7 +85,7 @@ def test_the_real_engine_leaves_its_process_alone(textworld_engine, tmp_path, mo
         [f"generated-v1/tiny/train/pick_and_place_simple/{index:06d}" for index in (0, 1)],
     )
     for path in paths:
-        engine = textworld_engine(path)
+        engine = TextWorldEngine(path)
         assert engine.reset().text == load_game(path).intro
         engine.close()
     assert sys.argv is arguments
@@ -95,9 +93,15 @@ def test_the_real_engine_leaves_its_process_alone(textworld_engine, tmp_path, mo
 
 
 def test_without_textworld_the_error_names_the_extra(monkeypatch, tmp_path):
-    from stepopsd_envs.alfworld.textworld_engine import TextWorldEngine
-
     (path,) = write_games(tmp_path, ["generated-v1/tiny/train/pick_and_place_simple/000000"])
+    monkeypatch.setattr(textworld_engine, "FIRST_BROKEN_PYTHON", (9,))
     monkeypatch.setitem(sys.modules, "textworld", None)
     with pytest.raises(ImportError, match=r"stepopsd-rllib\[textworld\]"):
+        TextWorldEngine(path)
+
+
+def test_a_python_that_textworld_does_not_run_on_is_named(monkeypatch, tmp_path):
+    (path,) = write_games(tmp_path, ["generated-v1/tiny/train/pick_and_place_simple/000000"])
+    monkeypatch.setattr(textworld_engine, "FIRST_BROKEN_PYTHON", (3, 11))
+    with pytest.raises(ImportError, match=r"Use Python 3\.12 or 3\.11, or engine=\"fast\""):
         TextWorldEngine(path)

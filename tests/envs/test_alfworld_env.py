@@ -1,6 +1,5 @@
 """ALFWorld as an environment: contract, rewards, ends, task lists, and every refusal."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +16,8 @@ from stepopsd_envs.alfworld.expert import ExploringExpert, response_text
 from stepopsd_envs.alfworld.generator import TASK_TYPES, TaskIdError, write_games
 from stepopsd_envs.checks import check_text_env
 from stepopsd_envs.text_env import HistoryTurn
+
+from tests.helpers.textworld import needs_textworld
 
 OFFICIAL = Path(
     os.environ.get("STEPOPSD_ALFWORLD_GAMES")
@@ -338,9 +339,7 @@ def test_a_damaged_game_is_refused_by_name(data_root):
         env.reset(options={"task": task})
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("textworld") is None, reason="textworld (extra) is not installed"
-)
+@needs_textworld
 def test_the_original_engine_gives_the_same_transcript():
     fast, original = (
         play_expert(env_of(engine=engine), 2, TASK) for engine in ("fast", "textworld")

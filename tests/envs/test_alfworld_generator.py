@@ -1,7 +1,6 @@
 """Generated games: the same everywhere, winnable, small where small is meant, rooms kept apart."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -22,6 +21,8 @@ from stepopsd_envs.alfworld.generator import (
 from stepopsd_envs.alfworld.household import APPLIANCES
 from stepopsd_envs.alfworld.sizes import SIZES
 from stepopsd_envs.text_env import SPLITS
+
+from tests.helpers.textworld import needs_textworld
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = [
@@ -276,10 +277,7 @@ def test_written_games_are_read_back_as_generated(tmp_path):
     assert {file.name for file in (tmp_path / "logic").iterdir()} == {"alfred.pddl", "alfred.twl2"}
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("textworld") is None,
-    reason="textworld (extra) is not installed, so unmodified alfworld cannot run",
-)
+@needs_textworld
 def test_unmodified_alfworld_loads_and_wins_generated_games(tmp_path):
     task_ids = [f"generated-v1/tiny/train/{task_type}/000003" for task_type in TASK_TYPES]
     task_ids.append("generated-v1/small/train/pick_two_obj_and_place/000004")

@@ -2,16 +2,32 @@
 
 import subprocess
 import sys
+import traceback
 
 import pytest
+from ray.tune.error import TuneError
 
 from stepopsd_rllib.commands.full_storage import writable
 
 
 def test_a_full_storage_is_one_line_with_the_command_that_goes_on():
-    message = r"^runs/a b: cannot .* \(No space left on device\)\. .* train --resume 'runs/a b'$"
+    message = r"^runs/a b: cannot .* \(\[Errno 28\] No space left on device\)\. .* train --resume 'runs/a b'$"
     with pytest.raises(ValueError, match=message), writable("runs/a b", "train"):
         raise OSError(28, "No space left on device")
+
+
+def test_tune_may_wrap_what_its_loop_raises():
+    def loop():
+        try:
+            raise OSError(30, "Read-only file system")
+        except OSError:
+            raise TuneError(traceback.format_exc()) from None
+
+    with (
+        pytest.raises(ValueError, match="cannot be written any more .*Read-only"),
+        writable("a", "train"),
+    ):
+        loop()
 
 
 def test_other_errors_stay_what_they_are():

@@ -16,6 +16,9 @@ from typing import Any
 from stepopsd_envs.alfworld.engine import EngineReply
 from stepopsd_envs.alfworld.game import read_game_file
 
+FIRST_BROKEN_PYTHON = (3, 13)
+"""First version of Python on which TextWorld cannot write a text."""
+
 _idle_planners: list[Any] = []
 """Planner libraries of closed engines. One takes 33 MB and cannot be unloaded: the process would
 crash when it ends. So they are used again."""
@@ -52,6 +55,12 @@ class TextWorldEngine:
 
 def _new_environment() -> tuple[Any, Any]:
     """Returns the environment and its planner library."""
+    if sys.version_info >= FIRST_BROKEN_PYTHON:
+        raise ImportError(
+            'engine="textworld": TextWorld 1.7.0 writes the texts of a game with local names that '
+            "it sets at run time, which Python 3.13 ended (PEP 667). Use Python 3.12 or 3.11, or "
+            'engine="fast".'
+        )
     try:
         import fast_downward
         import mementos.core
