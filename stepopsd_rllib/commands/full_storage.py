@@ -46,8 +46,9 @@ def _quiet_writers() -> None:
     def unless_told(hook: Callable[[Any], object]) -> Callable[[Any], object]:
         def show(event: Any) -> None:
             error = event.exc_value
-            is_told = isinstance(error, OSError) and error.errno in UNWRITABLE
-            if not is_told and not isinstance(error, EOFError | BrokenPipeError):
+            # Without a number: the queue of a writer that was closed when its write failed.
+            is_told = isinstance(error, OSError) and error.errno in (*UNWRITABLE, None)
+            if not is_told and not isinstance(error, EOFError):
                 hook(event)
 
         return show

@@ -11,7 +11,7 @@ from stepopsd_rllib.commands.full_storage import writable
 
 
 def test_a_full_storage_is_one_line_with_the_command_that_goes_on():
-    message = r"^runs/a b: cannot .* \(\[Errno 28\] No space left on device\)\. .* train --resume 'runs/a b'$"
+    message = r"^runs/a b: cannot .*No space left on device\)\. .* train --resume 'runs/a b'$"
     with pytest.raises(ValueError, match=message), writable("runs/a b", "train"):
         raise OSError(28, "No space left on device")
 
@@ -24,7 +24,7 @@ def test_tune_may_wrap_what_its_loop_raises():
             raise TuneError(traceback.format_exc()) from None
 
     with (
-        pytest.raises(ValueError, match="cannot be written any more .*Read-only"),
+        pytest.raises(ValueError, match=r"written any more .*Read-only"),
         writable("a", "train"),
     ):
         loop()
