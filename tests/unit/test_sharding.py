@@ -8,85 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
 
 from stepopsd_rllib.algorithms.grpo import GRPOConfig
-from stepopsd_rllib.episodes import AgentEpisode, to_rllib
-from stepopsd_rllib.models.sharding import in_step, own_part, whole
+from stepopsd_rllib.episodes import AgentEpisode
+from stepopsd_rllib.models.sharding import in_step, own_part
 from stepopsd_rllib.sampling.sent_weights import SentWeights, add_own_parts
-from stepopsd_rllib.training.learner import TokenLearner
 from tests.helpers.agents import build_learner, largest_difference, random_groups, small_config
 from tests.helpers.learner_processes import in_processes
-from tests.helpers.methods import ACTIVE, method_config, method_groups
-
-# With its default epsilon Adam divides the rounding noise of a near-zero gradient by itself.
-OF_TWO = {"num_learners": 2, "max_sampler_difference": None, "adam_eps": 1e-6}
-# The learners' shares are unequal: with so few tokens a pass, so are the numbers of their passes.
-SMALL_PASSES = {"micro_batch_tokens": 40, "gradient_checkpointing": True}
-TOLERANCE = 1e-5
-
-
-def updated(learner: TokenLearner, groups: list[list[AgentEpisode]]) -> dict[str, Any]:
-    """Trains on some groups; the metrics that are numbers."""
-    episodes = [to_rllib(episode) for group in groups for episode in group]
-    metrics = learner.update(episodes=episodes, timesteps={})[DEFAULT_MODULE_ID]
-    values = {name: getattr(value, "peek", lambda: None)() for name, value in metrics.items()}
-    return {n: float(v) for n, v in values.items() if isinstance(v, float | int | torch.Tensor)}
-
-
-def arrays(learner: TokenLearner) -> dict[str, np.ndarray]:
-    """The policy's whole weights."""
-    return {n: whole(w).detach().numpy().copy() for n, w in learner.whole_weights().items()}
-
-
-def trained(
-    rank: int, config: GRPOConfig, updates: range
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Metrics of updates in which each learner has a group, and the weights before and after."""
-    learner = build_learner(config)
-    before = arrays(learner)
-    seen = []
-    for version in updates:
-        seen.append(updated(learner, [method_groups(config.context, version=version)[rank]]))
-    return seen, before, arrays(learner)
-
-
-def both_ways(rank: int, config: GRPOConfig, updates: range) -> Any:
-    return [
-        trained(rank, config.copy(copy_frozen=False).update_from_dict({"sharding": kind}), updates)
-        for kind in ("off", "fsdp2")
-    ]
-
-
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "GRPO": ("GRPO", {"kl_coeff": 0.1}),
-    "StepOPSD-suffix": (
-        "StepOPSD",
-        {"hindsight_position": "suffix", "teacher_refresh_interval": 2, "kl_coeff": 0.1},
-    ),
-    "StepOPSD-prefix": ("StepOPSD", {"hindsight_position": "prefix", "score_all": True}),
-    "SDAR": ("SDAR", {}),
-    "OPID": ("OPID", {}),
-    "UCOB": ("UCOB", {}),
-}
-
-
-def same_training(name: str, keys: dict[str, Any], *, updates: int) -> float:
-    """Asserts that two sharded learners are trained as two whole ones are.
-
-    Returns:
-        The largest difference of a weight.
-    """
-    differences = []
-    config = method_config(name, ACTIVE.get(name, {}) | keys, "append")
-    for of_learner in in_processes(2, both_ways, config, range(updates)):
-        (expected_metrics, before, expected), (metrics, _, actual) = of_learner
-        assert largest_difference(before, expected) > 1e-4
-        differences.append(largest_difference(expected, actual))
-        assert differences[-1] < TOLERANCE
-        for of_whole, of_sharded in zip(expected_metrics, metrics, strict=True):
-            assert of_sharded == pytest.approx(of_whole, rel=1e-4, abs=TOLERANCE, nan_ok=True)
-    return max(differences)
+from tests.helpers.methods import ACTIVE, method_config
+from tests.helpers.sharded_learners import (
+    METHODS,
+    OF_TWO,
+    SMALL_PASSES,
+    TOLERANCE,
+    arrays,
+    same_training,
+    updated,
+)
 
 
 def test_updates_of_sharded_learners_are_those_of_whole_ones_with_unequal_numbers_of_passes():
@@ -94,6 +32,11 @@ def test_updates_of_sharded_learners_are_those_of_whole_ones_with_unequal_number
     name, keys = METHODS["StepOPSD-suffix"]
     few = OF_TWO | SMALL_PASSES | keys | {"teacher_refresh_interval": 1}
     same_training(name, few, updates=2)
+
+
+def test_a_learner_with_nothing_to_be_taught_waits_for_nobody():
+    name, keys = METHODS["StepOPSD-suffix"]
+    same_training(name, OF_TWO | SMALL_PASSES | keys, updates=1, is_lost=True)
 
 
 def shares(groups: list[list[AgentEpisode]], count: int) -> list[list[list[AgentEpisode]]]:
