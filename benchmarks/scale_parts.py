@@ -17,6 +17,7 @@ from stepopsd_rllib.connectors.group_advantages import GroupAdvantages
 from stepopsd_rllib.connectors.token_batch import TokenBatch
 from stepopsd_rllib.episodes import AgentEpisode, Status, Turn, to_rllib
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest
+from stepopsd_rllib.sampling.sent_weights import SentWeights
 
 TURNS, PROMPT_TOKENS, RESPONSE_TOKENS = 50, 300, 100  # an episode of 20,000 tokens
 EPISODE_TOKENS = TURNS * (PROMPT_TOKENS + RESPONSE_TOKENS)
@@ -50,13 +51,13 @@ class Pace:
         speed: By how much faster than the stated GPUs they are.
         slow_runner: Number of the runner that is slower; 0 for none.
         slowness: By how much.
-        weight_bytes: Size of the weights that they are handed.
+        numbers: Weights that runners are handed.
     """
 
     speed: float
     slow_runner: int = 0
     slowness: float = 4.0
-    weight_bytes: int = 64 * 2**20
+    numbers: int = 16 * 2**20
 
 
 class StandInRunner:
@@ -138,9 +139,10 @@ class StandInLearner:
             self.metrics.log_value((DEFAULT_MODULE_ID, f"metric_{number}"), 0.5, window=1)
         return self.metrics.reduce()
 
-    def sampler_weights(self) -> dict[str, torch.Tensor]:
-        """What runners are handed."""
-        return {"weights": torch.zeros(self.pace.weight_bytes // 4)}
+    def send_weights(self, of: str, dtype: str) -> list[ray.ObjectRef]:
+        """Puts what runners are handed into the store, as `TokenLearner.send_weights`."""
+        del of
+        return [ray.put(SentWeights.of({"weights": torch.zeros(self.pace.numbers)}, dtype))]
 
     def take_credit_records(self) -> list[Any]:
         """None: nothing is traced."""
