@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import ray
 import torch
 
 TIMEOUT_S = 180.0
@@ -20,6 +21,7 @@ def in_processes(count: int, call: Callable[..., Any], *arguments: Any) -> list[
     Raises:
         AssertionError: One of them raised, or waits for the others in vain.
     """
+    assert not ray.is_initialized(), "a forked process would ask Ray, and never get an answer"
     context = multiprocessing.get_context("fork")  # nothing is imported again
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
