@@ -15,15 +15,11 @@ import sys
 import time
 from typing import Any
 
-for name, value in {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "HF_HUB_OFFLINE": "1",
-}.items():
+from benchmarks import toy_work as work
+
+for name, value in work.ENGINE_SETTINGS.items():
     os.environ.setdefault(name, value)
 
-from benchmarks import toy_work as work  # noqa: E402
 
 Row = tuple[list[int], list[bool]]  # token ids, and which of them were sampled
 

@@ -17,16 +17,11 @@ import time
 from collections import Counter
 from typing import Any
 
-for name, value in {
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "HF_HUB_OFFLINE": "1",
-}.items():
+from benchmarks import toy_work as work
+
+for name, value in (work.ENGINE_SETTINGS | {"TRL_EXPERIMENTAL_SILENCE": "1"}).items():
     os.environ.setdefault(name, value)
 
-from benchmarks import toy_work as work  # noqa: E402
 
 COUNTS: Counter[str] = Counter()
 

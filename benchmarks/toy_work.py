@@ -20,6 +20,13 @@ GROUPS = 16
 OBSERVATION_WORDS = 52
 SYSTEM_WORDS = 40
 CONTEXT_TOKENS = 640
+# Environment of a vLLM that is not this package's own; set before vLLM is imported.
+ENGINE_SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "HF_HUB_OFFLINE": "1",
+}
 
 # Hidden size, layers, heads, key heads, head size, MLP size; 0.4 and 25 million parameters.
 MODELS = {"tiny": (128, 2, 4, 2, 32, 256), "small": (512, 8, 8, 4, 64, 1536)}
