@@ -98,7 +98,7 @@ class FaultyRun:
         )
         self.train()
         version = self.algorithm._num_updates
-        self._on_a_runner(lambda runner: runner.load_weights(ray.get(stale), version))
+        self._on_a_runner(lambda runner: runner.load_weights(ray.get(stale).tensors(), version))
         return self.train()
 
     def is_whole(self) -> bool:

@@ -221,7 +221,8 @@ def lora_7b(device: str) -> dict[str, Any]:
 
 def sampling_3b(device: str) -> dict[str, Any]:
     """Prefill and decoding of the 3B shape, tokens a second, and seconds of a weight sync."""
-    from stepopsd_rllib.sampling.sent_weights import SentWeights
+    import torch
+
     from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
     count, length, new = (256, 1024, 256) if device == "cuda" else (4, 64, 8)
@@ -241,7 +242,19 @@ def sampling_3b(device: str) -> dict[str, Any]:
         "prefill_tokens_s": round(sum(map(len, prompts)) / first),
         "decode_tokens_s": round(sum(len(r.token_ids) for r in results) / max(1e-3, both - first)),
     }
+    found |= _sync(engine, path, device)
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        found |= _shared_sync(engine, path, prompts[:8])
+    return found
+
+
+def _sync(engine: Any, path: str, device: str) -> dict[str, Any]:
+    """Seconds until an engine has the weights of a model in its process, and of a copy of them."""
+    from stepopsd_rllib.sampling.sent_weights import SentWeights
+
     model: Any = _random_model(path, device)
+    found: dict[str, Any] = {}
     dtype = "bfloat16" if device == "cuda" else "float32"
     for name in ("one_process_sync_s", "one_process_sync_again_s"):
         seconds, _ = _timed(device, lambda: engine.load_weights(dict(model.state_dict()), 1))
@@ -250,6 +263,92 @@ def sampling_3b(device: str) -> dict[str, Any]:
         pack, sent = _timed(device, lambda: SentWeights.of(model.state_dict(), dtype))
         load, _ = _timed(device, lambda s=sent: engine.load_weights(s.tensors(), 1))
         found[f"pack{again}_s"], found[f"load{again}_s"] = round(pack, 2), round(load, 2)
+    return found
+
+
+class Holder:
+    """A process with a model on the same GPU, as a learner by fractions is."""
+
+    def __init__(self, path: str):
+        """Makes the model, its weights random."""
+        self.model = _random_model(path, "cuda")
+
+    def share(self) -> Any:
+        """Handles of its weights."""
+        from stepopsd_rllib.sampling.shared_weights import SharedWeights
+
+        return SharedWeights.of(self.model.state_dict())
+
+    def send(self) -> Any:
+        """A copy of its weights."""
+        from stepopsd_rllib.sampling.sent_weights import SentWeights
+
+        return SentWeights.of(self.model.state_dict(), "bfloat16")
+
+    def change(self) -> None:
+        """Writes other numbers into the same tensors."""
+        import torch
+
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                weight.add_(0.02 * torch.randn_like(weight))
+        torch.cuda.synchronize()
+
+
+def _shared_sync(engine: Any, path: str, prompts: list[list[int]]) -> dict[str, Any]:
+    """Seconds of another process's weights by handles and by a copy, and whether they are equal."""
+    import ray
+
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR")
+    holder = ray.remote(num_gpus=0.3)(Holder).remote(path)
+    found: dict[str, Any] = {}
+    handles = ray.get(holder.share.remote())
+    for again in ("", "_again"):
+        ray.get(holder.change.remote())
+        load, _ = _timed("cuda", lambda: engine.load_weights(handles.tensors(), 1))
+        found[f"shared{again}_s"] = round(load, 3)
+    shared = _sample(engine, prompts, 16)
+    for again in ("", "_again"):
+        copy, sent = _timed("cuda", lambda: ray.get(holder.send.remote()))
+        load, _ = _timed("cuda", lambda s=sent: engine.load_weights(s.tensors(), 1))
+        found[f"copied{again}_s"] = [round(copy, 2), round(load, 2)]
+    pairs = zip(shared, _sample(engine, prompts, 16), strict=True)
+    found["shared_is_copied"] = all(
+        (a.token_ids == b.token_ids).all() and (a.log_probs == b.log_probs).all() for a, b in pairs
+    )
+    ray.shutdown()
+    return found
+
+
+def sharded(device: str) -> dict[str, Any]:
+    """Five updates with FSDP2 in a group of one (NCCL on a GPU) against a whole model's."""
+    import torch
+
+    from tests.helpers.agents import largest_difference
+    from tests.helpers.methods import ACTIVE, method_config
+    from tests.helpers.sharded_learners import OF_TWO, SMALL_PASSES, both_ways
+
+    folder = tempfile.mkdtemp()
+    torch.distributed.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        init_method=f"file://{folder}/group",
+        rank=0,
+        world_size=1,
+    )
+    keys = OF_TWO | SMALL_PASSES | {"num_gpus_per_learner": int(device == "cuda")}
+    found: dict[str, Any] = {}
+    for name in ("GRPO", "StepOPSD", "OPID"):
+        for arithmetic in ("float32", "bfloat16"):
+            config = method_config(
+                name, ACTIVE.get(name, {}) | keys | {"autocast_dtype": arithmetic}, "append"
+            )
+            (_, before, expected), (metrics, _, actual) = both_ways(0, config, range(5), False)
+            found[f"{name} {arithmetic}"] = {
+                "moved": largest_difference(before, expected),
+                "difference": largest_difference(expected, actual),
+                "gradient_norm": metrics[-1]["gradient_norm"],
+            }
+    torch.distributed.destroy_process_group()
     return found
 
 
@@ -354,13 +453,14 @@ def smollm2_learns(device: str) -> dict[str, Any]:
     success: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        for episodes in (12,) if small else (150, 500, 1500):
+        for episodes in (12,) if small else (800, 2400):
             started = time.perf_counter()
             settings = WarmStart(
                 model=SMOLLM2,
                 env="stepopsd/ALFWorld-v0",
                 env_config=env,
                 episodes=episodes,
+                learning_rate=1e-4,
                 tasks=2 if small else 64,
             )
             out = warm_start(settings, f"{folder}/{episodes}", report=_to_log)
@@ -368,13 +468,13 @@ def smollm2_learns(device: str) -> dict[str, Any]:
             success["pretrained"] = record["before"]["success_rate"]
             success[f"after_{episodes}_episodes"] = record["after"]["success_rate"]
             success["warm_start_s"] = round(time.perf_counter() - started)
-            if record["after"]["success_rate"] >= 0.15:
+            if record["after"]["success_rate"] >= 0.08:
                 break
         return success | _iterations(
             "GRPO",
             device,
             count=1 if small else 100,
-            limit_s=150,
+            limit_s=180,
             model=str(out),
             env_config=env,
             max_response_tokens=32,
@@ -384,7 +484,7 @@ def smollm2_learns(device: str) -> dict[str, Any]:
             lr=2e-5,
             evaluation_interval=1 if small else 10,
             eval_num_tasks=2 if small else None,
-            sampler_config={} if small else {"gpu_memory_utilization": 0.4},
+            sampler_config={} if small else SMALL_ENGINE | {"kv_cache_memory_bytes": 12 * 2**30},
         )
 
 
@@ -411,6 +511,7 @@ STEPS: dict[str, tuple[Step, int]] = {
     "lora_7b": (lora_7b, 180),
     "rescoring": (rescoring, 90),
     "sampling_3b": (sampling_3b, 240),
+    "sharded": (sharded, 120),
     "sleep": (sleep, 120),
     "smollm2_learns": (smollm2_learns, 400),
 }

@@ -26,7 +26,6 @@ from stepopsd_rllib.rollout.policy_analysis import with_replies
 from stepopsd_rllib.rollout.sampler_watch import SamplerFailure, WatchedSampler, watched
 from stepopsd_rllib.rollout.turn_loop import EpisodeRequest, TurnLoop
 from stepopsd_rllib.sampling.sampler import NO_VERSION
-from stepopsd_rllib.sampling.sent_weights import SentWeights
 
 if TYPE_CHECKING:
     from stepopsd_rllib.algorithms.grpo import GRPOConfig
@@ -119,11 +118,12 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         """Version of the sampler's weights; -1 before the first `load_weights`."""
         return NO_VERSION if self._sampler is None else self._sampler.weights_version
 
-    def load_weights(self, weights: SentWeights | Mapping[str, Any], version: int) -> int:
+    def load_weights(self, weights: Mapping[str, torch.Tensor], version: int) -> int:
         """Loads a complete set of weights into the sampler, blocking.
 
         Args:
-            weights: What a learner sent, or live tensors of a learner in this process.
+            weights: By checkpoint name, wherever they are. They may be written again as soon as
+                this returns, by another process too.
             version: Their number.
 
         Returns:
@@ -131,8 +131,9 @@ class TextEnvRunner(EnvRunner, Checkpointable):
         """
         self._started_loop()
         assert self._sampler is not None
-        tensors = weights.tensors() if isinstance(weights, SentWeights) else weights
-        self._sampler.load_weights(tensors, version)
+        self._sampler.load_weights(weights, version)
+        if any(tensor.is_cuda for tensor in weights.values()):
+            torch.cuda.synchronize()
         return self._sampler.weights_version
 
     def sleep(self) -> None:

@@ -37,7 +37,7 @@ from stepopsd_rllib.training.episode_requests import EpisodeRequests, evenly_spa
 from stepopsd_rllib.training.first_prompt import TASKS_TRIED, check_first_prompt, tasks_of
 from stepopsd_rllib.training.group_sampling import Sampled, sample_groups
 from stepopsd_rllib.training.learner_calls import ask_learners
-from stepopsd_rllib.training.placement import sampler_dtype
+from stepopsd_rllib.training.placement import sampler_dtype, shares_gpu
 from stepopsd_rllib.training.runner_calls import RolloutError, Round
 from stepopsd_rllib.training.sampled_group import Groups, dealt
 from stepopsd_rllib.training.sampling_ahead import SamplingAhead
@@ -344,6 +344,7 @@ class AgentAlgorithm(CheckpointedAlgorithm):
             runner_ids=runner_ids,
             timeout_s=self.config.weight_sync_timeout_s,
             dtype=sampler_dtype(self.config),
+            shares_gpu=shares_gpu(self.config),
         )
         # Ray restarts a runner without a word: a call that is sent meanwhile waits for the new
         # process. Its sampler has another name.

@@ -30,6 +30,7 @@ from stepopsd_rllib.episodes import RowLayout
 from stepopsd_rllib.models.sharding import whole
 from stepopsd_rllib.objectives.reduction import LossCounts, token_weights
 from stepopsd_rllib.sampling.sent_weights import SentWeights, add_own_parts
+from stepopsd_rllib.sampling.shared_weights import SharedWeights, addresses
 from stepopsd_rllib.scoring.shared_rows import RowPass, row_micro_batches
 from stepopsd_rllib.training.metric_sums import MetricSums
 from stepopsd_rllib.training.sharded_learner import ShardedLearner
@@ -59,6 +60,7 @@ class TokenLearner(ShardedLearner):
         self.num_optimizer_steps = 0
         self.num_skipped_in_a_row = 0
         self._has_stepped = False
+        self._shared: SharedWeights | None = None
 
     @override(ShardedLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -140,6 +142,22 @@ class TokenLearner(ShardedLearner):
             return [ray.put(SentWeights.of(weights, dtype))]
         add_own_parts(weights, dtype)
         return []
+
+    def share_weights(self) -> SharedWeights | None:
+        """Handles of the samplers' weights, for runners on this learner's GPU.
+
+        None where the weights are not whole on one GPU for good: sharded over learners, merged with
+        an adapter for each sync, or on the CPU.
+        """
+        lora = self.language_module.lora
+        is_merged = bool(lora.rank) and lora.sync != "adapter"
+        if self._device.type != "cuda" or self.is_sharded or is_merged:
+            return None
+        weights = self.sampler_weights()
+        if self._shared is None or self._shared.addresses != addresses(weights):
+            self._shared = SharedWeights.of(weights)
+        torch.cuda.synchronize(self._device)
+        return self._shared
 
     @override(ShardedLearner)
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:

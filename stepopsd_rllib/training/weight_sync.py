@@ -7,13 +7,16 @@ an error.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
+from torch import Tensor
 
 from stepopsd_rllib.rollout.runner_failure import RunnerFailure
+from stepopsd_rllib.sampling.shared_weights import SharedWeights
 from stepopsd_rllib.training.learner_calls import ask_learners
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ def sync_weights(
     runner_ids: Sequence[int] | None = None,
     timeout_s: float,
     dtype: str = "float32",
+    shares_gpu: bool = False,
 ) -> dict[int, str]:
     """Loads the learners' weights into samplers and waits for all of them.
 
@@ -43,6 +47,8 @@ def sync_weights(
         runner_ids: Only these remote runners; all healthy ones by default.
         timeout_s: Seconds to wait for the slowest runner.
         dtype: Arithmetic of the samplers; weights are rounded to it before they travel.
+        shares_gpu: Whether remote runners and learners are on the same GPUs: a runner then reads
+            the weights of the learner on its own, and only those that find none get them sent.
 
     Returns:
         Runner number -> name of its sampler (another one after every start), for those that loaded
@@ -60,16 +66,17 @@ def sync_weights(
         loaded = [(0, runner.load_weights(weights, version), runner.sampler_name)]
         expected = alive = {0}
     else:
-        reference = learner_weights(learner_group, as_reference=True, dtype=dtype)
-        loaded = env_runner_group.foreach_env_runner(
-            _loading_call(reference, version),
-            local_env_runner=False,
-            remote_worker_ids=list(runner_ids) if runner_ids is not None else None,
-            timeout_seconds=timeout_s,
-        )
-        for _, answer, _ in loaded:
-            if isinstance(answer, RunnerFailure):
-                answer.raise_here(WeightSyncError)
+        ask = functools.partial(_ask_runners, env_runner_group, timeout_s=timeout_s)
+        loaded = []
+        without = runner_ids
+        if shares_gpu and (shared := _shared_weights(learner_group)):
+            answers = ask(_sharing_call(shared, version), runner_ids)
+            loaded = [answer for answer in answers if answer[1] is not None]
+            without = [index for index, got, _ in answers if got is None]
+            logger.info("Weights %d: %d runners read them on their GPU.", version, len(loaded))
+        if without is None or without:
+            reference = learner_weights(learner_group, as_reference=True, dtype=dtype)
+            loaded += ask(_loading_call(reference, version), without)
         alive = set(env_runner_group.healthy_env_runner_ids())
         expected = alive if runner_ids is None else alive & set(runner_ids)
     wrong = {index: got for index, got, _ in loaded if got != version}
@@ -100,20 +107,65 @@ def restart_runners(env_runner_group: Any, indices: Sequence[int]) -> None:
         manager.set_actor_state(index, healthy=False)
 
 
+def _ask_runners(
+    env_runner_group: Any,
+    call: Callable[[Any], Any],
+    ids: Sequence[int] | None,
+    *,
+    timeout_s: float,
+) -> list[Any]:
+    """Answers of remote runners, all healthy ones by default; raises what one of them raised."""
+    answers = env_runner_group.foreach_env_runner(
+        call,
+        local_env_runner=False,
+        remote_worker_ids=list(ids) if ids is not None else None,
+        timeout_seconds=timeout_s,
+    )
+    for _, answer, _ in answers:
+        if isinstance(answer, RunnerFailure):
+            answer.raise_here(WeightSyncError)
+    return answers
+
+
+def _shared_weights(learner_group: Any) -> list[SharedWeights]:
+    """What learners share with processes on their GPUs; every one of them has all weights."""
+    answers = ask_learners(learner_group, lambda learner: learner.share_weights())
+    return [shared for shared in answers if shared is not None]
+
+
+def _sharing_call(
+    shared: Sequence[SharedWeights], version: int
+) -> Callable[[Any], tuple[int, int | RunnerFailure | None, str]]:
+    """A call as `_loading_call`'s; the version is None where the runner cannot read any of them."""
+
+    def read(runner: Any) -> Mapping[str, Tensor] | None:
+        own = next((weights for weights in shared if weights.is_here), None)
+        try:
+            return None if own is None else own.tensors()
+        except RuntimeError as error:  # a container may forbid it
+            logger.warning("Runner %d gets its weights sent: %s", runner.worker_index, error)
+            return None
+
+    return lambda runner: _load(runner, lambda: read(runner), version)
+
+
 def _loading_call(
     reference: ray.ObjectRef, version: int
-) -> Callable[[Any], tuple[int, int | RunnerFailure, str]]:
+) -> Callable[[Any], tuple[int, int | RunnerFailure | None, str]]:
     """A call that loads weights into a runner: its number, its version, its sampler's name."""
+    return lambda runner: _load(runner, lambda: ray.get(reference).tensors(), version)
 
-    def call(runner: Any) -> tuple[int, int | RunnerFailure, str]:
-        try:
-            version_now = runner.load_weights(ray.get(reference), version)
-        except Exception as error:
-            logger.exception("Loading weights failed")
-            return runner.worker_index, RunnerFailure.of(error, runner.worker_index), ""
-        return runner.worker_index, version_now, runner.sampler_name
 
-    return call
+def _load(
+    runner: Any, read: Callable[[], Mapping[str, Tensor] | None], version: int
+) -> tuple[int, int | RunnerFailure | None, str]:
+    try:
+        weights = read()
+        version_now = None if weights is None else runner.load_weights(weights, version)
+    except Exception as error:
+        logger.exception("Loading weights failed")
+        return runner.worker_index, RunnerFailure.of(error, runner.worker_index), ""
+    return runner.worker_index, version_now, runner.sampler_name
 
 
 def learner_weights(

@@ -35,7 +35,7 @@ def updated(learner: TokenLearner, groups: list[list[AgentEpisode]]) -> dict[str
 
 def arrays(learner: TokenLearner) -> dict[str, np.ndarray]:
     """The policy's whole weights."""
-    return {n: whole(w).detach().numpy().copy() for n, w in learner.whole_weights().items()}
+    return {n: whole(w).detach().cpu().numpy().copy() for n, w in learner.whole_weights().items()}
 
 
 def lost(group: list[AgentEpisode]) -> list[AgentEpisode]:
