@@ -694,19 +694,19 @@ def _columns(rows: int, length: int, response: int, vocabulary: int = 4000) -> d
 
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(int(0.7 * length), length + 1, (rows,), generator=generator)
-    positions = torch.arange(int(lengths.max()))[None]
-    mask = (positions < lengths[:, None]) & (positions >= lengths[:, None] - response)
-    values = torch.zeros(mask.shape)
+    mask = torch.cat([torch.arange(int(n)) >= n - response for n in lengths])
+    sampled = rows * response
+    values = torch.full((sampled,), -5.0)
     return {
-        "input_ids": torch.randint(3, vocabulary, mask.shape, generator=generator),
+        "input_ids": torch.randint(3, vocabulary, mask.shape, generator=generator).int(),
         "lengths": lengths,
         "response_mask": mask,
-        "behaviour_log_probs": values - 5.0,
-        "reference_log_probs": values - 5.0,
-        "turn_index": torch.where(mask, 0, -1),
+        "behaviour_log_probs": values,
+        "reference_log_probs": values,
+        "turn_index": torch.zeros(sampled, dtype=torch.int64),
         "episode_index": torch.arange(rows),
         "weights_version": torch.zeros(rows, dtype=torch.int64),
-        "advantages": torch.randn(rows, 1, generator=generator) * mask,
+        "advantages": torch.randn(rows, generator=generator).repeat_interleave(response),
         "scores": torch.zeros(rows),
     }
 

@@ -99,7 +99,7 @@ def one_pass(model: nn.Module, call: Callable[[], Result]) -> Result:
         if not torch.is_grad_enabled():
             # With gradient they stay whole until the backward pass, which needs them first. Without
             # there is none, and an optimizer step would leave them as they were.
-            whole.reset_iter_state()
+            whole.reshard()
 
 
 def in_step(items: Iterable[Item], device: torch.device) -> Iterator[Item | None]:

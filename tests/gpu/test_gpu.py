@@ -75,3 +75,15 @@ def test_float32_heads_bring_learner_and_engine_nearer(step):
 def test_an_update_of_a_real_shape_fits_the_card(step, name):
     found = step(name)
     assert max(found[form]["peak_gb"] for form in found if isinstance(found[form], dict)) < 80
+
+
+def test_a_runner_reads_the_weights_of_a_learner_on_its_gpu_without_a_copy(step):
+    found = step("sampling_3b")
+    assert found["shared_is_copied"]
+    assert found["shared_again_s"] < 1.0 and found["one_process_sync_again_s"] < 1.0
+
+
+def test_a_sharded_learner_is_trained_as_a_whole_one(step):
+    found = step("sharded")
+    for name in ("GRPO", "StepOPSD", "OPID"):
+        assert found[f"{name} float32"]["difference"] < 1e-5
