@@ -26,8 +26,10 @@ ATTENTION = "stepopsd_shared"
 """Name under which transformers finds the attention of this file."""
 
 # A mask makes a kernel look at the keys behind a query, too, only to leave them out. Queries are
-# taken so many at a time, each part with the keys up to its end, which bounds the waste.
-QUERIES_AT_ONCE = 512
+# taken so many at a time, each part with the keys up to its end, which bounds the waste. A GPU
+# wants fewer, larger parts.
+QUERIES_AT_ONCE = 128
+QUERIES_AT_ONCE_ON_GPU = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,12 +261,13 @@ def _attended(
     query: Tensor, key: Tensor, value: Tensor, sees: Tensor, scaling: float | None
 ) -> Tensor:
     """[S, Q, H, D] of queries [S, H, Q, D] behind beginnings, keys [S, K, P + Q, D]."""
-    if query.shape[2] <= QUERIES_AT_ONCE:
+    at_once = QUERIES_AT_ONCE_ON_GPU if query.is_cuda else QUERIES_AT_ONCE
+    if query.shape[2] <= at_once:
         return _masked(query, key, value, sees, scaling)
     outputs = []
     start = key.shape[2] - query.shape[2]
-    for first in range(0, query.shape[2], QUERIES_AT_ONCE):
-        queries = slice(first, first + QUERIES_AT_ONCE)
+    for first in range(0, query.shape[2], at_once):
+        queries = slice(first, first + at_once)
         keys = slice(start + queries.stop)
         outputs.append(
             _masked(
