@@ -21,6 +21,7 @@ from stepopsd_rllib.training.placement import (
     gpu_shares,
     runner_has_gpu,
     sampler_dtype,
+    shares_gpu,
     sampler_kind,
     shares_gpu,
 )
@@ -264,7 +265,10 @@ def _seconds(config: AgentConfig, sizes: ModelSizes, card: str) -> dict[str, flo
         decode = DECODE_TOKENS * (body / DECODE_PARAMETERS) ** DECODE_POWER
         decode *= peak / PEAK_FLOPS["H100"]
         rollout = sampled / decode / runners
-        sync = 2.0 * body * BYTES[sampler_dtype(config)] / 6e9
+        if shares_gpu(config):  # read where they are, float32
+            sync = body * BYTES["float32"] / 4e10
+        else:  # to the host and from there
+            sync = 2.0 * body * BYTES[sampler_dtype(config)] / 3.6e9
     else:
         rollout = 2 * body * (sampled + 0.3 * tokens) / CPU_FLOPS / runners
         sync = body * BYTES[sampler_dtype(config)] / 2e9
