@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from stepopsd_rllib.commands.kept_checkpoints import FoundCheckpoint, find
 from stepopsd_rllib.commands.ray_start import quiet_ray, running_ray
 from stepopsd_rllib.commands.run_file import RUN_FILE
-from stepopsd_rllib.models.causal_lm import load_causal_lm, untied
+from stepopsd_rllib.models.loading import load_causal_lm, untied
 from stepopsd_rllib.models.lora import ADAPTER_CONFIG, LoRASettings, add_adapters, merged_weights
 from stepopsd_rllib.report.run_files import RESULTS, evaluation_of
 from stepopsd_rllib.report.tables import single_table

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from stepopsd_rllib.commands.training_run import say
 from stepopsd_rllib.environments import make_text_env, text_env_class
-from stepopsd_rllib.models.causal_lm import load_causal_lm
+from stepopsd_rllib.models.loading import load_causal_lm
 from stepopsd_rllib.models.lora import LoRASettings, add_adapters, check_targets, merged_weights
 from stepopsd_rllib.models.model_folder import model_folder
 from stepopsd_rllib.prompts.chat import ChatFormat

@@ -18,6 +18,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from torch import Tensor, nn
 
+from stepopsd_rllib.models.loading import decoder_layers, load_causal_lm, untied
 from stepopsd_rllib.models.lora import (
     POLICY,
     TEACHER,
@@ -39,7 +40,6 @@ from stepopsd_rllib.models.module_state import (
 from stepopsd_rllib.models.output_head import HeadArithmetic, head_log_probs, head_top_tokens
 from stepopsd_rllib.models.sharding import in_step, is_sharded, learner_mesh, one_pass, shard
 from stepopsd_rllib.models.shared_attention import SharedRows, can_share
-from stepopsd_rllib.models.whole_weights import require_whole_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -494,86 +494,9 @@ class CausalLMModule(TorchRLModule, TargetNetworkAPI, InferenceOnlyAPI):
         return adapter_weights(self.language_model)
 
 
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers that a decoder repeats: those that can be recomputed by themselves."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-
-
-def untied(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without the names that stand for another's tensor."""
-    shared: dict[str, str] = dict(model.all_tied_weights_keys)
-    return {name: w for name, w in weights.items() if shared.get(name) not in weights}
-
-
-def load_causal_lm(
-    model_path: str, *, random_weights: bool = False, device: str = "cpu"
-) -> PreTrainedModel:
-    """Loads a Hugging Face causal language model in float32, without dropout.
-
-    Args:
-        model_path: Folder in the Hugging Face format.
-        random_weights: Build the architecture only; for tests of configurations.
-        device: Where the weights go, straight from the file.
-
-    Raises:
-        ValueError: The folder is no causal language model, or one whose logits are not
-            `head(hidden)`.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if not random_weights:
-        require_whole_weights(model_path)
-    try:
-        if random_weights:
-            with torch.device(device):
-                model = AutoModelForCausalLM.from_config(
-                    AutoConfig.from_pretrained(model_path), dtype=torch.float32
-                )
-        else:
-            # Without a device map the weights pass through the host's memory, once a copy.
-            placed = {} if device == "cpu" else {"device_map": {"": device}}
-            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, **placed)
-    except (OSError, ValueError) as error:
-        if "trust_remote_code" in str(error):
-            raise ValueError(
-                f"config.model={model_path!r}: its folder holds Python code of its own, which is "
-                "not run here. Use a model whose architecture Transformers knows."
-            ) from error
-        raise ValueError(
-            f"config.model={model_path!r} cannot be loaded as a causal language model ({error}). "
-            "Give the folder of a Hugging Face model, or model='tiny'."
-        ) from error
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        # Attention dropout is a number on the attention modules, not a module of its own.
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # pyright: ignore[reportArgumentType]
-    _check_head(model, model_path)
-    return model
-
-
 def _scatter(values_N: Tensor, mask_BT: Tensor) -> Tensor:
     """Values at the masked positions of a [B, T] tensor of zeros; keeps the gradient."""
     out_BT = values_N.new_zeros(mask_BT.shape)
     scored_BT = mask_BT.clone()
     scored_BT[:, 0] = False
     return out_BT.masked_scatter(scored_BT, values_N)
-
-
-def _check_head(model: PreTrainedModel, model_path: str) -> None:
-    """Refuses a model that changes its logits after the head, which `score` would leave out."""
-    head: Any = model.get_output_embeddings()
-    embedding: Any = model.get_input_embeddings()
-    ids = torch.arange(4, device=embedding.weight.device)[None] % len(embedding.weight)
-    with torch.no_grad():
-        expected = model(input_ids=ids, use_cache=False).logits
-        actual = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    if not torch.allclose(expected, actual, atol=1e-3, rtol=1e-3):
-        raise ValueError(
-            f"config.model={model_path!r}: its logits are not head(hidden states) (a model with "
-            "scaled or capped logits). Such architectures are not supported; Qwen, Llama and "
-            "Mistral are."
-        )

@@ -21,7 +21,6 @@ from stepopsd_rllib.training.placement import (
     gpu_shares,
     runner_has_gpu,
     sampler_dtype,
-    shares_gpu,
     sampler_kind,
     shares_gpu,
 )

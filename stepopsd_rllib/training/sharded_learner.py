@@ -18,7 +18,8 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.annotations import override
 from torch import Tensor
 
-from stepopsd_rllib.models.causal_lm import CausalLMModule, untied
+from stepopsd_rllib.models.causal_lm import CausalLMModule
+from stepopsd_rllib.models.loading import untied
 from stepopsd_rllib.models.sharding import spread_like
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

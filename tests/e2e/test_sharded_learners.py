@@ -12,7 +12,7 @@ import pytest
 import ray
 from safetensors.numpy import load_file
 
-from stepopsd_rllib.models.causal_lm import load_causal_lm
+from stepopsd_rllib.models.loading import load_causal_lm
 from stepopsd_rllib.models.sharding import whole
 from stepopsd_rllib.training import checkpoint_files
 from tests.helpers.agents import largest_difference

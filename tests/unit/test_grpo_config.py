@@ -8,7 +8,7 @@ import pytest
 
 from stepopsd_rllib import GRPOConfig
 from stepopsd_rllib.commands.failures import one_line
-from stepopsd_rllib.models.causal_lm import load_causal_lm
+from stepopsd_rllib.models.loading import load_causal_lm
 from tests.helpers.agents import small_config
 
 

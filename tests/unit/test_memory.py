@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from stepopsd_rllib.models.causal_lm import load_causal_lm
+from stepopsd_rllib.models.loading import load_causal_lm
 from stepopsd_rllib.models.memory import ModelSizes, adapter_parameters
 from tests.helpers.agents import small_config
 
