@@ -206,7 +206,8 @@ def lora_7b(device: str) -> dict[str, Any]:
             lora=lora,
             engine_options={
                 "load_format": "dummy",
-                "gpu_memory_utilization": 0.35,
+                "gpu_memory_utilization": 0.05,
+                "kv_cache_memory_bytes": 10 * 2**30,
                 "enforce_eager": True,
                 "hf_overrides": {"head_dtype": "float32"},
             },
@@ -226,7 +227,7 @@ def sampling_3b(device: str) -> dict[str, Any]:
     from stepopsd_rllib.sampling.vllm_sampler import VLLMSampler
 
     count, length, new = (256, 1024, 256) if device == "cuda" else (4, 64, 8)
-    options = {"load_format": "dummy", "gpu_memory_utilization": 0.5}
+    options = SMALL_ENGINE | {"load_format": "dummy", "kv_cache_memory_bytes": 16 * 2**30}
     path = _shape("3b", device)
     engine = VLLMSampler(
         path,
@@ -461,7 +462,7 @@ def smollm2_learns(device: str) -> dict[str, Any]:
                 env_config=env,
                 episodes=episodes,
                 learning_rate=1e-4,
-                tasks=2 if small else 64,
+                tasks=2 if small else 32,
             )
             out = warm_start(settings, f"{folder}/{episodes}", report=_to_log)
             record = json.loads((out / RECORD_FILE).read_text())["success"]
@@ -484,7 +485,7 @@ def smollm2_learns(device: str) -> dict[str, Any]:
             lr=2e-5,
             evaluation_interval=1 if small else 10,
             eval_num_tasks=2 if small else None,
-            sampler_config={} if small else SMALL_ENGINE | {"kv_cache_memory_bytes": 12 * 2**30},
+            sampler_config={} if small else SMALL_ENGINE | {"kv_cache_memory_bytes": 6 * 2**30},
         )
 
 

@@ -151,6 +151,14 @@ def killed(dying: dict[int, Any], after_s: float) -> None:
     threading.Thread(target=kill, daemon=True).start()
 
 
+def all_back(algorithm: Any, count: int) -> None:
+    """Restores killed runners, as RLlib does after a step; waits until they are there."""
+    deadline = time.monotonic() + 60
+    while len(algorithm.env_runner_group.healthy_env_runner_ids()) < count:
+        assert time.monotonic() < deadline, "killed runners do not come back"
+        algorithm.restore_env_runners(algorithm.env_runner_group)
+
+
 def measure(name: str, case: Case, options: argparse.Namespace, traffic: Bytes) -> None:
     """Prints a row: the medians of some steps."""
     stated = case.stated_seconds()
@@ -162,6 +170,7 @@ def measure(name: str, case: Case, options: argparse.Namespace, traffic: Bytes) 
     lost = 0
     for step in range(options.steps + 1):
         if dying:
+            all_back(algorithm, case.runners)
             killed(dying, 0.25 * ROW_SECONDS)
         traffic.count.clear()
         wall, processor = time.perf_counter(), time.process_time()
