@@ -24,13 +24,15 @@ Departures, and the key that restores each where there is one:
   default here too);
 - the told text is cut from its own end at `feedback_max_tokens` and counted in `told_cut_share`;
   the authors cut the context at the right, which takes what opens the response first;
-- their contexts of a judge and those that gather the actions of one state are not here; the others
-  are values of `teacher_context`;
+- their contexts of a judge are not here, and of those that gather the actions of one state only the
+  three that need no other attempt's text (`anchor_*`); the others are values of `teacher_context`;
+- equal states have equal texts (their option for similar ones is not here);
 - the authors' rules know `<action>` and WebShop's calls; here the tags are the environment's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -52,10 +54,16 @@ from stepopsd_rllib.connectors.columns import IS_SCORED, STEP_INDEX
 from stepopsd_rllib.connectors.learner_connector import LearnerBatch
 from stepopsd_rllib.connectors.told_turns import ToldTurns
 from stepopsd_rllib.connectors.turn_feedback import TurnFeedback
+from stepopsd_rllib.connectors.turn_states import require_anchor
 from stepopsd_rllib.objectives.schedules import linear_decay
 from stepopsd_rllib.objectives.serl import serl_shaping
 from stepopsd_rllib.objectives.shaping import Shaping
-from stepopsd_rllib.teachers.feedback import SOURCES, FeedbackSource, with_told_text
+from stepopsd_rllib.teachers.feedback import (
+    SOURCES,
+    FeedbackSource,
+    needs_anchor,
+    with_told_text,
+)
 from stepopsd_rllib.teachers.text_control import TeacherText
 
 
@@ -76,7 +84,7 @@ class SERLConfig(GRPOConfig):
         "feedback",
         one_of(*SOURCES),
         "what the teacher is told of a turn: the answer to it, the next message, the later "
-        "actions, another attempt that won, or two of these",
+        "actions, another attempt that won, two of these, or what all attempts did in its state",
         paper="feedback",
     )
     feedback_max_tokens: int = key(
@@ -101,6 +109,13 @@ class SERLConfig(GRPOConfig):
             )
         if self.uses_teacher():
             require_room(self, "feedback_max_tokens")
+
+    @override(GRPOConfig)
+    def check_first_task(self, info: Mapping[str, Any]) -> None:
+        """Refuses an environment that does not name its states, where the context needs them."""
+        super().check_first_task(info)
+        if self.uses_teacher() and needs_anchor(self.teacher_context):
+            require_anchor(info, method="SERL", env=self.env_class().__name__)
 
     def uses_teacher(self) -> bool:
         """Whether the weights have a share in the advantage."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 from stepopsd_rllib.teachers.contexts import render_action, render_episode
+from stepopsd_rllib.teachers.tried_actions import answered_actions, compared_actions
 
 if TYPE_CHECKING:
     from stepopsd_rllib.episodes import AgentEpisode, Turn
@@ -21,8 +22,12 @@ FeedbackSource = Literal[
     "success_and_future",
     "future_and_feedback",
     "future_and_next_observation",
+    "anchor_feedback",
+    "anchor_next_observation",
+    "anchor_future",
 ]
 SOURCES: tuple[FeedbackSource, ...] = get_args(FeedbackSource)
+_ANCHOR = "anchor_"
 CLOSING = "Now solve the task above."
 """What the told text ends with."""
 _TITLES = {
@@ -46,6 +51,9 @@ def turn_texts(
     - `future`: the later actions of the episode;
     - `success`: the first other episode of the group that won, thoughts left out.
 
+    - `anchor_feedback`, `anchor_next_observation`, `anchor_future`: what all episodes of the group
+      did in the state of the turn, and what came of it (`teachers.tried_actions`).
+
     A combination with "and" needs all of its parts; with "or" the first part that there is.
 
     Args:
@@ -56,6 +64,15 @@ def turn_texts(
     Returns:
         For each episode a text a turn, parts under their titles; "" where there is none.
     """
+    if needs_anchor(source):
+        name = source.removeprefix(_ANCHOR)
+
+        def part(episode: AgentEpisode, k: int) -> str:
+            return _part(name, episode, k, "", message_of)
+
+        if name == "feedback":
+            return answered_actions(episodes, answer_of=part)
+        return compared_actions(episodes, detail_of=part)
     found: list[list[str]] = []
     for n, episode in enumerate(episodes):
         peer = _rendered_peer(episodes, n) if "success" in source else ""
@@ -69,6 +86,11 @@ def turn_texts(
 
         found.append([text(k) for k in range(len(episode.turns))])
     return found
+
+
+def needs_anchor(source: FeedbackSource) -> bool:
+    """Whether the environment has to name its states for it."""
+    return source.startswith(_ANCHOR)
 
 
 def _part(

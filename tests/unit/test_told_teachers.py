@@ -12,7 +12,13 @@ from stepopsd_envs.alfworld.env import ALFWorldEnv
 from stepopsd_rllib import ALGORITHMS
 from stepopsd_rllib.connectors.episode_analysis import EPISODE_SKILLS
 from stepopsd_rllib.episodes.action_spans import action_spans
-from stepopsd_rllib.teachers.feedback import CLOSING, SOURCES, turn_texts, with_told_text
+from stepopsd_rllib.teachers.feedback import (
+    CLOSING,
+    SOURCES,
+    needs_anchor,
+    turn_texts,
+    with_told_text,
+)
 from stepopsd_rllib.teachers.skill_insertion import insert_skills
 from tests.helpers.agents import SMALL, build_learner, update
 from tests.helpers.houses import BARE
@@ -172,7 +178,7 @@ def test_the_cut_takes_the_told_text_and_never_what_opens_the_response():
     assert was_cut
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [s for s in SOURCES if not needs_anchor(s)])
 def test_a_context_is_there_only_with_all_of_its_parts(source):
     (won, lost, _), (alone, other), _ = recorded_groups("window")
     won, lost = replace(won, won=True), replace(lost, won=False)
@@ -196,6 +202,76 @@ def test_a_context_is_there_only_with_all_of_its_parts(source):
             assert ("environment answered" in text) == ("feedback" in used)
             assert ("asked: " in text) == ("next_observation" in used)
             assert ("done afterwards" in text) == ("future" in used)
+
+
+def visits():
+    """Two episodes of a group that meet in one state, one of another group that sees it too."""
+    (one, two, _), (other, _), _ = recorded_groups("window")
+
+    def played(episode, won: bool, *steps: tuple[str, str, str], **changes):
+        turns = [
+            replace(turn, anchor=anchor, action=action, observation=seen, reward=0.0)
+            for turn, (anchor, action, seen) in zip(episode.turns, steps, strict=False)
+        ]
+        turns[-1] = replace(turns[-1], reward=float(won))
+        return replace(
+            episode, turns=tuple(turns), won=won, final_observation="The end.", **changes
+        )
+
+    hall, desk = ("hall", "Go  to Desk 1", "A hall."), ("desk", "take mug 1", "A\ndesk.")
+    return [
+        played(one, True, hall, desk, group=0),
+        played(two, False, ("hall", "open safe 1", "A hall."), ("hall", "go to desk 1", "Locked.")),
+        played(other, False, hall, desk, group=1),
+    ]
+
+
+def test_a_state_tells_each_action_and_each_answer_to_it_once():
+    first, second, other = visits()
+    second = replace(second, group=0)
+    told = turn_texts([first, second, other], "anchor_feedback", message_of=lambda turn: "")
+    hall = (
+        "What all attempts at this task tried in this very state:\n"
+        "- go to desk 1: A desk.\n"
+        "- go to desk 1: The end.\n"
+        "- open safe 1: Locked."
+    )
+    assert told[0][0] == told[1][0] == told[1][1] == hall
+    assert told[0][1].splitlines()[1:] == ["- take mug 1: The end."]
+    assert told[2][0].splitlines()[1:] == ["- go to desk 1: A desk."]
+
+
+@pytest.mark.parametrize(
+    ("source", "best", "safe"),
+    [
+        ("anchor_future", "> take mug 1", "> go to desk 1"),
+        ("anchor_next_observation", "A desk.", "Locked."),
+    ],
+)
+def test_a_state_tells_how_each_action_fared(source, best, safe):
+    first, second, _ = visits()
+    second = replace(second, group=0)
+    (text, _), _ = turn_texts([first, second], source, message_of=lambda turn: turn.observation)
+    assert text.splitlines()[1:] == [
+        "- go to desk 1: tried 2 times, 1 won, mean return 0.50",
+        f"  best (won, return 1): {best}",
+        "  worst (lost, return 0)",
+        "- open safe 1: tried 1 times, 0 won, mean return 0.00",
+        f"  best (lost, return 0): {safe}",
+    ]
+
+
+def test_a_turn_whose_state_has_no_name_is_told_nothing():
+    first = replace(visits()[0], turns=(replace(visits()[0].turns[0], anchor=""),))
+    assert turn_texts([first], "anchor_future", message_of=lambda turn: "") == [[""]]
+
+
+def test_serl_refuses_states_without_names_where_its_context_needs_them():
+    config = config_of("SERL", context="append", teacher_context="anchor_future")
+    with pytest.raises(ValueError, match="SERL compares turns taken from one state"):
+        config.check_first_task({})
+    off = config_of("SERL", context="append", teacher_context="anchor_future", lambda_mix=0.0)
+    off.check_first_task({})
 
 
 def test_actions_stand_in_the_environments_own_tags():
