@@ -22,7 +22,6 @@ from ray.tune.utils import flatten_dict
 
 from stepopsd_rllib.models.lora import write_adapter
 from stepopsd_rllib.models.module_state import leave_out_weights
-from stepopsd_rllib.sampling.sent_weights import SentWeights
 from stepopsd_rllib.training import checkpoint_files as files
 from stepopsd_rllib.training.learner_calls import ask_learners
 from stepopsd_rllib.training.shards import SHARDS, read_shards, write_shards
@@ -237,8 +236,7 @@ class CheckpointedAlgorithm(Algorithm):
                 (folder / name).write_bytes(content)
 
     def _policy_weights(self, of: str) -> dict[str, Any]:
-        weights = learner_weights(self.learner_group, as_reference=False, dtype="float32", of=of)
-        return weights.tensors() if isinstance(weights, SentWeights) else weights
+        return learner_weights(self.learner_group, as_reference=False, dtype="float32", of=of)
 
     def _rename_into_place(self, checkpoint: Checkpoint) -> Checkpoint:
         """Takes the place of Tune's copy from a temporary folder."""

@@ -171,7 +171,9 @@ def _load(
 def learner_weights(
     learner_group: Any, *, as_reference: bool, dtype: str, of: str = "sampler_weights"
 ) -> Any:
-    """The first learner's weights, as a reference into the store or as live tensors.
+    """The first learner's weights, as a reference into the store or as tensors.
+
+    Of a learner in this process they are its own, of another one those that it sent.
 
     Args:
         learner_group: RLlib's `LearnerGroup`.
@@ -186,4 +188,4 @@ def learner_weights(
     only = None if learner_group.config.shards_learners() else [0]
     answers = ask_learners(learner_group, lambda learner: learner.send_weights(of, dtype), only)
     (reference,) = [reference for answer in answers for reference in answer]
-    return reference if as_reference else ray.get(reference)
+    return reference if as_reference else ray.get(reference).tensors()

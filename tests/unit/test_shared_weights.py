@@ -36,6 +36,8 @@ class Runner:
 class Runners:
     """RLlib's group of runners in this process; counts the calls."""
 
+    local_env_runner: Runner
+
     def __init__(self, count: int):
         self.runners = {i: Runner(i) for i in range(1, count + 1)}
         self.asked: list[list[int]] = []
@@ -53,11 +55,12 @@ class Runners:
 
 
 class Learners:
-    """A local learner that shares one handle and can send a copy."""
+    """A learner that shares one handle and can send a copy."""
 
-    is_local = True
+    config = SimpleNamespace(shards_learners=lambda: False)
 
-    def __init__(self, handles: dict[str, Any] | None):
+    def __init__(self, handles: dict[str, Any] | None, *, is_local: bool = True):
+        self.is_local = is_local
         self.num_sent = 0
         shared = handles and SharedWeights(gpu="GPU-0", addresses={}, handles=handles)
 
@@ -122,6 +125,14 @@ def test_what_a_runner_says_while_it_reads_ends_the_sync(cards):
         sync_weights(
             Learners({"a": (opened, (0,))}), runners, version=7, timeout_s=1, shares_gpu=True
         )
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_runner_in_this_process_gets_the_tensors_that_a_remote_learner_sent():
+    runners = Runners(0)
+    runners.local_env_runner = Runner(0)
+    sync_weights(Learners(None, is_local=False), runners, version=2, timeout_s=1)
+    assert torch.equal(runners.local_env_runner.loaded["a"], WEIGHTS["a"])
 
 
 def test_tensors_that_are_not_on_one_gpu_are_not_shared():
