@@ -67,16 +67,9 @@ def sync_weights(
         expected = alive = {0}
     else:
         ask = functools.partial(_ask_runners, env_runner_group, timeout_s=timeout_s)
-        loaded = []
-        without = runner_ids
-        if shares_gpu and (shared := _shared_weights(learner_group)):
-            answers = ask(_sharing_call(shared, version), runner_ids)
-            loaded = [answer for answer in answers if answer[1] is not None]
-            without = [index for index, got, _ in answers if got is None]
-            logger.info("Weights %d: %d runners read them on their GPU.", version, len(loaded))
-        if without is None or without:
-            reference = learner_weights(learner_group, as_reference=True, dtype=dtype)
-            loaded += ask(_loading_call(reference, version), without)
+        loaded = _hand_over(
+            learner_group, ask, version, runner_ids, dtype=dtype, shares_gpu=shares_gpu
+        )
         alive = set(env_runner_group.healthy_env_runner_ids())
         expected = alive if runner_ids is None else alive & set(runner_ids)
     wrong = {index: got for index, got, _ in loaded if got != version}
@@ -91,6 +84,28 @@ def sync_weights(
         logger.error("Runners %s took no weights in %.0f s and are restarted.", silent, timeout_s)
         restart_runners(env_runner_group, silent)
     return {index: name for index, _, name in loaded}
+
+
+def _hand_over(
+    learner_group: Any,
+    ask: Callable[[Callable[[Any], Any], Sequence[int] | None], list[Any]],
+    version: int,
+    runner_ids: Sequence[int] | None,
+    *,
+    dtype: str,
+    shares_gpu: bool,
+) -> list[tuple[int, int | None, str]]:
+    """Remote runners' answers: those that find the weights on their GPU read them, others wait."""
+    loaded = []
+    if shares_gpu and (shared := _shared_weights(learner_group)):
+        answers = ask(_sharing_call(shared, version), runner_ids)
+        loaded = [answer for answer in answers if answer[1] is not None]
+        runner_ids = [index for index, got, _ in answers if got is None]
+        logger.info("Weights %d: %d runners read them on their GPU.", version, len(loaded))
+    if runner_ids is None or runner_ids:
+        reference = learner_weights(learner_group, as_reference=True, dtype=dtype)
+        loaded += ask(_loading_call(reference, version), runner_ids)
+    return loaded
 
 
 def restart_runners(env_runner_group: Any, indices: Sequence[int]) -> None:
@@ -188,4 +203,7 @@ def learner_weights(
     only = None if learner_group.config.shards_learners() else [0]
     answers = ask_learners(learner_group, lambda learner: learner.send_weights(of, dtype), only)
     (reference,) = [reference for answer in answers for reference in answer]
-    return reference if as_reference else ray.get(reference).tensors()
+    if as_reference:
+        return reference
+    sent: Any = ray.get(reference)
+    return sent.tensors()
