@@ -60,7 +60,8 @@ from stepopsd_rllib.report.comparison_curves import PICTURE, draw_comparison
 from stepopsd_rllib.report.comparison_parts import finished, missing, one_plan
 from stepopsd_rllib.report.equal_compute import compute_table
 from stepopsd_rllib.report.protocol import PROTOCOL, require_one_protocol
-from stepopsd_rllib.report.verdicts import DEFAULT_MARGIN, verdict_tables
+from stepopsd_rllib.report.verdict_figure import VERDICTS, draw_verdicts
+from stepopsd_rllib.report.verdicts import DEFAULT_MARGIN, verdict_tables, verdicts_by_budget
 
 KEYS = (
     "base",
@@ -360,10 +361,14 @@ def show(folders: Sequence[Path], baseline: str | None = DEFAULT_BASELINE) -> No
     baseline = plan.get("baseline", baseline)
     training_run.say(f"\n{comparison_table(methods, baseline)}\n\n{type_table(methods)}\n")
     training_run.say(f"{compute_table(methods, baseline)}\n")
-    for table in verdict_tables(methods, baseline, plan):
+    by_budget = verdicts_by_budget(methods, baseline, plan)
+    for table in verdict_tables(by_budget):
         training_run.say(f"{table}\n")
     picture = draw_comparison(methods, folders[0] / PICTURE, folders[0].name)
     training_run.say(f"curves      {picture}")
+    if any(budget.verdicts for budget in by_budget):
+        picture = draw_verdicts(by_budget, folders[0] / VERDICTS, folders[0].name)
+        training_run.say(f"verdicts    {picture}")
 
 
 def _base(source: str, body: Mapping[str, Any]) -> tuned.TunedExample:

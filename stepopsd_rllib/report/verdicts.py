@@ -163,9 +163,29 @@ def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return (ours[:, None] > theirs[None, :]) + 0.5 * (ours[:, None] == theirs[None, :])
 
 
-def verdict_tables(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetVerdicts:
+    """Verdicts after equally much of something.
+
+    Attributes:
+        name: Of what, and how much.
+        baseline: The method that the others are held against.
+        margin: Largest difference that counts as none.
+        verdicts: One a method, and one more on task scores where the environment grades.
+        untrained: Methods without a verdict: their last evaluation within the budget is the one
+            before training.
+    """
+
+    name: str
+    baseline: str
+    margin: float
+    verdicts: tuple[Verdict, ...]
+    untrained: tuple[str, ...]
+
+
+def verdicts_by_budget(
     methods: Sequence[Method], baseline: str | None, plan: Mapping[str, Any]
-) -> list[str]:
+) -> list[BudgetVerdicts]:
     """The verdicts at equal iterations, seconds and tokens; [] without a baseline to pair with.
 
     Args:
@@ -179,22 +199,40 @@ def verdict_tables(
     for compute in COMPUTES:
         limited, budget = at_equal_compute(methods, compute)
         budgets.append((f"equal {compute} ({budget:,.0f} a run)", limited))
-    tables = []
+    by_budget = []
     for name, found in budgets:
-        if not any(method.name == baseline for method in found):
+        if baseline is None or not any(method.name == baseline for method in found):
             continue
         untrained = [method.name for method in found if min(method.iterations) == 0]
         trained = [method for method in found if method.name not in untrained]
         base = next((method for method in trained if method.name == baseline), None)
+        judged: list[Verdict] = []
         if base is not None and len(trained) > 1:
-            judged = verdicts(trained, base, planned=planned, margin=margin)
+            judged += verdicts(trained, base, planned=planned, margin=margin)
             judged += _of_scores(trained, base, planned=planned, margin=margin)
-            tables.append(verdict_table(judged, base.name, name))
-        if untrained:
+        by_budget.append(
+            BudgetVerdicts(
+                name=name,
+                baseline=baseline,
+                margin=margin,
+                verdicts=tuple(judged),
+                untrained=tuple(untrained),
+            )
+        )
+    return by_budget
+
+
+def verdict_tables(by_budget: Sequence[BudgetVerdicts]) -> list[str]:
+    """A table of each budget's verdicts, and a sentence on the methods that have none."""
+    tables = []
+    for budget in by_budget:
+        if budget.verdicts:
+            tables.append(verdict_table(budget.verdicts, budget.baseline, budget.name))
+        if budget.untrained:
             tables.append(
-                f"against {baseline}, {name}: no verdict on {', '.join(untrained)}, whose last "
-                "evaluation within that budget is the one before training (a smaller "
-                "evaluation_interval sees more)."
+                f"against {budget.baseline}, {budget.name}: no verdict on "
+                f"{', '.join(budget.untrained)}, whose last evaluation within that budget is the "
+                "one before training (a smaller evaluation_interval sees more)."
             )
     return tables
 

@@ -9,7 +9,7 @@ import pytest
 from stepopsd_rllib.commands import comparison
 from stepopsd_rllib.report import comparison as report
 from stepopsd_rllib.report.comparison_curves import draw_comparison
-from stepopsd_rllib.report.verdicts import verdict_tables
+from stepopsd_rllib.report.verdicts import verdict_tables, verdicts_by_budget
 
 ROOT = Path(__file__).parents[2]
 TASKS = {"a": "heat", "b": "heat", "c": "cool", "d": "cool"}
@@ -141,7 +141,7 @@ def test_graded_tasks_have_verdicts_on_their_scores_too(tmp_path):
         write_run(tmp_path, "GRPO", seed, "ab", lost_score=0.2)
         write_run(tmp_path, "SDAR", seed, "ab", lost_score=0.6)
     methods, _ = report.read_methods(tmp_path)
-    table = verdict_tables(methods, "GRPO", {})[0].splitlines()
+    table = verdict_tables(verdicts_by_budget(methods, "GRPO", {}))[0].splitlines()
     assert [line.split("  ")[0] for line in table[-2:]] == ["SDAR", "SDAR, task score"]
     # Success is equal; of four tasks, two lost ones have 0.4 more.
     assert "+0.0, +0.0]" in table[-2]

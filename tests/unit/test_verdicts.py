@@ -12,12 +12,14 @@ from stepopsd_rllib.report import comparison as report
 from stepopsd_rllib.report.comparison_parts import finished, missing, one_plan
 from stepopsd_rllib.report.equal_compute import at_equal_compute, compute_table, compute_used
 from stepopsd_rllib.report.protocol import require_one_protocol
+from stepopsd_rllib.report.verdict_figure import VERDICTS, draw_verdicts, kind
 from stepopsd_rllib.report.verdicts import (
     bootstrap_p,
     holm,
     probability_of_improvement,
     verdict_tables,
     verdicts,
+    verdicts_by_budget,
     words,
 )
 
@@ -166,7 +168,7 @@ def test_a_method_of_twice_the_time_is_seen_half_way(run):
     # three times the tokens: only the evaluation before any training is within the budget
     limited, _ = at_equal_compute(list(named(run).values()), "tokens")
     assert {method.name: next(iter(method.iterations)) for method in limited}["SDAR"] == 0
-    tables = verdict_tables(list(named(run).values()), "GRPO", PLAN)
+    tables = verdict_tables(verdicts_by_budget(list(named(run).values()), "GRPO", PLAN))
     assert "better by 28.3" in tables[0] and "equal iterations" in tables[0]
     assert "equal seconds (4 a run)" in tables[1] and "worse by" in tables[1]
     assert "equal tokens (800 a run)" in tables[2] and "SDAR" not in tables[2]
@@ -183,7 +185,7 @@ def test_runs_that_say_nothing_of_compute_have_the_table_of_iterations_alone(tmp
     file.write_text(json.dumps(row) + "\n")
     methods, _ = report.read_methods(tmp_path / "r")
     assert at_equal_compute(methods, "seconds")[0] == []
-    assert len(verdict_tables(methods, "GRPO", {})) == 1
+    assert len(verdict_tables(verdicts_by_budget(methods, "GRPO", {}))) == 1
 
 
 @pytest.mark.parametrize(
@@ -359,3 +361,19 @@ def test_an_unfair_plan_is_refused_before_anything_runs(file, old, new, message)
     with pytest.raises(ValueError, match=message) as refusal:
         command.read(file)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+@pytest.mark.parametrize("p", [0.01, 0.5])
+@pytest.mark.parametrize("difference", [-0.2, 0.2])
+@pytest.mark.parametrize("width", [0.01, 0.4])
+def test_the_picture_has_a_colour_for_all_that_the_rule_can_say(seeds, p, difference, width):
+    interval = (difference - width, difference + width)
+    said = words(difference, interval, p, seeds=seeds, margin=0.3)
+    assert said.startswith(kind(said))
+
+
+def test_the_picture_of_verdicts_is_written(tmp_path, run):
+    by_budget = verdicts_by_budget(list(named(run).values()), "GRPO", PLAN)
+    picture = draw_verdicts(by_budget, tmp_path / VERDICTS, "a title")
+    assert picture.read_bytes().startswith(b"\x89PNG")
