@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
     from transformers import PreTrainedModel
+    from typing_extensions import TypeIs
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -127,16 +128,28 @@ def _somebody_has_one(have: bool, device: torch.device) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor with the parts of all learners, which must all ask; others as they are."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_shared_out(tensor) else tensor
 
 
 def own_part(tensor: Tensor) -> Tensor:
     """What this learner holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_shared_out(tensor) else tensor
 
 
 def spread_like(target: Tensor, tensor: Tensor) -> Tensor:
     """This learner's part of a whole tensor, laid out as the target is; nothing is exchanged."""
-    if not isinstance(target, DTensor):
+    if not _is_shared_out(target):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, target.device_mesh, target.placements, src_data_rank=None)
+
+
+def _is_shared_out(tensor: Tensor) -> TypeIs[DTensor]:
+    """Whether learners hold parts of it."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return False
+    # Half a second of imports, which whoever does not shard need not wait for.
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)

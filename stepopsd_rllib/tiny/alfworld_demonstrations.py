@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepopsd_envs.alfworld.env import ALFWorldEnv
@@ -20,6 +20,7 @@ from stepopsd_rllib.tiny.told_alfworld import (
     WAYS,
     AlfworldTexts,
     Told,
+    Way,
     advice,
     at_the_end,
     idle_commands,
@@ -43,6 +44,11 @@ class DemonstrationSettings:
         dithering: Probability, each turn, that the expert wastes it: looks around, looks at what
             it carries, examines something. This *is* imitated. It makes an able model slow, and so
             gives reinforcement learning under a turn limit something to unlearn.
+        informed: Share of the episodes that are told something, in the forms of `told_alfworld`.
+        mistold: Share of those that are told of another task, or of none, and are played as if
+            nothing were told; the others are played without dithering.
+        skills: Name of the packaged library that skills come from.
+        way_weights: Way of telling -> how often it is drawn, where the others count 1.
     """
 
     episodes: int
@@ -53,6 +59,7 @@ class DemonstrationSettings:
     informed: float = 0.0
     mistold: float = 0.0
     skills: str = "alfworld_brief"
+    way_weights: Mapping[Way, float] = field(default_factory=dict)
 
 
 _FOREIGN_SHARE = 0.25  # of mistold texts
@@ -87,14 +94,21 @@ def alfworld_demonstrations(
     for task in training_tasks(env, settings.episodes, rng):
         told = NOTHING
         if settings.informed and rng.random() < settings.informed:
-            told = _told(texts, task, rng.choice(tasks), settings.mistold, rng)
+            told = _told(texts, task, rng.choice(tasks), settings, rng)
         played.append(_play(env, task, told, settings, rng))
     return [demonstration for demonstration in played if demonstration.won]
 
 
-def _told(texts: AlfworldTexts, task: str, other: str, mistold: float, rng: random.Random) -> Told:
+def _told(
+    texts: AlfworldTexts,
+    task: str,
+    other: str,
+    settings: DemonstrationSettings,
+    rng: random.Random,
+) -> Told:
     """What an episode is told: of its own task, or of another."""
-    way, is_own = rng.choice(WAYS), rng.random() >= mistold
+    (way,) = rng.choices(WAYS, [settings.way_weights.get(way, 1.0) for way in WAYS])
+    is_own = rng.random() >= settings.mistold
     if is_own and way in PER_TURN:
         return Told(way=way, is_own=True)
     told = texts.told(way, task if is_own else other)

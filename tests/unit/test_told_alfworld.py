@@ -99,6 +99,12 @@ def test_what_is_told_is_read_and_never_learned(chat):
         assert "hindsight" not in learned.lower()
 
 
+def test_a_way_of_greater_weight_is_told_more_often():
+    always = shown(informed=1.0, way_weights={"skills": 1e9})
+    assert all(each.privileged for each in always)
+    assert not all(each.privileged for each in shown(informed=1.0))
+
+
 class Recorder:
     """Tells every turn another word, and keeps the messages that it was shown."""
 
