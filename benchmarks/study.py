@@ -18,21 +18,18 @@ from pathlib import Path
 
 from stepopsd_rllib.report.comparison import read_methods
 from stepopsd_rllib.report.equal_compute import COMPUTES, compute_used
-from stepopsd_rllib.report.protocol import RUN_FILE
+from stepopsd_rllib.report.protocol import RUN_FILE, planned_trial
 
 HASHED = ("result.json", "evaluation.jsonl")
 
 
 def records(*folders: Path) -> list[dict[str, object]]:
     """One record a finished trial, in the order of methods and seeds."""
-    planned = {}
-    for folder in folders:
-        planned |= json.loads((folder / RUN_FILE).read_text())["trials"]
     methods, _ = read_methods(*folders)
     found = []
     for method in methods:
         for seed, trial in sorted(method.trials.items()):
-            plan = planned[trial.folder.name]
+            plan = planned_trial(trial.folder)
             last = max(compute_used(trial, "tokens"))
             found.append(
                 {

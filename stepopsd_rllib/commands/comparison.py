@@ -50,6 +50,7 @@ from stepopsd_rllib.commands.restarts import run_with_restarts
 from stepopsd_rllib.commands.run_file import COMPARE, Run, planned
 from stepopsd_rllib.commands.storage import Storage, locked, open_storage, require_free
 from stepopsd_rllib.commands.trials import ERROR_FILE
+from stepopsd_rllib.report.budget_verdicts import verdict_tables, verdicts_by_budget
 from stepopsd_rllib.report.comparison import (
     comparison_table,
     read_methods,
@@ -61,7 +62,7 @@ from stepopsd_rllib.report.comparison_parts import finished, missing, one_plan
 from stepopsd_rllib.report.equal_compute import compute_table
 from stepopsd_rllib.report.protocol import PROTOCOL, require_one_protocol
 from stepopsd_rllib.report.verdict_figure import VERDICTS, draw_verdicts
-from stepopsd_rllib.report.verdicts import DEFAULT_MARGIN, verdict_tables, verdicts_by_budget
+from stepopsd_rllib.report.verdicts import DEFAULT_MARGIN
 
 KEYS = (
     "base",

@@ -56,7 +56,7 @@ def _require_one_config(method: Method) -> None:
     first: tuple[str, Mapping[str, Any]] | None = None
     for trial in method.trials.values():
         name = f"{trial.folder.parent.name}/{trial.folder.name}"
-        config = _trial(trial.folder).get("config", {})
+        config = planned_trial(trial.folder).get("config", {})
         first = first or (name, config)
         for key in sorted({*config, *first[1]} - {"seed"}):
             if config.get(key) != first[1].get(key):
@@ -79,13 +79,13 @@ def _of_run_file(folder: Path) -> dict[str, Any]:
     file = folder.parent / RUN_FILE
     if not file.is_file():
         return {}
-    trial = _trial(folder)
+    trial = planned_trial(folder)
     said = {"package": read_json(file).get("package"), "stop": trial.get("stop")}
     # "" where the tasks, or the model, were not looked at
     return said | {key: trial[key] for key in ("model", "tasks") if trial.get(key)}
 
 
-def _trial(folder: Path) -> Mapping[str, Any]:
+def planned_trial(folder: Path) -> Mapping[str, Any]:
     """What `run.json` planned for a trial; {} without one."""
     file = folder.parent / RUN_FILE
     return read_json(file).get("trials", {}).get(folder.name, {}) if file.is_file() else {}

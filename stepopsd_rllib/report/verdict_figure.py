@@ -10,18 +10,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from stepopsd_rllib.report.budget_verdicts import BudgetVerdicts
 from stepopsd_rllib.report.curves import DOTS_PER_INCH
-from stepopsd_rllib.report.verdicts import BudgetVerdicts, Verdict
+from stepopsd_rllib.report.verdicts import Kind, Verdict
 
 VERDICTS = "verdicts.png"
-_COLORS = {
+COLORS: dict[Kind, str] = {
     "better": "#009E73",
     "worse": "#D55E00",
     "no difference": "#0072B2",
     "no evidence": "0.55",
     "too few seeds": "0.8",
 }
-"""By what a verdict's words begin with."""
 _BAR_INCHES = 0.24
 
 
@@ -55,12 +55,12 @@ def draw_verdicts(by_budget: Sequence[BudgetVerdicts], path: str | Path, title: 
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     figure.legend(
         handles=[
-            Line2D([], [], color=color, marker="o", markersize=5, label=words)
-            for words, color in _COLORS.items()
-            if any(kind(each.words) == words for budget in shown for each in budget.verdicts)
+            Line2D([], [], color=color, marker="o", markersize=5, label=kind)
+            for kind, color in COLORS.items()
+            if any(each.kind == kind for budget in shown for each in budget.verdicts)
         ],
         loc="outside lower center",
-        ncols=len(_COLORS),
+        ncols=len(COLORS),
         frameon=False,
         fontsize=9,
     )
@@ -70,11 +70,6 @@ def draw_verdicts(by_budget: Sequence[BudgetVerdicts], path: str | Path, title: 
 
 def _draw(panel: Axes, row: int, verdict: Verdict) -> None:
     low, high = (100 * bound for bound in verdict.interval)
-    color = _COLORS[kind(verdict.words)]
+    color = COLORS[verdict.kind]
     panel.plot([low, high], [row, row], color=color, linewidth=1.8, solid_capstyle="butt")
     panel.plot([100 * verdict.difference], [row], "o", color=color, markersize=4.5)
-
-
-def kind(words: str) -> str:
-    """What of the rule a verdict's words are: a key of the colours."""
-    return next(begin for begin in _COLORS if words.startswith(begin))

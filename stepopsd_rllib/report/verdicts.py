@@ -21,9 +21,9 @@ task, a tie counting one half, as a mean over the kinds (Agarwal et al., arXiv:2
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from statsmodels.stats.multitest import multipletests
@@ -33,11 +33,12 @@ from stepopsd_rllib.report.comparison import (
     Interval,
     Method,
     bootstrap_means,
-    columns,
     paired_scores,
     percentile_interval,
 )
-from stepopsd_rllib.report.equal_compute import COMPUTES, at_equal_compute
+
+Kind = Literal["better", "worse", "no difference", "no evidence", "too few seeds"]
+"""What the rule says, in short."""
 
 SIGNIFICANT = 1 - CONFIDENCE
 MIN_SEEDS = 3
@@ -58,7 +59,8 @@ class Verdict:
         p: Corrected for the number of planned comparisons.
         improvement: Probability of improvement.
         improvement_interval: 95 % interval of the probability over the seeds.
-        words: What the rule says.
+        kind: What the rule says.
+        words: The same as a sentence, with the interval.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Verdict:
     p: float
     improvement: float
     improvement_interval: Interval
+    kind: Kind
     words: str
 
 
@@ -93,17 +96,20 @@ def verdicts(
         others, scores, draws, holm([bootstrap_p(means) for means in draws], planned), strict=True
     ):
         difference, interval = float(differences_SM.mean()), percentile_interval(means)
+        seeds = len(differences_SM)
+        kind = judge(difference, interval, p, seeds=seeds, margin=margin)
         improvement, improvement_interval = probability_of_improvement(method, base)
         found.append(
             Verdict(
                 name=method.name,
-                seeds=len(differences_SM),
+                seeds=seeds,
                 difference=difference,
                 interval=interval,
                 p=p,
                 improvement=improvement,
                 improvement_interval=improvement_interval,
-                words=words(difference, interval, p, seeds=len(differences_SM), margin=margin),
+                kind=kind,
+                words=words(kind, difference, interval, seeds=seeds, margin=margin),
             )
         )
     return found
@@ -124,20 +130,36 @@ def holm(p_values: Sequence[float], planned: int) -> list[float]:
     return [float(p) for p in corrected[: len(p_values)]]
 
 
-def words(
+def judge(
     difference: float, interval: Interval, p: float, *, seeds: int, margin: float = DEFAULT_MARGIN
-) -> str:
-    """The rule of the module's docstring; numbers are points of success."""
-    low, high = interval
-    shown = f"interval [{100 * low:+.1f}, {100 * high:+.1f}]"
+) -> Kind:
+    """The rule of the module's docstring, on shares of success."""
     if seeds < MIN_SEEDS:
-        return f"too few seeds for a verdict ({seeds}): {shown}"
+        return "too few seeds"
     if p < SIGNIFICANT:
-        way = "better" if difference > 0 else "worse"
-        return f"{way} by {100 * abs(difference):.1f} points: {shown}"
-    if -margin <= low and high <= margin:
-        return f"no difference above {100 * margin:g} points: {shown}"
-    return f"no evidence of a difference: {shown}"
+        return "better" if difference > 0 else "worse"
+    low, high = interval
+    return "no difference" if -margin <= low and high <= margin else "no evidence"
+
+
+def words(
+    kind: Kind,
+    difference: float,
+    interval: Interval,
+    *,
+    seeds: int,
+    margin: float = DEFAULT_MARGIN,
+) -> str:
+    """A verdict as a sentence; numbers are points of success."""
+    says = {
+        "better": f"better by {100 * difference:.1f} points",
+        "worse": f"worse by {-100 * difference:.1f} points",
+        "no difference": f"no difference above {100 * margin:g} points",
+        "no evidence": "no evidence of a difference",
+        "too few seeds": f"too few seeds for a verdict ({seeds})",
+    }[kind]
+    low, high = interval
+    return f"{says}: interval [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def probability_of_improvement(method: Method, base: Method) -> tuple[float, Interval]:
@@ -161,112 +183,3 @@ def probability_of_improvement(method: Method, base: Method) -> tuple[float, Int
 
 def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return (ours[:, None] > theirs[None, :]) + 0.5 * (ours[:, None] == theirs[None, :])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BudgetVerdicts:
-    """Verdicts after equally much of something.
-
-    Attributes:
-        name: Of what, and how much.
-        baseline: The method that the others are held against.
-        margin: Largest difference that counts as none.
-        verdicts: One a method, and one more on task scores where the environment grades.
-        untrained: Methods without a verdict: their last evaluation within the budget is the one
-            before training.
-    """
-
-    name: str
-    baseline: str
-    margin: float
-    verdicts: tuple[Verdict, ...]
-    untrained: tuple[str, ...]
-
-
-def verdicts_by_budget(
-    methods: Sequence[Method], baseline: str | None, plan: Mapping[str, Any]
-) -> list[BudgetVerdicts]:
-    """The verdicts at equal iterations, seconds and tokens; [] without a baseline to pair with.
-
-    Args:
-        methods: Finished runs.
-        baseline: Label of the baseline.
-        plan: `methods` and `margin` of the plan, as `run.json` keeps them.
-    """
-    planned = max(len(plan.get("methods", ())), len(methods)) - 1
-    margin = plan.get("margin", DEFAULT_MARGIN)
-    budgets = [("equal iterations", list(methods))]
-    for compute in COMPUTES:
-        limited, budget = at_equal_compute(methods, compute)
-        budgets.append((f"equal {compute} ({budget:,.0f} a run)", limited))
-    by_budget = []
-    for name, found in budgets:
-        if baseline is None or not any(method.name == baseline for method in found):
-            continue
-        untrained = [method.name for method in found if min(method.iterations) == 0]
-        trained = [method for method in found if method.name not in untrained]
-        base = next((method for method in trained if method.name == baseline), None)
-        judged: list[Verdict] = []
-        if base is not None and len(trained) > 1:
-            judged += verdicts(trained, base, planned=planned, margin=margin)
-            judged += _of_scores(trained, base, planned=planned, margin=margin)
-        by_budget.append(
-            BudgetVerdicts(
-                name=name,
-                baseline=baseline,
-                margin=margin,
-                verdicts=tuple(judged),
-                untrained=tuple(untrained),
-            )
-        )
-    return by_budget
-
-
-def verdict_tables(by_budget: Sequence[BudgetVerdicts]) -> list[str]:
-    """A table of each budget's verdicts, and a sentence on the methods that have none."""
-    tables = []
-    for budget in by_budget:
-        if budget.verdicts:
-            tables.append(verdict_table(budget.verdicts, budget.baseline, budget.name))
-        if budget.untrained:
-            tables.append(
-                f"against {budget.baseline}, {budget.name}: no verdict on "
-                f"{', '.join(budget.untrained)}, whose last evaluation within that budget is the "
-                "one before training (a smaller evaluation_interval sees more)."
-            )
-    return tables
-
-
-def _of_scores(
-    methods: Sequence[Method], base: Method, *, planned: int, margin: float
-) -> list[Verdict]:
-    """The verdicts on task scores; [] where the environment does not grade."""
-    graded = [found for method in methods if (found := method.graded()) is not None]
-    theirs = base.graded()
-    if theirs is None:
-        return []
-    judged = verdicts(graded, theirs, planned=planned, margin=margin)
-    return [replace(each, name=f"{each.name}, task score") for each in judged]
-
-
-def verdict_table(found: Sequence[Verdict], base: str, budget: str) -> str:
-    """One line a method.
-
-    Args:
-        found: The verdicts.
-        base: Name of the baseline.
-        budget: What all methods had equally much of, for the heading.
-    """
-    header = [f"against {base}, {budget}", "seeds", "P(improvement)", "p, Holm", "verdict"]
-    rows = [
-        [
-            each.name,
-            str(each.seeds),
-            f"{each.improvement:.2f} [{each.improvement_interval[0]:.2f}, "
-            f"{each.improvement_interval[1]:.2f}]",
-            f"{each.p:.4f}",
-            each.words,
-        ]
-        for each in found
-    ]
-    return columns([header, *rows])

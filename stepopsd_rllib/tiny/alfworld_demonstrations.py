@@ -65,7 +65,9 @@ class DemonstrationSettings:
 _FOREIGN_SHARE = 0.25  # of mistold texts
 _HINTED_SHARE = 0.5  # of the turns of an episode that is told something turn by turn
 _WARNING_SHARE = 0.2  # of step skills
-_LATEST_TOLD_TURN = 12  # for what stands before a response
+_LATEST_TOLD_TURN = 12  # for what stands before a response, the first time
+_RETOLD_SHARE = 0.3  # of the turns after it, up to so many tellings
+_MOST_TELLINGS = 5
 _WARNINGS = ("was refused", "brought nothing new")
 
 
@@ -131,11 +133,14 @@ def _play(
     expert = ExploringExpert(seed=rng.getrandbits(32))
     observation, info = env.reset(options={"task": task})
     first_turn = rng.randint(0, _LATEST_TOLD_TURN) if told.way == "peer_in_turn" else 0
+    told_turns: list[int] = []
     messages = [told.in_first_message(env.first_message(observation, info))]
     responses: list[tuple[str, bool]] = []
     is_over = False
     while not is_over:
         turn, admissible = len(responses), info["admissible_commands"]
+        if told.way == "peer_in_turn" and _is_told_now(turn, first_turn, told_turns, rng):
+            told_turns.append(turn)
         hint = told.way if told.way in PER_TURN and rng.random() < _HINTED_SHARE else None
         is_informed = told.is_own and (
             hint == "step_skill" if told.way in PER_TURN else turn >= first_turn
@@ -159,7 +164,6 @@ def _play(
             messages[-1] = at_the_end(told.way, messages[-1], text)
         messages.append(env.append_message(observation, info))
         responses.append((response_text(command), is_learned))
-    told_turn = first_turn if told.way == "peer_in_turn" else None
     return Demonstration(
         task_id=task,
         system_prompt=env.system_prompt,
@@ -169,13 +173,24 @@ def _play(
                 response=response,
                 is_learned=is_learned,
                 next_message=messages[index + 1],
-                told=told.text if index == told_turn else "",
+                told=told.text if index in told_turns else "",
             )
             for index, (response, is_learned) in enumerate(responses)
         ),
         won=info["won"],
         privileged=told.privileged,
     )
+
+
+def _is_told_now(turn: int, first_turn: int, told_turns: Sequence[int], rng: random.Random) -> bool:
+    """Whether what stands before a response stands there in this turn.
+
+    A method tells it before each response, each time in a prompt of its own; a row is one prompt,
+    so it tells it before some.
+    """
+    if turn <= first_turn:
+        return turn == first_turn
+    return len(told_turns) < _MOST_TELLINGS and rng.random() < _RETOLD_SHARE
 
 
 def _turn_text(

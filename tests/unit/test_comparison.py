@@ -8,8 +8,8 @@ import pytest
 
 from stepopsd_rllib.commands import comparison
 from stepopsd_rllib.report import comparison as report
+from stepopsd_rllib.report.budget_verdicts import verdict_tables, verdicts_by_budget
 from stepopsd_rllib.report.comparison_curves import draw_comparison
-from stepopsd_rllib.report.verdicts import verdict_tables, verdicts_by_budget
 
 ROOT = Path(__file__).parents[2]
 TASKS = {"a": "heat", "b": "heat", "c": "cool", "d": "cool"}
