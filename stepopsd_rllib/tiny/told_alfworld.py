@@ -84,12 +84,7 @@ class Told:
         if self.way == "own_skills":
             return self.text + message
         if self.way == "episode_skill" and self.text:
-            return insert_skills(
-                message,
-                episode_skill=self.text,
-                task_phrases=ALFWorldEnv.task_phrases,
-                turn_phrases=ALFWorldEnv.turn_phrases,
-            )
+            return _inserted(message, episode_skill=self.text)
         return message
 
 
@@ -238,12 +233,7 @@ def at_the_end(way: Way | None, message: str, text: str) -> str:
         return message
     if way == "feedback":
         return with_told_text(message, step_skill=text)
-    return insert_skills(
-        message,
-        step_skill=text,
-        task_phrases=ALFWorldEnv.task_phrases,
-        turn_phrases=ALFWorldEnv.turn_phrases,
-    )
+    return _inserted(message, step_skill=text)
 
 
 def _inserted(message: str, *, episode_skill: str = "", step_skill: str = "") -> str:

@@ -105,6 +105,13 @@ def test_a_way_of_greater_weight_is_told_more_often():
     assert not all(each.privileged for each in shown(informed=1.0))
 
 
+def test_what_stands_before_responses_is_told_before_several():
+    always = shown(informed=1.0, way_weights={"peer_in_turn": 1e9})
+    told = [[turn.told for turn in each.turns if turn.told] for each in always]
+    assert all(len(set(texts)) == 1 for texts in told if texts)
+    assert max(len(texts) for texts in told) > 1 and all(len(texts) <= 5 for texts in told)
+
+
 class Recorder:
     """Tells every turn another word, and keeps the messages that it was shown."""
 
