@@ -46,7 +46,7 @@ class DemonstrationSettings:
             gives reinforcement learning under a turn limit something to unlearn.
         informed: Share of the episodes that are told something, in the forms of `told_alfworld`.
         mistold: Share of those that are told of another task, or of none, and are played as if
-            nothing were told; the others are played without dithering.
+            nothing were told; the others dither less, and that is not imitated.
         skills: Name of the packaged library that skills come from.
         way_weights: Way of telling -> how often it is drawn, where the others count 1.
     """
@@ -68,6 +68,7 @@ _WARNING_SHARE = 0.2  # of step skills
 _LATEST_TOLD_TURN = 12  # for what stands before a response, the first time
 _RETOLD_SHARE = 0.3  # of the turns after it, up to so many tellings
 _MOST_TELLINGS = 5
+_WASTED = 1.5  # largest share of the dithering that a told episode has, before it is cut to 1
 _WARNINGS = ("was refused", "brought nothing new")
 
 
@@ -134,6 +135,7 @@ def _play(
     observation, info = env.reset(options={"task": task})
     first_turn = rng.randint(0, _LATEST_TOLD_TURN) if told.way == "peer_in_turn" else 0
     told_turns: list[int] = []
+    wasted_share = min(1.0, _WASTED * rng.random()) if told.is_own else 0.0
     messages = [told.in_first_message(env.first_message(observation, info))]
     responses: list[tuple[str, bool]] = []
     is_over = False
@@ -148,10 +150,12 @@ def _play(
         if is_informed:
             expert.learn(told.places)
         command, is_learned = expert.act(observation, admissible), True
-        dithering = 0.0 if is_informed else settings.dithering
+        dithering = settings.dithering * (wasted_share if is_informed else 1.0)
         draw = rng.random()
         if draw < dithering:
-            command = rng.choice(idle_commands(admissible))
+            # Not imitated where it is told: or a model would read off its own past turns whether to
+            # waste the next one, and not off the text.
+            command, is_learned = rng.choice(idle_commands(admissible)), not is_informed
         elif draw < dithering + settings.noise and hint is None:
             command = rng.choice([name for name in admissible if name != "help"])
             is_learned = False

@@ -1,6 +1,7 @@
 """What the ALFWorld model is told: are the texts those of the methods, and does it read them?"""
 
 import random
+import re
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from stepopsd_rllib.tiny.told_success import AlfworldTeacher
 
 RECIPE = RECIPES["alfworld"]
 TASK = "generated-v1/tiny/train/pick_cool_then_place_in_recep/000224"
+IDLE = re.compile("look<|inventory|examine")
 OTHER = "generated-v1/tiny/train/look_at_obj_in_light/000691"
 
 
@@ -75,17 +77,19 @@ def shown(**settings):
     return alfworld_demonstrations(RECIPE.environment_config, settings, seed=0)
 
 
-def test_told_episodes_are_played_without_dithering_and_mistold_ones_like_all_others():
-    turns = {
-        name: sum(len(each.turns) for each in found) / len(found)
-        for name, found in {
-            "untold": shown(),
-            "told": shown(informed=1.0),
-            "mistold": shown(informed=1.0, mistold=1.0),
-        }.items()
-    }
-    assert turns["told"] < 0.75 * turns["untold"]
-    assert abs(turns["mistold"] - turns["untold"]) < 0.2 * turns["untold"]
+def test_told_episodes_imitate_no_wasted_turn_and_mistold_ones_as_many_as_all_others():
+    def wasted(episodes, *, is_learned):
+        turns = [turn for each in episodes for turn in each.turns]
+        idle = [turn for turn in turns if IDLE.search(turn.response)]
+        return sum(turn.is_learned == is_learned for turn in idle) / len(turns)
+
+    ways = {"skills": 1e9}  # told from the first turn to the last
+    untold, told = shown(), shown(informed=1.0, way_weights=ways)
+    mistold = shown(informed=1.0, mistold=1.0, way_weights=ways)
+    # what is no dithering: the expert looks at what it carries now and then
+    assert wasted(told, is_learned=True) < 0.05 < 0.2 < wasted(told, is_learned=False)
+    assert abs(wasted(mistold, is_learned=True) - wasted(untold, is_learned=True)) < 0.05
+    assert wasted(untold, is_learned=True) > 0.3 and wasted(untold, is_learned=False) == 0
 
 
 def test_what_is_told_is_read_and_never_learned(chat):
