@@ -1,4 +1,7 @@
-"""Verdicts after equal iterations, equal seconds and equal tokens, and their tables."""
+"""Verdicts after equal iterations, equal seconds and equal tokens, and their tables.
+
+Where the environment grades, the rule is applied to task scores too, corrected among themselves.
+"""
 
 from __future__ import annotations
 

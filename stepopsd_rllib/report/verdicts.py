@@ -13,8 +13,6 @@ finished). The rule, in this order:
 3. the whole interval within ± the margin of the plan: no difference above the margin;
 4. else: no evidence of a difference. That is no evidence of equality.
 
-Where the environment grades, the rule is applied to task scores too, corrected among themselves.
-
 The probability of improvement is that a run of the method beats a run of the baseline on a kind of
 task, a tie counting one half, as a mean over the kinds (Agarwal et al., arXiv:2108.13264).
 """
