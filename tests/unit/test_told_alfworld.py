@@ -23,7 +23,6 @@ from stepopsd_rllib.tiny.told_success import AlfworldTeacher
 RECIPE = RECIPES["alfworld"]
 TASK = "generated-v1/tiny/train/pick_cool_then_place_in_recep/000224"
 IDLE = re.compile("look<|inventory|examine")
-OTHER = "generated-v1/tiny/train/look_at_obj_in_light/000691"
 
 
 def make_env():
